@@ -1,0 +1,77 @@
+"""The error tree shared by both processes.
+
+SpecEdgeError
+├── InvalidRequest        a value from outside is wrong; names the value and the limit (HTTP 400, INVALID_ARGUMENT)
+│   └── UnknownModel      the named model is not served here (HTTP 404)
+├── ProtocolError         a peer broke the wire contract (ends that session alone)
+├── CapacityExceeded      a bounded queue is full (HTTP 429/503, RESOURCE_EXHAUSTED); retry later
+├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
+├── EngineDead            the engine thread ended with an error; the process must be replaced
+├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
+└── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
+
+Foreign errors (gRPC, HTTP, safetensors) are mapped into this tree once, at the border where they enter.
+"""
+
+
+class SpecEdgeError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class InvalidRequest(SpecEdgeError):
+    """A value from outside is wrong.
+
+    Args:
+        message: names the offending value and the limit it broke.
+        param: the field the value came in, as the client wrote it.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownModel(InvalidRequest):
+    """The named model is not served here."""
+
+
+class ProtocolError(SpecEdgeError):
+    """A peer broke the wire contract; its session ends, its neighbours do not notice."""
+
+
+class CapacityExceeded(SpecEdgeError):
+    """A bounded queue is full.
+
+    Args:
+        message: names the queue and its bound.
+        retry_after_s: when trying again is worth it, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class VerifierUnavailable(SpecEdgeError):
+    """No verifier answered before the deadline.
+
+    Args:
+        message: names the address and the last failure seen.
+        retry_after_s: when trying again is worth it, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineDead(SpecEdgeError):
+    """The engine thread ended with an error."""
+
+
+class ModelLoadError(SpecEdgeError):
+    """A model folder is missing, corrupt, or does not match its peer."""
+
+
+class OutOfBlocks(SpecEdgeError):
+    """The KV block pool has too few free blocks."""

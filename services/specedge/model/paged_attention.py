@@ -1,0 +1,121 @@
+"""Tree attention over paged KV, as a function that transformers' attention classes call.
+
+Reference backend: each session's keys are gathered by slot and go through scaled_dot_product_attention together with
+that session's queries. There is no mask over other sessions and none over max_len; a session's own mask is built once
+per forward and shared by all layers with the same window.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+from specedge.model.batch import PackedBatch, Segment
+from specedge.model.kv_cache import KVCache
+
+ATTENTION_NAME = "specedge_paged"
+
+
+@dataclass(slots=True)
+class _DeviceSegment:
+    rows: slice
+    context_slots: torch.Tensor  # [num_context]
+    num_tail: int
+    tail_mask: torch.Tensor | None  # bool [num_rows, num_tail]
+    positions: torch.Tensor  # [num_rows]
+    tail_positions: torch.Tensor | None  # [num_tail]
+    masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> torch.Tensor | None:
+        """Boolean mask [num_rows, num_context] for a layer with this sliding window; None where all is visible."""
+        if window is not None and window >= self.context_slots.shape[0]:
+            window = None
+        if window not in self.masks:
+            self.masks[window] = self._build(window)
+        return self.masks[window]
+
+    def _build(self, window: int | None) -> torch.Tensor | None:
+        num_rows, num_context = self.positions.shape[0], self.context_slots.shape[0]
+        if num_rows == 1 and self.tail_mask is None and window is None:
+            return None
+        device = self.positions.device
+        mask = torch.ones((num_rows, num_context), dtype=torch.bool, device=device)
+        tail = mask[:, num_context - self.num_tail :]
+        if self.tail_mask is None:
+            tail.tril_()
+        else:
+            tail.copy_(self.tail_mask)
+        if window is not None:
+            key_positions = torch.arange(num_context, device=device)
+            key_positions[num_context - self.num_tail :] = (
+                self.positions if self.tail_positions is None else self.tail_positions
+            )
+            mask &= self.positions[:, None] - key_positions[None, :] < window
+        return mask
+
+
+class PagedContext:
+    """Everything the attention function needs besides queries, keys and values; one per forward."""
+
+    def __init__(self, batch: PackedBatch, cache: KVCache, device: torch.device) -> None:
+        self.cache = cache
+        self.slots = torch.from_numpy(batch.slots).to(device, non_blocking=True)
+        self.positions = torch.from_numpy(batch.positions).to(device, non_blocking=True)
+        self.segments: list[_DeviceSegment] = []
+        start = 0
+        for segment in batch.segments:
+            self.segments.append(self._place(segment, slice(start, start + segment.num_rows), device))
+            start += segment.num_rows
+
+    def _place(self, segment: Segment, rows: slice, device: torch.device) -> _DeviceSegment:
+        mask, tail_positions = segment.mask, segment.tail_positions
+        return _DeviceSegment(
+            rows=rows,
+            context_slots=torch.from_numpy(segment.context_slots).to(device, non_blocking=True),
+            num_tail=segment.num_rows if mask is None else mask.shape[1],
+            tail_mask=None if mask is None else torch.from_numpy(mask).to(device, non_blocking=True),
+            positions=self.positions[rows],
+            tail_positions=None
+            if tail_positions is None
+            else torch.from_numpy(tail_positions).to(device, non_blocking=True),
+        )
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [1, num_heads, num_rows, head_dim]
+    key: torch.Tensor,  # [1, num_kv_heads, num_rows, head_dim]
+    value: torch.Tensor,  # [1, num_kv_heads, num_rows, head_dim]
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    paged: PagedContext | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Store this layer's keys and values in their slots and attend, session by session.
+
+    Returns:
+        (output [1, num_rows, num_heads, head_dim], None), the shape transformers expects of an attention function.
+    """
+    if paged is None:
+        raise RuntimeError(f"a model loaded with attention '{ATTENTION_NAME}' runs through ModelRunner only")
+    keys, values = paged.cache.layer(int(module.layer_idx))  # type: ignore[arg-type]
+    keys.index_copy_(0, paged.slots, key[0].transpose(0, 1))
+    values.index_copy_(0, paged.slots, value[0].transpose(0, 1))
+    output = torch.empty_like(query.transpose(1, 2))
+    grouped = query.shape[1] != key.shape[1]
+    for segment in paged.segments:
+        output[:, segment.rows] = F.scaled_dot_product_attention(
+            query[:, :, segment.rows],
+            keys.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
+            values.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
+            attn_mask=segment.mask(sliding_window),
+            scale=scaling,
+            enable_gqa=grouped,
+        ).transpose(1, 2)
+    return output, None
+
+
+AttentionInterface.register(ATTENTION_NAME, paged_attention)

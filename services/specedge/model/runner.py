@@ -1,0 +1,71 @@
+"""The one interface to model execution: a packed ragged batch in, float32 logits of the wanted rows out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from specedge.model.batch import IntArray, PackedBatch, Segment
+from specedge.model.kv_cache import KVCache
+from specedge.model.paged_attention import PagedContext
+
+
+class ModelRunner:
+    """Runs a causal language model of transformers over paged KV.
+
+    Args:
+        model: loaded by `specedge.model.loader.load_model`, in eval mode on its device.
+        num_slots: size of the KV cache, in tokens.
+    """
+
+    def __init__(self, model: Any, num_slots: int) -> None:
+        self._model = model
+        parameter = next(model.parameters())
+        self.device: torch.device = parameter.device
+        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.cache = KVCache(num_slots=num_slots, dtype=parameter.dtype, device=self.device, **kv_shape(model.config))
+
+    @property
+    def num_slots(self) -> int:
+        return self.cache.num_slots
+
+    @torch.inference_mode()
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute keys and values of all rows and the logits of the wanted ones.
+
+        Returns:
+            float32 [num_wanted, vocab_size] on the model's device.
+        """
+        context = PagedContext(batch, self.cache, self.device)
+        output = self._model(
+            input_ids=torch.from_numpy(batch.token_ids).to(self.device, non_blocking=True)[None],
+            position_ids=context.positions[None],
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(batch.logits_rows).to(self.device, non_blocking=True),
+            paged=context,
+        )
+        return output.logits[0].float()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
+        """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
+        self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
+
+    def warm_up(self, num_rows: int) -> None:
+        """One forward of a single chain of `num_rows` rows in the first slots, before any session owns them."""
+        rows = np.arange(min(num_rows, self.num_slots), dtype=np.int64)
+        segment = Segment(num_rows=len(rows), context_slots=rows)
+        self.forward(PackedBatch(np.zeros_like(rows), rows, rows, (segment,), rows[-1:]))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def kv_shape(config: Any) -> dict[str, int]:
+    """Layers, KV heads and head size of a transformers configuration, as KVCache takes them."""
+    text = config.get_text_config()
+    num_heads = int(text.num_attention_heads)
+    return {
+        "num_layers": int(text.num_hidden_layers),
+        "num_kv_heads": int(getattr(text, "num_key_value_heads", None) or num_heads),
+        "head_dim": int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
+    }

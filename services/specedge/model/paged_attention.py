@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from specedge.model.batch import PackedBatch, Segment
@@ -107,7 +107,7 @@ def paged_attention(
     output = torch.empty_like(query.transpose(1, 2))
     grouped = query.shape[1] != key.shape[1]
     for segment in paged.segments:
-        output[:, segment.rows] = F.scaled_dot_product_attention(
+        output[:, segment.rows] = scaled_dot_product_attention(
             query[:, :, segment.rows],
             keys.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
             values.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),

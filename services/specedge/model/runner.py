@@ -51,13 +51,10 @@ class ModelRunner:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
         self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
 
-    def warm_up(self, num_rows: int) -> None:
-        """One forward of a single chain of `num_rows` rows in the first slots, before any session owns them."""
-        rows = np.arange(min(num_rows, self.num_slots), dtype=np.int64)
-        segment = Segment(num_rows=len(rows), context_slots=rows)
-        self.forward(PackedBatch(np.zeros_like(rows), rows, rows, (segment,), rows[-1:]))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def chain(self, num_rows: int) -> PackedBatch:
+        """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
+        rows = np.arange(num_rows, dtype=np.int64)
+        return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)
 
 
 def kv_shape(config: Any) -> dict[str, int]:

@@ -1,0 +1,204 @@
+"""Loads a causal language model from a local folder or the Hugging Face hub, or says why it cannot."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from specedge.errors import ModelLoadError, SpecEdgeError
+from specedge.model.checkpoint import check_model_folder, local_folder, read_json
+
+logger = logging.getLogger(__name__)
+
+Number = TypeVar("Number", int, float)
+
+PROGRESS_FROM_BYTES = 256 * 2**20
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Sampling that the model's makers recommend, for fields a request leaves out, and the tokens that end a text."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    eos_ids: tuple[int, ...] = ()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device for a `device` setting: auto is the first CUDA device, or the CPU where there is none.
+
+    Raises:
+        ModelLoadError: the device is not in this machine.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ModelLoadError(f"device {name}: this machine has {count} usable CUDA devices")
+    return device
+
+
+def load_model(
+    path_or_id: str, device: str = "auto", dtype: str = "auto", attention: str = "specedge_paged"
+) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        path_or_id: a local folder, or a Hugging Face id.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: float32, bfloat16, float16, or auto: the checkpoint's own on CUDA, float32 on the CPU.
+        attention: name of a registered attention function.
+
+    Raises:
+        ModelLoadError: names the folder or id, and the reason. A checkpoint that lacks weights is refused.
+    """
+    started = time.monotonic()
+    target_device = resolve_device(device)
+    size = _check_local(path_or_id)
+    arguments: dict[str, Any] = {
+        "dtype": _resolve_dtype(dtype, target_device),
+        "attn_implementation": attention,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    if target_device.type == "cuda" and find_spec("accelerate") is not None:
+        arguments["device_map"] = {"": target_device}
+    logger.info("loading %s on %s", path_or_id, target_device)
+    with _translated_errors(path_or_id), _transformers_output(show_progress=size is None or size > PROGRESS_FROM_BYTES):
+        _refuse_encoder_decoder(path_or_id)
+        model, report = cast(Any, AutoModelForCausalLM).from_pretrained(path_or_id, **arguments)
+        _refuse_incomplete(path_or_id, report)
+        model = cast(PreTrainedModel, model.to(target_device).eval().requires_grad_(False))
+    logger.info(
+        "loaded %s: %s, %.1f M parameters, %s, %.1f s",
+        path_or_id,
+        type(model).__name__,
+        model.num_parameters() / 1e6,
+        str(model.dtype).removeprefix("torch."),
+        time.monotonic() - started,
+    )
+    return model
+
+
+def load_generation_defaults(path_or_id: str, tokenizer: PreTrainedTokenizerBase | None = None) -> GenerationDefaults:
+    """What the model's `generation_config` recommends; neutral where it says nothing or there is none.
+
+    Args:
+        path_or_id: a local folder, or a Hugging Face id.
+        tokenizer: its end-of-text token joins the tokens that end a text.
+
+    Raises:
+        ModelLoadError: the configuration cannot be read.
+    """
+    with _translated_errors(path_or_id), _transformers_output(show_progress=False):
+        folder = local_folder(path_or_id)
+        if folder is not None and (folder / "generation_config.json").is_file():
+            read_json(folder / "generation_config.json")
+        model_config = AutoConfig.from_pretrained(path_or_id)
+        try:
+            config = GenerationConfig.from_pretrained(path_or_id)
+        except OSError:
+            config = GenerationConfig.from_model_config(model_config)
+    ends = [config.eos_token_id, model_config.eos_token_id, tokenizer.eos_token_id if tokenizer is not None else None]
+    eos_ids = {token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])}
+    neutral = GenerationDefaults()
+    return GenerationDefaults(
+        temperature=_or_default(config.temperature, neutral.temperature),
+        top_p=_or_default(config.top_p, neutral.top_p),
+        top_k=_or_default(config.top_k, neutral.top_k),
+        min_p=_or_default(config.min_p, neutral.min_p),
+        repetition_penalty=_or_default(config.repetition_penalty, neutral.repetition_penalty),
+        eos_ids=tuple(sorted(eos_ids)),
+    )
+
+
+def _or_default(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def _check_local(path_or_id: str) -> int | None:
+    """The size of a local folder's weights in bytes, after checking it; None for a Hugging Face id."""
+    folder = local_folder(path_or_id)
+    return None if folder is None else check_model_folder(folder)
+
+
+def _resolve_dtype(name: str, device: torch.device) -> torch.dtype | str:
+    if name == "auto":
+        return "auto" if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ModelLoadError(f"dtype {name}: allowed is auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _refuse_encoder_decoder(path_or_id: str) -> None:
+    config = AutoConfig.from_pretrained(path_or_id)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelLoadError(f"{path_or_id}: {config.model_type} is an encoder-decoder; only decoders can be served")
+
+
+def _refuse_incomplete(path_or_id: str, report: dict[str, Any]) -> None:
+    """Refuse weights that transformers would have filled with random numbers."""
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise ModelLoadError(
+            f"{path_or_id}: {len(mismatched)} weights do not have the shape that config.json asks for, first {name}: "
+            f"{list(found)} instead of {list(expected)}"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelLoadError(f"{path_or_id}: the checkpoint lacks {len(missing)} weights, first {missing[0]}")
+    if report.get("error_msgs"):
+        raise ModelLoadError(f"{path_or_id}: {report['error_msgs'][0]}")
+    if unexpected := sorted(report["unexpected_keys"]):
+        logger.warning(
+            "%s: the checkpoint has %d weights that its config.json does not use, first %s",
+            path_or_id,
+            len(unexpected),
+            unexpected[0],
+        )
+
+
+@contextmanager
+def _translated_errors(path_or_id: str) -> Iterator[None]:
+    """Everything transformers, safetensors and the hub raise becomes a ModelLoadError that names the model."""
+    try:
+        yield
+    except SpecEdgeError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(f"{path_or_id}: does not fit into the device's memory ({_first_line(error)})") from error
+    except Exception as error:
+        is_hub_name = local_folder(path_or_id) is None
+        where = "there is no such local folder, and as a Hugging Face id it cannot be loaded: " if is_hub_name else ""
+        raise ModelLoadError(f"{path_or_id}: {where}{_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+@contextmanager
+def _transformers_output(show_progress: bool) -> Iterator[None]:
+    """Silence transformers' own reports, which our errors and log lines replace; keep its bar for large models."""
+    verbosity, was_bar_on = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    if not show_progress:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if was_bar_on:
+            transformers_logging.enable_progress_bar()

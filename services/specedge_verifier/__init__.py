@@ -1,0 +1,1 @@
+"""The verification service: runs the target model and decides every token."""

@@ -1,0 +1,159 @@
+"""Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass
+from wsgiref.simple_server import WSGIServer
+
+import torch
+
+from specedge import __version__
+from specedge.block_pool import BlockPool
+from specedge.errors import InvalidRequest
+from specedge.model.embedded import resolve_model
+from specedge.model.loader import load_generation_defaults, load_model
+from specedge.model.runner import ModelRunner
+from specedge.sampler import Sampler
+from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.wire.messages import DRAFT_TRIES, DefaultSampling, ServerInfo
+from specedge_verifier.core import EngineCore
+from specedge_verifier.engine import EngineThread, monotonic_s
+from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.kv_sizing import choose_num_blocks, context_length
+from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.scheduler import Scheduler, SchedulerLimits
+from specedge_verifier.service import StreamOptions
+from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.step_time import StepTime
+from specedge_verifier.target_model import TargetModel
+from specedge_verifier.waiting import BatchType
+from specedge_verifier.warm_up import measure_step_time
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Verifier:
+    """A loaded target with its scheduler, warm and ready to be started on an event loop."""
+
+    core: EngineCore
+    info: ServerInfo
+    metrics: VerifierMetrics
+    max_sessions: int
+
+    def start_engine(self, loop: asyncio.AbstractEventLoop) -> EngineThread:
+        engine = EngineThread(self.core, self.info, self.max_sessions, loop, self.metrics)
+        engine.start()
+        return engine
+
+
+def run(settings: VerifierSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the service cannot start."""
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: VerifierSettings) -> None:
+    """Load, warm up, listen, wait for a signal, drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loading = asyncio.create_task(asyncio.to_thread(load, settings))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        logger.info("stopped while loading")
+        return
+    verifier = loading.result()
+    metrics_server = _serve_metrics(settings, verifier.metrics)
+    engine = verifier.start_engine(loop)
+    server = VerifierServer(
+        engine,
+        ServerOptions(settings.host, settings.port, stream=StreamOptions(open_timeout_s=settings.open_timeout_s)),
+    )
+    try:
+        await server.start()
+        await server.set_ready()
+        await stopped
+        logger.info("draining: running sessions may take %g s to finish", settings.drain_timeout_s)
+        await server.drain(settings.drain_timeout_s)
+    finally:
+        engine.stop()
+        if metrics_server is not None:
+            metrics_server.shutdown()
+            metrics_server.server_close()
+    logger.info("stopped")
+
+
+def load(settings: VerifierSettings) -> Verifier:
+    """Load the target, size its KV cache and measure its steps.
+
+    Raises:
+        ModelLoadError: the model cannot be loaded or does not fit.
+    """
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    path = resolve_model(settings.target_model, "target")
+    tokenizer = load_tokenizer(path)
+    defaults = load_generation_defaults(path, tokenizer)
+    model = load_model(path, settings.device, settings.dtype)
+    max_len = context_length(model.config, settings.max_len)
+    num_blocks = choose_num_blocks(
+        model.config,
+        dtype=model.dtype,
+        device=model.device,
+        block_size=settings.block_size,
+        max_len=max_len,
+        max_batch_size=settings.max_batch_size,
+        max_tree_nodes=settings.max_tree_nodes,
+        num_kv_blocks=settings.num_kv_blocks,
+        memory_fraction=settings.kv_memory_fraction,
+    )
+    runner = ModelRunner(model, num_blocks * settings.block_size)
+    logger.info(
+        "KV cache: %d blocks of %d tokens, %.0f MiB", num_blocks, settings.block_size, runner.cache.num_bytes / 2**20
+    )
+    sampler = Sampler(runner.vocab_size, runner.device)
+    samples = measure_step_time(runner, sampler, settings.max_num_batched_tokens)
+    limits = SchedulerLimits(
+        max_batch_size=settings.max_batch_size,
+        max_num_batched_tokens=max(settings.max_num_batched_tokens, settings.max_batch_size + 1),
+        max_tree_nodes=settings.max_tree_nodes,
+        batch_type=BatchType(settings.batch_type),
+    )
+    step_time = StepTime(limits.max_num_batched_tokens, samples)
+    scheduler = Scheduler(BlockPool(num_blocks, settings.block_size), limits, step_time)
+    info = ServerInfo(
+        target_model=settings.target_model if settings.target_model != "demo" else "specedge-demo",
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        vocab_size=runner.vocab_size,
+        max_len=max_len,
+        max_live_nodes=settings.max_live_nodes,
+        eos_ids=defaults.eos_ids,
+        max_batch_size=settings.max_batch_size,
+        server_version=__version__,
+        default_sampling=DefaultSampling(
+            temperature=defaults.temperature,
+            top_p=defaults.top_p,
+            top_k=defaults.top_k,
+            min_p=defaults.min_p,
+            repetition_penalty=defaults.repetition_penalty,
+        ),
+        capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
+    )
+    core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s)
+    metrics = VerifierMetrics(info.target_model, scheduler)
+    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting)
+
+
+def _serve_metrics(settings: VerifierSettings, metrics: VerifierMetrics) -> WSGIServer | None:
+    if settings.metrics_port is None:
+        return None
+    try:
+        server = metrics.serve(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise InvalidRequest(f"cannot serve metrics on {address}: {error.strerror}", "metrics_port") from error
+    logger.info("metrics on http://%s:%d/metrics", settings.metrics_host, server.server_port)
+    return server

@@ -1,0 +1,134 @@
+"""The seam between the gRPC service (event loop) and the engine (one thread of its own)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from specedge.errors import SpecEdgeError
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+
+
+class SessionSink(Protocol):
+    """Where the engine puts what it has to say to one session; `opened`, `verdict` and `failed` on the loop thread."""
+
+    on_writable: Callable[[], None] | None
+    """Called on the loop thread when `is_congested` becomes false again; set by the engine."""
+
+    @property
+    def is_congested(self) -> bool:
+        """The peer reads too slowly: nothing more should be computed for it yet. May be read from any thread."""
+
+    def opened(self, message: SessionOpened) -> None:
+        """The session has been admitted; comes first."""
+
+    def verdict(self, message: Verdict) -> None:
+        """Tokens were committed; the one with a finish reason is the last call."""
+
+    def failed(self, error: SpecEdgeError) -> None:
+        """The session has ended with an error; the last call."""
+
+
+class Engine(Protocol):
+    """What the gRPC service needs of an engine. Every method is thread-safe and never blocks."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """False once the engine thread has died."""
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions waiting or running."""
+
+    def info(self) -> ServerInfo:
+        """What is served."""
+
+    def open(self, message: OpenSession, sink: SessionSink) -> int:
+        """Queues a session and returns its handle.
+
+        Raises InvalidRequest (a bad value), CapacityExceeded (queue full), VerifierUnavailable (draining), EngineDead.
+        """
+        ...
+
+    def draft(self, handle: int, nodes: DraftNodes) -> None:
+        """Hands over draft nodes; a session that has ended ignores them. Errors found later go to `failed`."""
+
+    def close(self, handle: int) -> None:
+        """Ends a session and frees what it holds; one that has ended already is left alone."""
+
+    def drain(self) -> None:
+        """Refuses new sessions from now on."""
+
+
+class Outbox:
+    """The SessionSink of one stream: a queue between the engine and the stream's writer.
+
+    Args:
+        max_unsent: messages waiting beyond which the session counts as congested, until half of them are gone.
+    """
+
+    def __init__(self, max_unsent: int) -> None:
+        self.on_writable: Callable[[], None] | None = None
+        self.num_verdicts_taken = 0
+        self._max_unsent = max_unsent
+        self._messages: deque[SessionOpened | Verdict] = deque()
+        self._error: SpecEdgeError | None = None
+        self._is_closed = False
+        self._is_congested = False
+        self._changed = asyncio.Event()
+
+    @property
+    def is_congested(self) -> bool:
+        """The peer reads too slowly."""
+        return self._is_congested
+
+    def opened(self, message: SessionOpened) -> None:
+        """Queues the first message."""
+        self._put(message)
+
+    def verdict(self, message: Verdict) -> None:
+        """Queues a verdict; the one with a finish reason ends the stream."""
+        self._put(message)
+        if message.finish_reason:
+            self.close()
+
+    def failed(self, error: SpecEdgeError) -> None:
+        """Ends the stream with `error`, after what is queued; an end that is already settled stays."""
+        if not self._is_closed:
+            self._error = error
+            self.close()
+
+    def close(self) -> None:
+        """Takes no more messages; those queued are still sent."""
+        self._is_closed = True
+        self._changed.set()
+
+    def discard(self) -> None:
+        """Drops what is queued and ends the stream: the peer has closed it."""
+        self._messages.clear()
+        self.close()
+
+    async def get(self) -> SessionOpened | Verdict | None:
+        """The next message to send; None at a proper end. Raises the error the session failed with."""
+        while not self._messages:
+            if self._error is not None:
+                raise self._error
+            if self._is_closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        message = self._messages.popleft()
+        if isinstance(message, Verdict):
+            self.num_verdicts_taken += 1
+        if self._is_congested and len(self._messages) <= self._max_unsent // 2:
+            self._is_congested = False
+            if self.on_writable is not None:
+                self.on_writable()
+        return message
+
+    def _put(self, message: SessionOpened | Verdict) -> None:
+        if self._is_closed:
+            return
+        self._messages.append(message)
+        self._is_congested = self._is_congested or len(self._messages) > self._max_unsent
+        self._changed.set()

@@ -1,0 +1,272 @@
+"""The engine without threads, tensors or network: sessions in, verdicts out, one step at a time.
+
+The model is behind `StepModel`, time behind the caller: a real engine runs this on its thread, a simulator in virtual
+time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, inf
+from typing import Any, Protocol
+
+from specedge.errors import ProtocolError, SpecEdgeError
+from specedge.penalties import TokenCounts
+from specedge.stopping import TokenStops
+from specedge.trie import DraftTrie
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge_verifier.acceptance import Walk, walk
+from specedge_verifier.scheduler import Planned, Schedule, Scheduler
+from specedge_verifier.session import Session
+from specedge_verifier.session_blocks import SessionBlocks
+
+_MAX_LEAD = 64
+
+Event = tuple[int, SessionOpened | Verdict | SpecEdgeError]
+"""A session's handle and what it is to be told."""
+
+
+class StepModel(Protocol):
+    """What a step needs of the target model."""
+
+    def forward(self, schedule: Schedule) -> Any:
+        """Compute the planned rows; returns logits in whatever form `sample` takes."""
+
+    def sample(self, schedule: Schedule, logits: Any) -> Sequence[int]:
+        """The target's token after each sampling row: per planned session that samples, its root and its nodes."""
+
+    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
+        """Copy accepted tokens' keys and values to the slots where committed tokens are looked for."""
+
+
+@dataclass(slots=True)
+class StepReport:
+    """One finished step, for metrics and benchmarks; times in seconds."""
+
+    num_sessions: int
+    num_prefill: int  # rows of committed tokens beyond the roots
+    num_nodes: int
+    num_accepted: int
+    num_committed: int
+    num_moved: int  # accepted tokens whose KV had to be copied
+    schedule_s: float
+    forward_s: float
+    sample_s: float
+    settle_s: float
+    accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
+    queue_s: list[float] = field(default_factory=list)
+
+    @property
+    def step_s(self) -> float:
+        return self.schedule_s + self.forward_s + self.sample_s + self.settle_s
+
+
+@dataclass(slots=True)
+class StepResult:
+    """Events to deliver; without a report nothing ran and nothing will for `wait_s` unless there is news."""
+
+    events: list[Event]
+    report: StepReport | None
+    wait_s: float = 0.0
+
+
+class EngineCore:
+    """Sessions, scheduler and model.
+
+    Args:
+        scheduler: owns the running set and the block pool.
+        model: the target.
+        info: what the verifier serves; limits and EOS ids are taken from here.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, scheduler: Scheduler, model: StepModel, info: ServerInfo, clock: Callable[[], float]) -> None:
+        self.scheduler = scheduler
+        self._model = model
+        self._info = info
+        self._clock = clock
+        self._sessions: dict[int, Session] = {}
+        self._opened: set[int] = set()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    def open(self, handle: int, message: OpenSession) -> None:
+        """Queue a validated session."""
+        params = message.sampling
+        committed = [*message.prompt_ids, *message.committed_ids]
+        counts = None
+        if params.needs_paths:
+            counts = TokenCounts(message.prompt_ids)
+            counts.append(message.committed_ids)
+        session = Session(
+            handle=handle,
+            params=params,
+            eos_ids=self._info.eos_ids,
+            trie=DraftTrie(committed, max_live_nodes=self._info.max_live_nodes),
+            stops=TokenStops(self._info.eos_ids, params),
+            num_prompt=len(message.prompt_ids),
+            blocks=SessionBlocks(self.scheduler.pool),
+            arrived_s=self._clock(),
+            priority=message.priority,
+            drafter_id=message.drafter_id,
+            speculative=message.system == "specedge" and bool(message.drafter_id),
+            counts=counts,
+        )
+        self._sessions[handle] = session
+        self.scheduler.add(session)
+
+    def draft(self, handle: int, nodes: DraftNodes) -> list[Event]:
+        """Take in draft nodes; a session that has ended, or does not speculate, ignores them.
+
+        Nodes carry the log-probability of their own step, so that a late node's path counts from today's frontier.
+        """
+        session = self._sessions.get(handle)
+        if session is None or not session.speculative:
+            return []
+        trie = session.trie
+        try:
+            for parent, token, score in zip(nodes.parents, nodes.token_ids, nodes.scores, strict=True):
+                trie.add(parent, token, trie.score(parent) + score)
+        except ProtocolError as error:
+            self.close(handle)
+            return [(handle, error)]
+        trie.trim()
+        if trie.num_live:
+            now_s = self._clock()
+            session.gap.drafted(now_s)
+            if session.ready_since_s is None:
+                session.ready_since_s = now_s
+        return []
+
+    def close(self, handle: int) -> None:
+        """End a session and free its blocks; one that has ended already is left alone."""
+        session = self._sessions.pop(handle, None)
+        self._opened.discard(handle)
+        if session is not None:
+            self.scheduler.remove(session)
+
+    def pause(self, handle: int, is_paused: bool) -> None:
+        """Leave a session out of steps while its reader is too slow."""
+        if session := self._sessions.get(handle):
+            session.is_paused = is_paused
+
+    def step(self) -> StepResult:
+        """One step of all sessions that have something to compute."""
+        started_s = self._clock()
+        schedule = self.scheduler.schedule(started_s)
+        if not schedule.planned:
+            return StepResult([], None, schedule.wait_s)
+        scheduled_s = self._clock()
+        logits = self._model.forward(schedule)
+        forwarded_s = self._clock()
+        sampled = self._model.sample(schedule, logits)
+        sampled_s = self._clock()
+        walks = accept(schedule, sampled)
+        num_moved = self._keep_accepted(schedule, walks)
+        events = self._verdicts(schedule, walks, sampled_s - started_s)
+        self.scheduler.settle(schedule, walks, sampled_s, sampled_s - started_s)
+        self._end_finished(events)
+        report = report_of(schedule, walks, num_moved)
+        report.schedule_s, report.forward_s = scheduled_s - started_s, forwarded_s - scheduled_s
+        report.sample_s, report.settle_s = sampled_s - forwarded_s, self._clock() - sampled_s
+        return StepResult(events, report)
+
+    def _keep_accepted(self, schedule: Schedule, walks: list[Walk | None]) -> int:
+        """Close the gaps that rejected nodes leave between accepted tokens; nothing moves while the best path wins."""
+        source: list[int] = []
+        target: list[int] = []
+        for item, path in zip(schedule.planned, walks, strict=True):
+            if path is None or not path.rows or path.rows[-1] == len(path.rows):
+                continue
+            root = item.start + item.num_chunk - 1
+            slots = item.session.blocks.slots(root, root + 1 + len(item.nodes))
+            for index, row in enumerate(path.rows, start=1):
+                if row != index:
+                    source.append(int(slots[row]))
+                    target.append(int(slots[index]))
+        if source:
+            self._model.move_kv(source, target)
+        return len(source)
+
+    def _verdicts(self, schedule: Schedule, walks: list[Walk | None], step_s: float) -> list[Event]:
+        events: list[Event] = []
+        for item, path in zip(schedule.planned, walks, strict=True):
+            session = item.session
+            if session.handle not in self._opened:
+                self._opened.add(session.handle)
+                opened = SessionOpened(session.num_cached, self._info.max_live_nodes, self._info.max_nodes_per_message)
+                events.append((session.handle, opened))
+            if path is None:
+                continue
+            tokens, finish_reason = session.stops.truncate(path.tokens, session.num_generated)
+            del path.tokens[len(tokens) :]
+            del path.rows[len(tokens) :]
+            verdict = Verdict(
+                first_position=len(session.tokens),
+                token_ids=tuple(tokens),
+                finish_reason=finish_reason or "",
+                queue_us=int(1e6 * item.queue_s),
+                step_us=int(1e6 * step_s),
+                num_nodes_verified=len(item.nodes),
+                num_accepted=len(path.rows),
+                lead_tokens=lead_tokens(session, len(tokens), step_s),
+            )
+            events.append((session.handle, verdict))
+        return events
+
+    def _end_finished(self, events: list[Event]) -> None:
+        for handle, event in events:
+            if isinstance(event, Verdict) and event.finish_reason:
+                self.close(handle)
+
+
+def accept(schedule: Schedule, sampled: Sequence[int]) -> list[Walk | None]:
+    """Walk every planned session's tree along the target's tokens.
+
+    Args:
+        schedule: the step.
+        sampled: the target's tokens, in the order of `StepModel.sample`.
+    """
+    walks: list[Walk | None] = []
+    first = 0
+    for item in schedule.planned:
+        if not item.samples:
+            walks.append(None)
+            continue
+        num_rows = 1 + len(item.nodes)
+        own = sampled[first : first + num_rows]
+        first += num_rows
+        if not item.nodes:
+            walks.append(Walk([], [own[0]]))
+            continue
+        trie = item.session.trie
+        tokens = [0, *(trie.token(number) for number in item.nodes)]
+        walks.append(walk(trie.tree(item.nodes), tokens, own))
+    return walks
+
+
+def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
+    """How far ahead of the frontier drafting still pays: what is committed until the next draft can arrive."""
+    if session.gap.late_s == inf or step_s <= 0:
+        return 0
+    return min(_MAX_LEAD, ceil(num_tokens * (1 + session.gap.late_s / step_s)))
+
+
+def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:
+    """Count what a step did; its times are the caller's to fill in."""
+    done: list[tuple[Planned, Walk]] = [(i, w) for i, w in zip(schedule.planned, walks, strict=True) if w is not None]
+    return StepReport(
+        num_sessions=len(schedule.planned),
+        num_prefill=sum(item.num_chunk for item in schedule.planned) - len(done),
+        num_nodes=sum(len(item.nodes) for item in schedule.planned),
+        num_accepted=sum(len(path.rows) for _, path in done),
+        num_committed=sum(len(path.tokens) for _, path in done),
+        num_moved=num_moved,
+        schedule_s=0.0,
+        forward_s=0.0,
+        sample_s=0.0,
+        settle_s=0.0,
+        accepted_depths=[len(path.rows) for item, path in done if item.nodes],
+        queue_s=[item.queue_s for item, _ in done],
+    )

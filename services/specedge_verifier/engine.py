@@ -1,0 +1,204 @@
+"""The engine thread: commands in from the event loop, events out to it, `EngineCore` in between.
+
+One bridge each way and no lock below it: commands go through a thread-safe deque that the thread empties before every
+step; the events of a step reach the loop in one call.
+"""
+
+import logging
+import threading
+import time
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Protocol
+
+from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, SpecEdgeError, VerifierUnavailable
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
+from specedge_verifier.bridge import SessionSink
+from specedge_verifier.core import EngineCore, Event, StepReport
+
+logger = logging.getLogger(__name__)
+
+_Command = Callable[[], list[Event] | None]
+
+
+class EngineObserver(Protocol):
+    """Is told what the engine did; called on the engine thread, must return at once."""
+
+    def step(self, report: StepReport) -> None:
+        """A step has finished."""
+
+
+class EngineThread:
+    """Implements `specedge_verifier.bridge.Engine` on a thread of its own.
+
+    Args:
+        core: sessions, scheduler, model; used by the engine thread only.
+        info: what is served; its limits are checked at `open`.
+        max_sessions: running and waiting sessions together; one more is refused.
+        loop: where sinks are called.
+        observer: metrics.
+    """
+
+    def __init__(
+        self,
+        core: EngineCore,
+        info: ServerInfo,
+        max_sessions: int,
+        loop: AbstractEventLoop,
+        observer: EngineObserver,
+    ) -> None:
+        self._core = core
+        self._info = info
+        self._max_sessions = max_sessions
+        self._loop = loop
+        self._observer = observer
+        self._sinks: dict[int, SessionSink] = {}  # loop thread only
+        self._commands: deque[_Command] = deque()
+        self._news = threading.Event()
+        self._next_handle = 0
+        self._is_draining = False
+        self._is_stopping = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread after its present step and wait for it."""
+        self._is_stopping = True
+        self._news.set()
+        self._thread.join(timeout_s)
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._error is None and self._thread.is_alive()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sinks)
+
+    def info(self) -> ServerInfo:
+        return self._info
+
+    def drain(self) -> None:
+        self._is_draining = True
+
+    def open(self, message: OpenSession, sink: SessionSink) -> int:
+        """See `Engine.open`."""
+        if self._error is not None:
+            raise EngineDead(f"the engine has stopped: {self._error}")
+        if self._is_draining:
+            raise VerifierUnavailable("the verifier is shutting down", retry_after_s=1.0)
+        check_session(message, self._info)
+        if len(self._sinks) >= self._max_sessions:
+            raise CapacityExceeded(f"{len(self._sinks)} sessions are running or waiting, the limit is reached")
+        handle = self._next_handle
+        self._next_handle += 1
+        self._sinks[handle] = sink
+        sink.on_writable = self._news.set
+        self._post(lambda: self._core.open(handle, message))
+        return handle
+
+    def draft(self, handle: int, nodes: DraftNodes) -> None:
+        """See `Engine.draft`."""
+        if handle in self._sinks:
+            self._post(lambda: self._core.draft(handle, nodes))
+
+    def close(self, handle: int) -> None:
+        """See `Engine.close`."""
+        if self._sinks.pop(handle, None) is not None:
+            self._post(lambda: self._core.close(handle))
+
+    def inspect(self, look: Callable[[EngineCore], None]) -> None:
+        """Run `look` on the engine thread between two steps (integrity checks, gauges)."""
+        self._post(lambda: look(self._core))
+
+    def _post(self, command: _Command) -> None:
+        self._commands.append(command)
+        self._news.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._news.clear()
+                self._deliver(self._take_commands())
+                for handle, sink in list(self._sinks.items()):
+                    self._core.pause(handle, sink.is_congested)
+                result = self._core.step()
+                if result.report is not None:
+                    self._observer.step(result.report)
+                    self._deliver(result.events)
+                else:
+                    self._news.wait(None if result.wait_s == inf else result.wait_s)
+        except BaseException as error:
+            logger.exception("the engine thread has died")
+            self._error = error
+            self._call_on_loop(self._fail_all)
+
+    def _take_commands(self) -> list[Event]:
+        events: list[Event] = []
+        while self._commands:
+            events += self._commands.popleft()() or ()
+        return events
+
+    def _deliver(self, events: list[Event]) -> None:
+        if events:
+            self._call_on_loop(lambda: self._dispatch(events))
+
+    def _call_on_loop(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop is closed: nobody is left to be told
+            logger.debug("event loop closed before the engine's last events were delivered")
+
+    def _dispatch(self, events: Iterable[Event]) -> None:
+        for handle, event in events:
+            sink = self._sinks.get(handle)
+            if sink is None:
+                continue
+            if isinstance(event, Verdict):
+                if event.finish_reason:
+                    del self._sinks[handle]
+                sink.verdict(event)
+            elif isinstance(event, SessionOpened):
+                sink.opened(event)
+            else:
+                del self._sinks[handle]
+                sink.failed(event)
+
+    def _fail_all(self) -> None:
+        error: SpecEdgeError = EngineDead(f"the engine has stopped: {self._error}")
+        sinks = list(self._sinks.values())
+        self._sinks.clear()
+        for sink in sinks:
+            sink.failed(error)
+
+
+def check_session(message: OpenSession, info: ServerInfo) -> None:
+    """Raise InvalidRequest, naming value and limit, for anything the engine could not serve."""
+    params, num_prompt = message.sampling, len(message.prompt_ids)
+    params.validate(info.vocab_size)
+    if not num_prompt:
+        raise InvalidRequest("the prompt is empty; it needs at least one token", "prompt_ids")
+    check_token_ids(message.prompt_ids, info.vocab_size, "prompt_ids")
+    check_token_ids(message.committed_ids, info.vocab_size, "committed_ids")
+    if num_prompt + params.max_tokens > info.max_len:
+        raise InvalidRequest(
+            f"{num_prompt} prompt tokens and max_tokens {params.max_tokens} exceed the context of {info.max_len} "
+            "tokens",
+            "max_tokens",
+        )
+    if len(message.committed_ids) >= params.max_tokens:
+        raise InvalidRequest(
+            f"{len(message.committed_ids)} committed tokens leave nothing to generate: "
+            f"max_tokens is {params.max_tokens}",
+            "committed_ids",
+        )
+
+
+def monotonic_s() -> float:
+    """The engine's clock, in seconds."""
+    return time.perf_counter()

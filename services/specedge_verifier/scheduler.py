@@ -1,0 +1,275 @@
+"""What runs in the next step: one rule, computed tokens catch up with committed ones under a token budget.
+
+Rule 1  Prefill, chunked prefill, recomputing after preemption, plain decoding and tree verification are the same
+        thing: a session takes its next uncomputed committed tokens; when these reach its last token (the root) it may
+        take draft nodes too, and a token will be sampled.
+Rule 2  Every decoding session in the step gets its root row first; then chunks of prompts, oldest first; then draft
+        nodes of all sessions in order of what they are worth (draft_budget).
+Rule 3  Short of blocks, draft nodes go first; then the newest session is preempted. A running session never fails
+        for lack of blocks.
+Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+
+from specedge.block_pool import BlockPool
+from specedge.errors import OutOfBlocks
+from specedge.trie import ROOT, DraftTrie
+from specedge_verifier.acceptance import Walk
+from specedge_verifier.calibration import Calibrations
+from specedge_verifier.draft_budget import draft_budget
+from specedge_verifier.session import Session
+from specedge_verifier.step_time import StepTime
+from specedge_verifier.waiting import RUN_ALL, BatchType, Decision, Readiness, decide
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Bounds of one step and of the running set.
+
+    Attributes:
+        max_batch_size: sessions running at once.
+        max_num_batched_tokens: rows per step, all kinds together.
+        max_tree_nodes: draft nodes of one session per step.
+        batch_type: the waiting rule.
+        stall_s: how long the published waiting rules wait for a draft at most.
+    """
+
+    max_batch_size: int
+    max_num_batched_tokens: int
+    max_tree_nodes: int
+    batch_type: BatchType = BatchType.READY
+    stall_s: float = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Planned:
+    """One session's part of a step: `num_chunk` committed tokens from `start` on, then draft nodes, parents first.
+
+    `queue_s` is how long the session has had something to compute.
+    """
+
+    session: Session
+    start: int
+    num_chunk: int
+    queue_s: float = 0.0
+    nodes: list[int] = field(default_factory=list)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the chunk reaches the session's last committed token, so that a token is sampled."""
+        return self.start + self.num_chunk == len(self.session.tokens)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_chunk + len(self.nodes)
+
+
+@dataclass(slots=True)
+class Schedule:
+    """One step as plain data: sessions in row order, or how long to wait for news (inf: until something arrives)."""
+
+    planned: list[Planned]
+    wait_s: float = 0.0
+
+    @property
+    def num_rows(self) -> int:
+        return sum(item.num_rows for item in self.planned)
+
+
+class Scheduler:
+    """Decides steps and books their results; knows no tensors.
+
+    Args:
+        pool: KV blocks; must hold at least one session of maximal length.
+        limits: bounds of a step.
+        step_time: the curve learnt from warm-up on.
+    """
+
+    def __init__(self, pool: BlockPool, limits: SchedulerLimits, step_time: StepTime) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.step_time = step_time
+        self.calibrations = Calibrations()
+        self.waiting: list[Session] = []
+        self.running: list[Session] = []
+        self.num_preemptions = 0
+        self._free_since_s = 0.0
+
+    def add(self, session: Session) -> None:
+        insort(self.waiting, session, key=_order)
+
+    def remove(self, session: Session) -> None:
+        """Forget a finished or cancelled session and free its blocks."""
+        (self.running if session in self.running else self.waiting).remove(session)
+        session.blocks.release()
+
+    def schedule(self, now_s: float) -> Schedule:
+        self._admit()
+        decision = self._decide(now_s)
+        if not decision.run:
+            return Schedule([], decision.wait_s)
+        planned = self._plan_rows(decision, now_s)
+        self._reserve_rows(planned)
+        self._plan_nodes(planned)
+        return Schedule(planned, 0.0 if planned else inf)
+
+    def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
+        """Book a finished step: commit, keep the accepted path's KV, free the rest, learn.
+
+        Args:
+            schedule: as returned by `schedule`.
+            walks: per planned session the accepted path, already cut by the stop rules; None where nothing was sampled.
+            now_s: time of the verdicts.
+            step_s: how long the step took.
+        """
+        for item, walk in zip(schedule.planned, walks, strict=True):
+            session = item.session
+            if item.nodes:
+                accepted = np.zeros(len(item.nodes), dtype=bool)
+                accepted[[row - 1 for row in walk.rows]] = True  # type: ignore[union-attr]
+                scores = [session.trie.score(number) for number in item.nodes]
+                self.calibrations.of(session.drafter_id).observe(scores, accepted)
+            session.num_computed = item.start + item.num_chunk
+            if walk is not None:
+                session.num_computed += len(walk.rows)
+                session.trie.commit(walk.tokens)
+                if session.counts is not None:
+                    session.counts.append(walk.tokens)
+                session.gap.verdict(now_s, session.trie.num_live > 0)
+                session.ready_since_s = now_s if session.trie.num_live or not session.is_drafted else None
+            session.blocks.publish(session.tokens, session.num_computed)
+            session.blocks.trim(session.num_computed + 1)
+        self.calibrations.age()
+        self.step_time.observe(schedule.num_rows, step_s)
+        self._free_since_s = now_s
+
+    def _admit(self) -> None:
+        """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
+        while self.waiting and len(self.running) < self.limits.max_batch_size:
+            session = self.waiting[0]
+            num_cached = session.blocks.match_prefix(session.tokens)
+            missing = len(session.tokens) + 1 - num_cached
+            if self.running and -(-missing // self.pool.block_size) > self.pool.num_free:
+                session.blocks.release()
+                return
+            session.num_computed = num_cached
+            session.num_cached = min(num_cached, session.num_prompt)
+            insort(self.running, self.waiting.pop(0), key=_order)
+
+    def _decide(self, now_s: float) -> Decision:
+        has_urgent, num_ready, arrivals_s, gaps_s = False, 0, [], []
+        for session in self.running:
+            if session.is_paused:
+                continue
+            if session.num_uncomputed > 1 or not session.is_drafted:
+                has_urgent = True
+                continue
+            gaps_s.append(session.gap.mean_s)
+            if session.trie.num_live:
+                num_ready += 1
+            else:
+                arrivals_s.append(session.gap.arrival_s(now_s))
+        if not (has_urgent or num_ready or arrivals_s):
+            return Decision(run=False, fill=False, wait_s=inf)
+        if not arrivals_s:
+            return RUN_ALL
+        mean_gap_s = sum(gaps_s) / len(gaps_s)
+        idle_s = max(0.0, now_s - self._free_since_s)
+        readiness = Readiness(has_urgent, num_ready, tuple(sorted(arrivals_s)), mean_gap_s, idle_s)
+        return decide(self.limits.batch_type, readiness, self.step_time, self.limits.stall_s)
+
+    def _plan_rows(self, decision: Decision, now_s: float) -> list[Planned]:
+        """Committed tokens per session: decoding sessions in order of service, then prompts in what budget is left."""
+        budget = self.limits.max_num_batched_tokens
+        decoding, prefilling = [], []
+        for session in self.running:
+            if session.is_paused:
+                continue
+            if session.num_uncomputed > 1:
+                prefilling.append(session)
+            elif budget and (decision.fill or session.trie.num_live or not session.is_drafted):
+                decoding.append(Planned(session, session.num_computed, 1, session.queued_s(now_s)))
+                budget -= 1
+        for session in prefilling:
+            if not budget:
+                break
+            num_chunk = min(budget, session.num_uncomputed)
+            decoding.append(Planned(session, session.num_computed, num_chunk, session.queued_s(now_s)))
+            budget -= num_chunk
+        return decoding
+
+    def _reserve_rows(self, planned: list[Planned]) -> None:
+        """Hold blocks for every planned committed token, preempting the newest sessions while they are missing."""
+        preempted: set[Session] = set()
+        for item in sorted(planned, key=lambda item: item.session.order):
+            while item.session not in preempted:
+                try:
+                    item.session.blocks.reserve(item.start + item.num_chunk)
+                    break
+                except OutOfBlocks:
+                    preempted.add(self._preempt(self.running[-1]))
+        planned[:] = [item for item in planned if item.session not in preempted]
+
+    def _preempt(self, session: Session) -> Session:
+        """Back to the queue; its committed tokens are prefilled again later, its draft nodes stay."""
+        self.running.remove(session)
+        session.blocks.release()
+        session.num_computed = 0
+        session.num_preemptions += 1
+        self.num_preemptions += 1
+        insort(self.waiting, session, key=_order)
+        return session
+
+    def _plan_nodes(self, planned: list[Planned]) -> None:
+        """Give each session that samples its share of the draft budget, as far as blocks reach."""
+        candidates, values = [], []
+        for item in planned:
+            session = item.session
+            if not (item.samples and session.is_drafted and session.trie.num_live):
+                continue
+            numbers, scores = session.trie.best(self.limits.max_tree_nodes)
+            if session.num_remaining <= len(numbers):  # a node as deep as the answer may still grow brings nothing
+                useful = [session.trie.depth(number) < session.num_remaining for number in numbers.tolist()]
+                numbers, scores = numbers[useful], scores[useful]
+            candidates.append((item, numbers))
+            values.append(self.calibrations.of(session.drafter_id).probabilities(scores))
+        if not candidates:
+            return
+        num_rows = sum(item.num_rows for item in planned)
+        counts = draft_budget(
+            values,
+            num_rows=num_rows,
+            num_tokens=sum(item.samples for item in planned),
+            max_nodes=self.limits.max_num_batched_tokens - num_rows,
+            step_time=self.step_time,
+        )
+        for (item, numbers), count in zip(candidates, counts, strict=True):
+            blocks, end = item.session.blocks, item.start + item.num_chunk
+            room = blocks.num_slots - end + self.pool.num_free * self.pool.block_size
+            count = min(count, room)
+            blocks.reserve(end + count)
+            item.nodes = principal_path_first(item.session.trie, numbers[:count].tolist())
+
+
+def principal_path_first(trie: DraftTrie, numbers: list[int]) -> list[int]:
+    """Reorder best-first nodes so that the most probable path leads, in order of depth.
+
+    Its rows then follow the root's directly: when the target takes that path, no keys and values have to move.
+    """
+    path, others, end = [], [], ROOT
+    for number in numbers:
+        if trie.parent(number) == end:
+            path.append(number)
+            end = number
+        else:
+            others.append(number)
+    return path + others
+
+
+def _order(session: Session) -> tuple[int, float, int]:
+    return session.order

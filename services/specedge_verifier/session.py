@@ -1,0 +1,120 @@
+"""A session as the scheduler sees it: committed tokens, how many are computed, and what its edge has drafted."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from specedge.penalties import TokenCounts
+from specedge.sampling import SamplingParams
+from specedge.stopping import TokenStops
+from specedge.trie import DraftTrie
+from specedge_verifier.session_blocks import SessionBlocks
+
+_GAP_WEIGHT = 0.2  # of a new observation in the moving averages
+
+
+@dataclass(slots=True)
+class DraftGap:
+    """Moving averages of how long a session's next draft takes, in seconds."""
+
+    mean_s: float = inf  # from a verdict until there is something to verify (0 when it already was there)
+    late_s: float = inf  # the same, over the verdicts that left nothing to verify
+    bare_since_s: float | None = None  # since when the session has had nothing but its root
+
+    def verdict(self, now_s: float, has_nodes: bool) -> None:
+        """A verdict was given; `has_nodes` says whether live nodes survived it."""
+        if has_nodes:
+            self.mean_s = _average(self.mean_s, 0.0)
+            self.bare_since_s = None
+        elif self.bare_since_s is None:
+            self.bare_since_s = now_s
+
+    def drafted(self, now_s: float) -> None:
+        """Live nodes arrived."""
+        if self.bare_since_s is not None:
+            gap_s = now_s - self.bare_since_s
+            self.mean_s, self.late_s = _average(self.mean_s, gap_s), _average(self.late_s, gap_s)
+            self.bare_since_s = None
+
+    def arrival_s(self, now_s: float) -> float:
+        """Predicted seconds until the next draft; inf when unknown or overdue."""
+        if self.bare_since_s is None:
+            return inf
+        remaining_s = self.bare_since_s + self.late_s - now_s
+        return remaining_s if remaining_s >= 0 else inf
+
+
+def _average(mean: float, value: float) -> float:
+    return value if mean == inf else mean + _GAP_WEIGHT * (value - mean)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One generation.
+
+    Attributes:
+        handle: the engine's number for it.
+        params: sampling parameters, validated.
+        eos_ids: the target's end-of-sequence tokens.
+        trie: committed tokens (prompt and answer) and live draft nodes.
+        num_prompt: how many of the committed tokens are the prompt.
+        num_computed: committed tokens whose keys and values are in the session's blocks.
+        counts: token counts for penalties; None when no parameter needs them.
+        speculative: whether draft nodes are taken at all.
+        num_cached: prompt tokens the prefix cache spared at admission.
+        ready_since_s: since when there has been something to compute; None while only a draft could add to it.
+        is_paused: its reader is too slow; it takes no step until the outbox has drained.
+    """
+
+    handle: int
+    params: SamplingParams
+    eos_ids: tuple[int, ...]
+    trie: DraftTrie
+    stops: TokenStops
+    num_prompt: int
+    blocks: SessionBlocks
+    arrived_s: float
+    priority: int = 0
+    drafter_id: str = ""
+    speculative: bool = True
+    counts: TokenCounts | None = None
+    num_computed: int = 0
+    num_cached: int = 0
+    num_preemptions: int = 0
+    is_paused: bool = False
+    ready_since_s: float | None = None
+    gap: DraftGap = field(default_factory=DraftGap)
+
+    def __post_init__(self) -> None:
+        self.ready_since_s = self.arrived_s
+
+    def queued_s(self, now_s: float) -> float:
+        """Seconds for which the session has had something to compute."""
+        return 0.0 if self.ready_since_s is None else now_s - self.ready_since_s
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.trie.committed
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.trie.committed) - self.num_prompt
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens the session may still commit, at least 1 while it runs."""
+        return self.params.max_tokens - self.num_generated
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Committed tokens still to be computed: 1 (the root) while decoding."""
+        return len(self.trie.committed) - self.num_computed
+
+    @property
+    def is_drafted(self) -> bool:
+        """Whether draft nodes could still shorten this session."""
+        return self.speculative and self.num_remaining > 1
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Sort key of service: higher priority first, then first come."""
+        return (-self.priority, self.arrived_s, self.handle)

@@ -1,0 +1,87 @@
+"""One session's share of the KV block pool: its block table, its slots, and what it puts into the prefix cache."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from specedge.block_pool import BlockPool, block_keys, next_block_key, root_key
+
+
+class SessionBlocks:
+    """Blocks a session holds, in token order.
+
+    Index i of `slots` is where the i-th computed token's keys and values live; rows being verified use the indices
+    right after the computed tokens, whatever their depth.
+    """
+
+    def __init__(self, pool: BlockPool, namespace: bytes = b"") -> None:
+        self._pool = pool
+        self._namespace = namespace
+        self._block_ids: list[int] = []
+        self._slots = np.empty(0, dtype=np.int64)
+        self._num_published = 0
+        self._last_key = root_key(namespace)
+
+    @property
+    def num_slots(self) -> int:
+        return len(self._block_ids) * self._pool.block_size
+
+    def slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Slots of indices start..end-1; a view, valid until the next call that changes the blocks."""
+        return self._slots[start:end]
+
+    def match_prefix(self, token_ids: Sequence[int]) -> int:
+        """Take what the prefix cache has of these tokens, never the last one, whose logits are wanted.
+
+        Returns:
+            Number of tokens whose keys and values need no computing.
+        """
+        assert not self._block_ids, "prefix matched for a session that holds blocks"
+        size = self._pool.block_size
+        keys = block_keys(token_ids[: len(token_ids) - 1], size, self._namespace)
+        matched = self._pool.match(keys)
+        self._append(matched)
+        self._num_published = len(matched)
+        if matched:
+            self._last_key = keys[len(matched) - 1]
+        return len(matched) * size
+
+    def reserve(self, num_slots: int) -> None:
+        """Hold blocks for at least `num_slots` indices; raises OutOfBlocks and changes nothing if they are not free."""
+        missing = num_slots - self.num_slots
+        if missing > 0:
+            self._append(self._pool.allocate(-(-missing // self._pool.block_size)))
+
+    def publish(self, token_ids: Sequence[int], num_computed: int) -> None:
+        """Make the blocks that `num_computed` tokens have filled since the last call findable by others."""
+        size = self._pool.block_size
+        for index in range(self._num_published, num_computed // size):
+            self._last_key = next_block_key(self._last_key, token_ids[index * size : (index + 1) * size])
+            self._pool.publish(self._block_ids[index], self._last_key)
+            self._num_published = index + 1
+
+    def trim(self, num_slots: int) -> None:
+        """Give back the blocks beyond the first `num_slots` indices (rejected nodes)."""
+        keep = -(-num_slots // self._pool.block_size)
+        if keep < len(self._block_ids):
+            self._pool.release(self._block_ids[keep:])
+            del self._block_ids[keep:]
+
+    def release(self) -> None:
+        """Give everything back; what was published stays findable until evicted."""
+        self._pool.release(self._block_ids)
+        self._block_ids.clear()
+        self._num_published = 0
+        self._last_key = root_key(self._namespace)
+
+    def _append(self, block_ids: list[int]) -> None:
+        size = self._pool.block_size
+        start, end = self.num_slots, self.num_slots + len(block_ids) * size
+        if end > len(self._slots):
+            grown = np.empty(max(end, 2 * len(self._slots)), dtype=np.int64)
+            grown[:start] = self._slots[:start]
+            self._slots = grown
+        first = np.asarray(block_ids, dtype=np.int64) * size
+        self._slots[start:end] = (first[:, None] + np.arange(size)).ravel()
+        self._block_ids += block_ids

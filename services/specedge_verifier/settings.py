@@ -1,0 +1,88 @@
+"""The verifier's settings."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from specedge.settings import Port, PositiveInt, ProcessSettings, Seconds
+
+
+class VerifierSettings(ProcessSettings):
+    """Everything that can be set on the verifier; see `specedge verifier --help`."""
+
+    target_model: str = Field(
+        default="demo",
+        min_length=1,
+        description="target model: a Hugging Face id, a local folder, or demo for the embedded one",
+    )
+    system: Literal["specedge", "autoregressive"] = Field(
+        default="specedge",
+        description="specedge verifies drafts; autoregressive ignores them (plain continuous batching)",
+    )
+    max_len: PositiveInt | None = Field(
+        default=None,
+        description="longest prompt plus answer in tokens; auto is the model's own limit",
+        json_schema_extra={"unset_word": "auto"},
+    )
+    port: Port = Field(default=50051, description="gRPC port; 0 takes a free one and logs it")
+    metrics_host: str = Field(default="127.0.0.1", min_length=1, description="address on which /metrics is served")
+    metrics_port: Port | None = Field(
+        default=9464,
+        description="port on which /metrics is served; 0 takes a free one and logs it, off serves none",
+        json_schema_extra={"unset_word": "off"},
+    )
+
+    max_batch_size: int = Field(default=64, ge=1, le=4096, description="most sessions in one step")
+    batch_type: Literal["ready", "static", "dynamic"] = Field(
+        default="ready",
+        description="which sessions a step takes: ready runs what is there and waits only where a prediction says it "
+        "pays; static waits for max_batch_size sessions; dynamic waits a bounded time for them",
+    )
+    max_num_batched_tokens: int = Field(
+        default=1024,
+        ge=16,
+        le=2**20,
+        description="most tokens in one step: prompt chunks, roots and draft nodes together",
+    )
+    max_waiting: int = Field(
+        default=256,
+        ge=0,
+        le=2**20,
+        description="most sessions that wait for a place; one more is refused, to be retried",
+    )
+    max_live_nodes: int = Field(
+        default=256,
+        ge=0,
+        le=65536,
+        description="most live draft nodes kept for a session; the least probable go first",
+    )
+    max_tree_nodes: int = Field(
+        default=64, ge=0, le=4096, description="most draft nodes of one session that a step verifies"
+    )
+
+    block_size: int = Field(default=16, ge=1, le=1024, description="tokens in a KV block")
+    num_kv_blocks: PositiveInt | None = Field(
+        default=None,
+        description="KV blocks in the pool; auto sizes the pool from free memory and max_batch_size",
+        json_schema_extra={"unset_word": "auto"},
+    )
+    kv_memory_fraction: float = Field(
+        default=0.8,
+        gt=0,
+        le=0.95,
+        allow_inf_nan=False,
+        description="share of the device's free memory that KV blocks may take when num_kv_blocks is auto",
+    )
+
+    open_timeout_s: Seconds = Field(
+        default=10.0, description="seconds a new stream may stay silent before its opening message; then it is ended"
+    )
+
+    @model_validator(mode="after")
+    def _nodes_fit(self) -> Self:
+        if self.max_tree_nodes > self.max_live_nodes:
+            raise ValueError(
+                f"max_tree_nodes ({self.max_tree_nodes}) is above max_live_nodes ({self.max_live_nodes}): a step "
+                "cannot verify more nodes than a session may keep"
+            )
+        return self

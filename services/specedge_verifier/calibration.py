@@ -1,8 +1,9 @@
 """What a drafter's scores are worth: path probability as accepted, learnt online, per drafter.
 
 Scores are cut into bins of equal width in log-probability. Each bin keeps a decaying count of verified and accepted
-nodes and starts from the drafter's own claim. The calibrated probability is kept non-increasing along the bins, so
-that ordering nodes by it stays ancestor-closed.
+nodes and starts from the drafter's own claim. Isotonic regression (pool adjacent violators, weighted by what each bin
+has seen) keeps the calibrated probability non-increasing along the bins, so that ordering nodes by it stays
+ancestor-closed.
 """
 
 import numpy as np
@@ -21,15 +22,20 @@ class Calibration:
     """Maps the scores of one drafter to acceptance probabilities."""
 
     def __init__(self) -> None:
-        self._edges = _BIN_WIDTH * np.arange(_NUM_BINS)
-        self._claimed = np.exp(-(self._edges + _BIN_WIDTH / 2))
+        self._centres = _BIN_WIDTH * (np.arange(_NUM_BINS) + 0.5)
+        self._claimed = np.exp(-self._centres)
         self._verified = np.zeros(_NUM_BINS)
         self._accepted = np.zeros(_NUM_BINS)
-        self._update()
+        self._curve = self._claimed
+        self._is_current = True
 
     def probabilities(self, scores: npt.ArrayLike) -> FloatArray:
         """Acceptance probability of nodes with these path log-probabilities (any shape), non-decreasing in score."""
-        return np.asarray(np.interp(-np.asarray(scores), self._edges, self._curve), dtype=np.float64)
+        if not self._is_current:
+            weights = self._verified + _PRIOR_WEIGHT
+            self._curve = non_increasing((self._accepted + _PRIOR_WEIGHT * self._claimed) / weights, weights)
+            self._is_current = True
+        return np.asarray(np.interp(-np.asarray(scores), self._centres, self._curve), dtype=np.float64)
 
     def observe(self, scores: npt.ArrayLike, accepted: npt.ArrayLike) -> None:
         """Learn from one session's verified nodes.
@@ -44,16 +50,27 @@ class Calibration:
         shrink = np.minimum(1.0, _MAX_WEIGHT / np.maximum(self._verified, 1.0))
         self._verified *= shrink
         self._accepted *= shrink
-        self._update()
+        self._is_current = False
 
     def age(self) -> None:
         """Forget a little; called once per step."""
         self._verified *= _AGE
         self._accepted *= _AGE
+        self._is_current = False
 
-    def _update(self) -> None:
-        mean = (self._accepted + _PRIOR_WEIGHT * self._claimed) / (self._verified + _PRIOR_WEIGHT)
-        self._curve = np.minimum.accumulate(mean)
+
+def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """The non-increasing sequence nearest to `values` in weighted least squares (pool adjacent violators)."""
+    pools: list[list[float]] = []  # value, weight, length
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        pools.append([value, weight, 1])
+        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
+            value, weight, length = pools.pop()
+            last = pools[-1]
+            last[0] = (last[0] * last[1] + value * weight) / (last[1] + weight)
+            last[1] += weight
+            last[2] += length
+    return np.repeat([pool[0] for pool in pools], [int(pool[2]) for pool in pools])
 
 
 class Calibrations:

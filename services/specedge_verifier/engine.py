@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Protocol
 
-from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    EngineDead,
+    InvalidRequest,
+    ProtocolError,
+    SpecEdgeError,
+    VerifierUnavailable,
+)
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.core import EngineCore, Event, StepReport
@@ -21,6 +28,9 @@ from specedge_verifier.core import EngineCore, Event, StepReport
 logger = logging.getLogger(__name__)
 
 _Command = Callable[[], list[Event] | None]
+
+MAX_QUEUED_DRAFTS = 256
+"""Draft messages of one session that may wait for the engine thread; an edge that keeps to max_budget sends fewer."""
 
 
 class EngineObserver(Protocol):
@@ -54,7 +64,8 @@ class EngineThread:
         self._max_sessions = max_sessions
         self._loop = loop
         self._observer = observer
-        self._sinks: dict[int, SessionSink] = {}  # loop thread only
+        self._sinks: dict[int, SessionSink] = {}  # changed on the loop thread only
+        self._drafts: dict[int, deque[DraftNodes]] = {}  # not yet taken by the engine thread
         self._commands: deque[_Command] = deque()
         self._news = threading.Event()
         self._next_handle = 0
@@ -97,19 +108,24 @@ class EngineThread:
             raise CapacityExceeded(f"{len(self._sinks)} sessions are running or waiting, the limit is reached")
         handle = self._next_handle
         self._next_handle += 1
-        self._sinks[handle] = sink
+        self._sinks[handle], self._drafts[handle] = sink, deque()
         sink.on_writable = self._news.set
         self._post(lambda: self._core.open(handle, message))
         return handle
 
     def draft(self, handle: int, nodes: DraftNodes) -> None:
         """See `Engine.draft`."""
-        if handle in self._sinks:
-            self._post(lambda: self._core.draft(handle, nodes))
+        if handle not in self._sinks:
+            return
+        drafts = self._drafts[handle]
+        if len(drafts) >= MAX_QUEUED_DRAFTS:
+            raise ProtocolError(f"{len(drafts)} draft messages of this session are unread, the limit is reached")
+        drafts.append(nodes)
+        self._post(lambda: self._core.draft(handle, drafts.popleft()))
 
     def close(self, handle: int) -> None:
         """See `Engine.close`."""
-        if self._sinks.pop(handle, None) is not None:
+        if self._forget(handle) is not None:
             self._post(lambda: self._core.close(handle))
 
     def inspect(self, look: Callable[[EngineCore], None]) -> None:
@@ -161,13 +177,17 @@ class EngineThread:
                 continue
             if isinstance(event, Verdict):
                 if event.finish_reason:
-                    del self._sinks[handle]
+                    self._forget(handle)
                 sink.verdict(event)
             elif isinstance(event, SessionOpened):
                 sink.opened(event)
             else:
-                del self._sinks[handle]
+                self._forget(handle)
                 sink.failed(event)
+
+    def _forget(self, handle: int) -> SessionSink | None:
+        self._drafts.pop(handle, None)
+        return self._sinks.pop(handle, None)
 
     def _fail_all(self) -> None:
         error: SpecEdgeError = EngineDead(f"the engine has stopped: {self._error}")

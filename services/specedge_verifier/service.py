@@ -11,6 +11,7 @@ from specedge.errors import EngineDead, ModelLoadError, ProtocolError, SpecEdgeE
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
+from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.status import to_status
 from specedge_verifier.bridge import Engine, Outbox
@@ -131,7 +132,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
 
     async def _read_drafts(self, context: GenerateContext, outbox: Outbox, handle: int, opening: OpenSession) -> None:
         info = self._engine.info()
-        decoder = codec.DraftDecoder(info.vocab_size, info.max_nodes_per_message)
+        decoder = DraftDecoder(info.vocab_size, info.max_nodes_per_message)
         try:
             while (request := await _read(context)) is not None:
                 nodes = decoder.decode(request, outbox.num_verdicts_taken)

@@ -1,0 +1,1 @@
+"""The edge agent: drafts for its local users and serves them the OpenAI-compatible HTTP API."""

@@ -1,0 +1,67 @@
+"""Generation as the rest of the edge sees it: a request in, bursts of tokens out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from edge_agent.answer_stream import AnswerStream, Burst, BurstStats, GenerationOptions, GenerationRequest
+from edge_agent.draft_source import DraftSource, NullDraftSource
+from edge_agent.verifier_client import VerifierClient
+from specedge.errors import VerifierUnavailable
+from specedge.wire.messages import DRAFT_TRIES, ServerInfo, check_token_ids
+
+__all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "GenerationService"]
+
+
+class GenerationService:
+    """Generates answers with the verifier behind `client` and the drafts of `draft_source`."""
+
+    def __init__(
+        self,
+        client: VerifierClient,
+        draft_source: DraftSource,
+        tokenizer_fingerprint: str,
+        options: GenerationOptions | None = None,
+    ) -> None:
+        self._client = client
+        self._draft_source = draft_source
+        self._fingerprint = tokenizer_fingerprint
+        self._options = options or GenerationOptions()
+        self._info: ServerInfo | None = None
+
+    @property
+    def info(self) -> ServerInfo | None:
+        """What the verifier serves; None until it has answered."""
+        return self._info
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the verifier has answered and is still connected."""
+        return self._info is not None and self._client.is_connected
+
+    async def start(self) -> ServerInfo:
+        """Asks the verifier what it serves; raises as `VerifierClient.get_server_info`."""
+        self._info = await self._client.get_server_info(self._fingerprint, self._options.verifier_deadline_s)
+        return self._info
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
+        """Opens a session and gives its bursts; leaving the block ends it on both sides at once.
+
+        Raises InvalidRequest, CapacityExceeded (before the first burst only) or VerifierUnavailable.
+        """
+        if self._info is None:
+            raise VerifierUnavailable(f"the verifier at {self._client.address} has not answered yet")
+        request.sampling.validate(self._info.vocab_size)
+        check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
+        is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
+        source = self._draft_source if is_speculative else NullDraftSource()
+        answer = AnswerStream(request, self._client, source, self._info, self._options)
+        task = asyncio.create_task(answer.run(), name=f"answer {request.request_id}")
+        try:
+            await answer.buffer.wait_started()
+            yield answer.buffer.bursts()
+        finally:
+            answer.close_drafts()
+            task.cancel()
+            await asyncio.wait({task})

@@ -1,0 +1,233 @@
+"""The gRPC client: one shared channel to a verifier, one stream per generation."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from edge_agent.stream_observer import StreamCounters, StreamObserver
+from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.verification.v1 import verification_pb2 as pb
+from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
+from specedge.wire import codec
+from specedge.wire.channel import FRAMING_BYTES, client_options
+from specedge.wire.draft_codec import DraftEncoder
+from specedge.wire.messages import PROTOCOL_VERSION, DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge.wire.status import from_status
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+INFO_TIMEOUT_S = 5.0
+
+STATUS_PATIENCE_S = 0.5
+FAILED_WRITE_DETAILS = "Internal error from Core"
+"""What grpc.aio calls the end of a stream whose last write failed, often because the verifier had ended it."""
+
+GenerateCall = grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateResponse]
+
+
+class Backoff:
+    """Growing pauses between attempts, 100 ms to 5 s by default, each shortened at random by up to a half."""
+
+    def __init__(self, first_s: float = 0.1, max_s: float = 5.0) -> None:
+        self._first_s = first_s
+        self._max_s = max_s
+        self._next_s = first_s
+
+    def reset(self) -> None:
+        """Starts again with the first pause: the last attempt succeeded."""
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """The next pause, in seconds."""
+        pause_s = self._next_s * random.uniform(0.5, 1.0)
+        self._next_s = min(self._next_s * 2, self._max_s)
+        return pause_s
+
+
+class VerifierClient:
+    """Talks to the verifier at `address` (host:port). Create it on the event loop; close it there."""
+
+    def __init__(self, address: str, observer: StreamObserver | None = None) -> None:
+        self.address = address
+        self.observer: StreamObserver = StreamCounters() if observer is None else observer
+        self._channel = grpc.aio.insecure_channel(address, options=client_options(address))
+        self._stub: pb_grpc.VerificationServiceAsyncStub = pb_grpc.VerificationServiceStub(self._channel)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands, as far as is known without traffic; asks for one if not."""
+        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    async def get_server_info(self, tokenizer_fingerprint: str, deadline_s: float) -> ServerInfo:
+        """Asks what is served, again and again until `deadline_s` has passed.
+
+        Raises VerifierUnavailable after the deadline, ModelLoadError when the tokenizers differ, ProtocolError when
+        the verifier speaks another version.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + deadline_s
+        backoff = Backoff()
+        while True:
+            timeout_s = min(INFO_TIMEOUT_S, max(give_up_at - loop.time(), 0.05))
+            try:
+                request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
+                info = codec.decode_server_info(await self._stub.GetServerInfo(request, timeout=timeout_s))
+                break
+            except grpc.aio.AioRpcError as call_error:
+                error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
+                if not isinstance(error, VerifierUnavailable | CapacityExceeded):
+                    raise error from call_error
+            pause_s = backoff.next_s()
+            if loop.time() + pause_s >= give_up_at:
+                raise VerifierUnavailable(f"no verifier answered at {self.address} within {deadline_s:g} s: {error}")
+            logger.info("waiting for the verifier at %s: %s", self.address, error)
+            await asyncio.sleep(pause_s)
+        if info.tokenizer_fingerprint != tokenizer_fingerprint:
+            raise ModelLoadError(
+                f"tokenizer fingerprints differ: the edge has {tokenizer_fingerprint!r}, the verifier at "
+                f"{self.address} with {info.target_model} has {info.tokenizer_fingerprint!r}"
+            )
+        return info
+
+    def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
+        """A stream for one session; enter it to open it."""
+        return VerifierStream(self._stub, opening, info, self.observer)
+
+    async def close(self) -> None:
+        """Closes the channel and every stream on it."""
+        await self._channel.close()
+
+
+class VerifierStream:
+    """One session's stream. Leaving it cancels the session on the verifier."""
+
+    def __init__(
+        self,
+        stub: "pb_grpc.VerificationServiceAsyncStub",
+        opening: OpenSession,
+        info: ServerInfo,
+        observer: StreamObserver,
+    ) -> None:
+        self._stub = stub
+        self._opening = opening
+        self._vocab_size = info.vocab_size
+        self._observer = observer
+        self._encoder = DraftEncoder(info.max_nodes_per_message)
+        self._queued: list[DraftNodes] = []
+        self._has_queued = asyncio.Event()
+        self._num_verdicts = 0
+        self._round_began_at: float | None = None
+        self._verifier_error: SpecEdgeError | None = None
+        self._has_status = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._opened_at = asyncio.get_running_loop().time()
+        self._call: GenerateCall = self._stub.Generate()
+        self._call.add_done_callback(self._keep_status)
+        self._writer = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call.cancel()
+        self._writer.cancel()
+        await asyncio.wait({self._writer})
+
+    def send(self, nodes: DraftNodes) -> None:
+        """Queues nodes; whatever is queued when the network is free leaves together."""
+        self._queued.append(nodes)
+        self._has_queued.set()
+
+    async def read(self, timeout_s: float) -> SessionOpened | Verdict | None:
+        """The next message; None when the verifier has ended the stream properly.
+
+        Raises VerifierUnavailable for a broken, silent or malformed stream, else what the verifier's status says.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                response: object = await self._call.read()
+        except TimeoutError as error:
+            raise VerifierUnavailable(f"the verifier sent nothing for {timeout_s:g} s") from error
+        except grpc.aio.AioRpcError as error:
+            raise await self._error_of(error) from error
+        if response is grpc.aio.EOF:
+            return None
+        if not isinstance(response, pb.GenerateResponse):
+            raise VerifierUnavailable("the verifier sent a message that cannot be parsed")
+        try:
+            message = codec.decode_response(response, self._vocab_size)
+        except ProtocolError as error:
+            raise VerifierUnavailable(f"the verifier sent a malformed message: {error}") from error
+        self._observe(message, response.ByteSize() + FRAMING_BYTES)
+        return message
+
+    def _keep_status(self, call: GenerateCall) -> None:
+        """Runs whenever the call's status is set: a failed write may set another one before or after the verifier's."""
+        code, details = _value_of(call.code()), _value_of(call.details())
+        if code is grpc.StatusCode.OK or details == FAILED_WRITE_DETAILS or self._verifier_error is not None:
+            return
+        self._verifier_error = from_status(code, details, _value_of(call.trailing_metadata()))
+        self._has_status.set()
+
+    async def _error_of(self, error: grpc.aio.AioRpcError) -> SpecEdgeError:
+        """What the verifier ended the stream with, as far as it said."""
+        if error.details() == FAILED_WRITE_DETAILS:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_status.wait(), STATUS_PATIENCE_S)
+        return self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
+
+    def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._observer.received(num_bytes)
+        if isinstance(message, SessionOpened):
+            self._observer.opened(message, now - self._opened_at, len(self._opening.committed_ids))
+            return
+        self._num_verdicts += 1
+        began_at, self._round_began_at = self._round_began_at, None
+        self._observer.verdict(message, None if began_at is None else now - began_at)
+
+    async def _write(self) -> None:
+        # A write fails only when the call has ended; reading tells why.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            opening = codec.encode_open(self._opening)
+            await self._call.write(opening)
+            self._observer.sent(opening.ByteSize() + FRAMING_BYTES, num_nodes=0)
+            while True:
+                await self._has_queued.wait()
+                self._has_queued.clear()
+                queued, self._queued = self._queued, []
+                for request in self._encoder.encode(coalesce(queued, self._num_verdicts)):
+                    await self._call.write(request)
+                    if self._round_began_at is None:
+                        self._round_began_at = asyncio.get_running_loop().time()
+                    num_nodes = len(request.draft_nodes.token_ids)
+                    self._observer.sent(request.ByteSize() + FRAMING_BYTES, num_nodes)
+
+
+def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:
+    """Nodes of several moments as one message's worth, in order."""
+    return DraftNodes(
+        token_ids=[token_id for part in parts for token_id in part.token_ids],
+        parents=[parent for part in parts for parent in part.parents],
+        scores=[score for part in parts for score in part.scores],
+        num_verdicts_seen=num_verdicts_seen,
+    )
+
+
+def _value_of(ready: Awaitable[T]) -> T:
+    """The result of an awaitable that has no need to wait."""
+    try:
+        next(ready.__await__())
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    raise AssertionError("a call that has ended knows its status")

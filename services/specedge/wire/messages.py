@@ -1,0 +1,118 @@
+"""What edge and verifier say to each other, as plain values; `codec` gives them their protobuf form.
+
+Positions are absolute: the first prompt token has position 0. `proto/specedge/verification/v1/verification.proto`
+says what each field means.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from specedge.errors import InvalidRequest, SpecEdgeError
+from specedge.sampling import SamplingParams
+
+PROTOCOL_VERSION = 1
+"""Rises only when the meaning of an existing field changes."""
+
+DRAFT_TRIES = "draft-tries"
+"""Capability: the verifier accepts DraftNodes."""
+
+MAX_NODES_PER_MESSAGE = 512
+"""What a verifier accepts in one DraftNodes message unless set otherwise."""
+
+System = Literal["specedge", "autoregressive"]
+FinishReason = Literal["", "stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    committed_ids: tuple[int, ...]
+    sampling: SamplingParams
+    tokenizer_fingerprint: str
+    drafter_id: str = ""
+    system: System = "specedge"
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftNodes:
+    """Edge to verifier: draft nodes in order of arrival.
+
+    Args:
+        token_ids: the token each node proposes.
+        parents: a node number (>= 0, counted over the whole stream) or `~p` for the committed token at position p.
+        scores: natural logarithm of each token's probability after its parent, <= 0; one byte on the wire. A path's
+            probability is the product along it, which stays true however late a node arrives.
+        num_verdicts_seen: verdicts of this stream the edge had processed; filled in by whoever sends the message.
+    """
+
+    token_ids: Sequence[int]
+    parents: Sequence[int]
+    scores: Sequence[float]
+    num_verdicts_seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """Verifier to edge, first message of a stream: the session has been admitted."""
+
+    num_cached_tokens: int
+    max_live_nodes: int
+    max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Verifier to edge: tokens committed by one verification. The k-th verdict of a stream has number k."""
+
+    first_position: int
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason = ""
+    queue_us: int = 0
+    step_us: int = 0
+    num_nodes_verified: int = 0
+    num_accepted: int = 0
+    lead_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSampling:
+    """The target model's own sampling defaults (its generation_config), for fields a user leaves out."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a verifier serves and which limits hold."""
+
+    target_model: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    max_len: int
+    max_live_nodes: int
+    eos_ids: tuple[int, ...]
+    max_batch_size: int
+    server_version: str
+    max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
+    default_sampling: DefaultSampling = field(default_factory=DefaultSampling)
+    protocol_version: int = PROTOCOL_VERSION
+    capabilities: tuple[str, ...] = (DRAFT_TRIES,)
+
+
+def check_token_ids(
+    token_ids: Sequence[int], vocab_size: int, name: str, error: type[SpecEdgeError] = InvalidRequest
+) -> None:
+    """Raises `error`, naming the first token id outside [0, vocab_size) and its index."""
+    if not token_ids or (max(token_ids) < vocab_size and min(token_ids) >= 0):
+        return
+    index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
+    raise error(f"{name}[{index}] is {token_ids[index]}, outside the vocabulary of {vocab_size} tokens")

@@ -1,0 +1,174 @@
+"""The edge's side of the wire over real sockets: answers, refusals, slow and leaving consumers."""
+
+import asyncio
+import socket
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+from edge_harness import PROMPT, QUICK, Edge, answer_of, bursts_of, edge_at, wanted
+from fakes import INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
+
+from edge_agent.draft_source import NullDraftSource
+from edge_agent.generation import GenerationRequest
+from specedge.errors import (
+    CapacityExceeded,
+    InvalidRequest,
+    ModelLoadError,
+    ProtocolError,
+    VerifierUnavailable,
+)
+from specedge.sampling import SamplingParams
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def test_an_answer_arrives_in_bursts_of_accepted_drafts_and_a_token_of_the_targets_own() -> None:
+    engine, drafts = FakeEngine(patience_s=5.0), TreeDrafts(num_nodes=12, num_right=3)
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        bursts = await bursts_of(edge.service, wanted(40))
+        await until(lambda: server.service.num_streams == 0)
+    assert [token_id for burst in bursts for token_id in burst.token_ids] == expected_answer(PROMPT, 40)
+    assert [len(burst.token_ids) for burst in bursts] == [4] * 10
+    assert [burst.num_accepted for burst in bursts] == [3] * 10
+    assert [burst.finish_reason for burst in bursts] == [""] * 9 + ["length"]
+    assert bursts[0].stats.step_us == 23456
+    assert bursts[0].stats.num_nodes_verified >= 3
+    assert edge.counters.num_verdicts == 10
+    assert edge.counters.num_nodes_sent == engine.num_nodes_received
+    assert edge.counters.num_bytes_sent > 0
+    assert edge.counters.num_broken == 0
+    assert drafts.sessions[0].is_closed
+
+
+async def test_without_speculation_nothing_is_drafted() -> None:
+    engine, drafts = FakeEngine(), TreeDrafts()
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        assert await answer_of(edge.service, wanted(20, speculate=False)) == expected_answer(PROMPT, 20)
+    assert engine.opened[0].system == "autoregressive"
+    assert drafts.sessions == []
+
+
+async def test_a_verifier_without_draft_tries_is_sent_none() -> None:
+    engine, drafts = FakeEngine(replace(INFO, capabilities=())), TreeDrafts()
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        assert await answer_of(edge.service, wanted(20)) == expected_answer(PROMPT, 20)
+    assert drafts.sessions == []
+
+
+async def test_answers_of_one_channel_do_not_mix() -> None:
+    async with serving(FakeEngine()) as server, edge_at(server.port, TreeDrafts(8, 2)) as edge:
+        prompts = [(1000 + i, 7, 9) for i in range(16)]
+        answers = await asyncio.gather(*(answer_of(edge.service, wanted(30, prompt)) for prompt in prompts))
+    assert answers == [expected_answer(prompt, 30) for prompt in prompts]
+
+
+@pytest.mark.parametrize("moment", ["first burst", "middle", "before any burst"])
+async def test_leaving_ends_the_session_on_both_sides_at_once(moment: str) -> None:
+    engine, drafts = FakeEngine(step_s=0.005), TreeDrafts(12, 2)
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        neighbour = asyncio.create_task(answer_of(edge.service, wanted(100, (5, 6))))
+        await until(lambda: engine.opened)
+        async with edge.service.generate(wanted(2000)) as bursts, aclosing(bursts):
+            num_wanted = {"first burst": 1, "middle": 12, "before any burst": 0}[moment]
+            for _ in range(num_wanted):
+                await anext(bursts)
+        assert drafts.sessions[1].is_closed
+        await until(lambda: engine.closed == [1], timeout_s=0.5)
+        assert await neighbour == expected_answer((5, 6), 100)
+        await until(lambda: server.service.num_streams == 0)
+
+
+async def test_cancelling_the_task_of_a_generation_ends_its_session() -> None:
+    engine = FakeEngine(step_s=0.005)
+    async with serving(engine) as server, edge_at(server.port) as edge:
+        task = asyncio.create_task(answer_of(edge.service, wanted(2000)))
+        await until(lambda: engine.num_sessions == 1)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await until(lambda: engine.num_sessions == 0, timeout_s=0.5)
+
+
+async def test_a_slow_consumer_stops_its_own_drafting_and_nobody_elses() -> None:
+    engine, drafts = FakeEngine(), TreeDrafts(4, 1)
+    options = replace(QUICK, max_buffered_bursts=4)
+    async with serving(engine) as server, edge_at(server.port, drafts, options) as edge:
+        async with edge.service.generate(wanted(400)) as slow, aclosing(slow):
+            await until(lambda: drafts.sessions[0].num_pauses == 1)
+            verdicts_read = edge.counters.num_verdicts
+            assert verdicts_read == 4
+            assert await answer_of(edge.service, wanted(50, (5, 6))) == expected_answer((5, 6), 50)
+            assert drafts.sessions[0].num_resumes == 0
+            token_ids = [token_id async for burst in slow for token_id in burst.token_ids]
+        assert token_ids == expected_answer(PROMPT, 400)
+        session = drafts.sessions[0]
+        assert 1 <= session.num_pauses == session.num_resumes
+
+
+async def test_start_waits_for_a_verifier_that_comes_late() -> None:
+    port = free_port()
+    edge = Edge(port, NullDraftSource(), QUICK)
+    starting = asyncio.create_task(edge.service.start())
+    await asyncio.sleep(0.1)
+    assert edge.service.info is None
+    assert not edge.service.is_ready
+    with pytest.raises(VerifierUnavailable, match="has not answered yet"):
+        await answer_of(edge.service, wanted(5))
+    async with serving(FakeEngine(), port=port):
+        assert await starting == INFO
+        assert edge.service.info == INFO
+        assert edge.service.is_ready
+        await edge.client.close()
+
+
+async def test_start_gives_up_at_the_deadline_and_names_the_address() -> None:
+    port = free_port()
+    edge = Edge(port, NullDraftSource(), replace(QUICK, verifier_deadline_s=0.3))
+    with pytest.raises(VerifierUnavailable, match=f"127.0.0.1:{port} within 0.3 s"):
+        await edge.service.start()
+    await edge.client.close()
+
+
+async def test_a_full_verifier_is_reported_at_once_however_busily_drafts_are_sent() -> None:
+    engine = FakeEngine(max_sessions=0)
+    async with serving(engine) as server, edge_at(server.port, TreeDrafts(64, 2, num_messages=64)) as edge:
+        for _ in range(40):
+            with pytest.raises(CapacityExceeded, match="no more fit") as caught:
+                await answer_of(edge.service, wanted(5))
+            assert caught.value.retry_after_s == 2.5
+    assert edge.counters.num_broken == 0
+
+
+async def test_other_tokenizers_and_versions_are_refused_at_start() -> None:
+    for info, error, details in (
+        (replace(INFO, tokenizer_fingerprint="tokenizer-9"), ModelLoadError, "tokenizer-1.*tokenizer-9"),
+        (replace(INFO, protocol_version=2), ProtocolError, "protocol version 2, this edge only 1"),
+    ):
+        async with serving(FakeEngine(info)) as server:
+            edge = Edge(server.port, NullDraftSource(), QUICK)
+            with pytest.raises(error, match=details):
+                await edge.service.start()
+            await edge.client.close()
+
+
+BAD_REQUESTS = {
+    "temperature": (wanted(5, sampling=SamplingParams(temperature=-1)), "temperature", "-1"),
+    "prompt id": (wanted(5, (1, VOCAB_SIZE)), None, f"prompt_ids\\[1\\] is {VOCAB_SIZE}"),
+    "empty prompt": (wanted(5, ()), "prompt_ids", "at least 1"),
+    "too long": (wanted(5, (7,) * 5000), "prompt_ids", "5000 prompt tokens"),
+}
+
+
+@pytest.mark.parametrize(("request_", "param", "details"), BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
+async def test_bad_values_come_back_as_invalid_request(
+    request_: GenerationRequest, param: str | None, details: str
+) -> None:
+    async with serving(FakeEngine()) as server, edge_at(server.port, TreeDrafts()) as edge:
+        with pytest.raises(InvalidRequest, match=details) as caught:
+            await answer_of(edge.service, request_)
+    assert caught.value.param == param

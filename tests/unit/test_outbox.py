@@ -1,0 +1,64 @@
+"""The queue between the engine and a stream's writer."""
+
+import asyncio
+
+import pytest
+
+from specedge.errors import EngineDead, ProtocolError
+from specedge.wire.messages import SessionOpened, Verdict
+from specedge_verifier.bridge import Outbox
+
+
+async def test_messages_leave_in_order_and_the_finish_ends_them() -> None:
+    outbox = Outbox(max_unsent=4)
+    messages = [SessionOpened(0, 8), Verdict(1, (5,)), Verdict(2, (6,), "stop")]
+    outbox.opened(messages[0])
+    outbox.verdict(messages[1])
+    outbox.verdict(messages[2])
+    outbox.verdict(Verdict(3, (7,)))
+    outbox.failed(EngineDead("too late"))
+    assert [await outbox.get(), await outbox.get()] == messages[:2]
+    assert outbox.num_verdicts_taken == 1
+    assert [await outbox.get(), await outbox.get()] == [messages[2], None]
+
+
+async def test_an_error_comes_after_what_is_queued_and_the_first_one_counts() -> None:
+    outbox = Outbox(max_unsent=4)
+    waiting = asyncio.create_task(outbox.get())
+    await asyncio.sleep(0)
+    outbox.verdict(Verdict(1, (5,)))
+    outbox.failed(ProtocolError("first"))
+    outbox.failed(EngineDead("second"))
+    assert await waiting == Verdict(1, (5,))
+    with pytest.raises(ProtocolError, match="first"):
+        await outbox.get()
+
+
+async def test_a_client_that_has_left_is_sent_nothing_more() -> None:
+    outbox = Outbox(max_unsent=4)
+    outbox.verdict(Verdict(1, (5,)))
+    outbox.discard()
+    outbox.verdict(Verdict(2, (6,)))
+    assert await outbox.get() is None
+
+
+async def test_congestion_begins_above_the_bound_and_ends_at_half_of_it() -> None:
+    outbox = Outbox(max_unsent=4)
+    num_calls = 0
+
+    def on_writable() -> None:
+        nonlocal num_calls
+        num_calls += 1
+
+    outbox.on_writable = on_writable
+    congested = []
+    for position in range(5):
+        outbox.verdict(Verdict(position, (5,)))
+        congested.append(outbox.is_congested)
+    assert congested == [False] * 4 + [True]
+    congested = []
+    for _ in range(5):
+        await outbox.get()
+        congested.append(outbox.is_congested)
+    assert congested == [True, True, False, False, False]
+    assert num_calls == 1

@@ -1,0 +1,50 @@
+"""The step time curve: starts from warm-up samples, learns, and never says that more rows cost less."""
+
+import numpy as np
+import pytest
+
+from specedge_verifier.step_time import StepTime
+
+
+def rows(*counts: int) -> np.ndarray:
+    return np.array(counts, dtype=np.int64)
+
+
+def test_starts_from_the_samples() -> None:
+    curve = StepTime(1024, [(1, 0.010), (32, 0.010), (128, 0.016)])
+    assert curve.seconds(1) == pytest.approx(0.010)
+    assert curve.seconds(32) == pytest.approx(0.010)
+    assert curve.predict(rows(80)) == pytest.approx(0.013)
+
+
+def test_beyond_the_samples_time_grows_in_proportion() -> None:
+    assert StepTime(1024, [(1, 0.010), (128, 0.016)]).seconds(512) == pytest.approx(0.064)
+
+
+def test_learns_a_device_that_got_slower() -> None:
+    curve = StepTime(64, [(1, 0.010), (64, 0.020)])
+    for _ in range(200):
+        for count in (1, 5, 16, 40, 64):
+            curve.observe(count, 2 * (0.010 + count * 0.010 / 64))
+    for count in (1, 16, 64):
+        assert curve.seconds(count) == pytest.approx(2 * (0.010 + count * 0.010 / 64), rel=0.05)
+
+
+def test_one_outlier_moves_little() -> None:
+    curve = StepTime(64, [(1, 0.010), (64, 0.010)])
+    curve.observe(1, 5.0)
+    assert curve.seconds(1) <= 0.0111
+
+
+def test_stays_monotone_whatever_is_observed() -> None:
+    curve = StepTime(256, [(1, 0.010), (256, 0.050)])
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        curve.observe(int(rng.integers(1, 256)), float(rng.uniform(0.001, 0.1)))
+    predicted = curve.predict(np.arange(1, 257))
+    assert (np.diff(predicted) >= 0).all() and predicted[0] > 0
+
+
+def test_needs_a_sample() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        StepTime(64, [])

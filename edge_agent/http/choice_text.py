@@ -1,0 +1,74 @@
+"""One answer's text as its tokens arrive: detokenised, and ended by stop strings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_agent.detokenizer import Detokenizer
+from edge_agent.generation import Burst
+from specedge.stopping import TextStopper
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one burst added to an answer.
+
+    Args:
+        choice: index of the answer.
+        text: what may be shown now; may be empty.
+        num_tokens: tokens that belong to the answer, counted to the one that completed a stop string.
+        finish_reason: "" while the answer goes on.
+        num_draft_nodes: draft nodes verified for the burst.
+        num_accepted: how many of them the target agreed with.
+    """
+
+    choice: int
+    text: str
+    num_tokens: int
+    finish_reason: str
+    num_draft_nodes: int = 0
+    num_accepted: int = 0
+
+
+class ChoiceText:
+    """Takes tokens one by one, so that text and counts do not depend on how the tokens arrived in bursts.
+
+    Args:
+        choice: index of the answer.
+        detokenizer: a fresh one.
+        stops: stop strings.
+        min_tokens: stop strings count only in the text of the tokens after these.
+    """
+
+    def __init__(self, choice: int, detokenizer: Detokenizer, stops: Sequence[str], min_tokens: int) -> None:
+        self._choice = choice
+        self._detokenizer = detokenizer
+        self._stopper = TextStopper(stops)
+        self._min_tokens = min_tokens
+        self._num_tokens = 0
+
+    def advance(self, burst: Burst) -> Piece:
+        """The next piece; a stop token that ends the answer has no text."""
+        released, num_tokens, finish_reason = self._take(burst.token_ids, burst.finish_reason)
+        return Piece(
+            self._choice, released, num_tokens, finish_reason, burst.stats.num_nodes_verified, burst.num_accepted
+        )
+
+    def _take(self, token_ids: Sequence[int], finish_reason: str) -> tuple[str, int, str]:
+        released = ""
+        for num_taken, token_id in enumerate(token_ids, start=1):
+            self._num_tokens += 1
+            is_stop_token = finish_reason == "stop" and num_taken == len(token_ids)
+            text, is_hit = self._admit("" if is_stop_token else self._detokenizer.feed(token_id))
+            released += text
+            if is_hit:
+                return released, num_taken, "stop"
+        if finish_reason:
+            text, is_hit = self._admit(self._detokenizer.flush())
+            released += text + self._stopper.flush()
+            finish_reason = "stop" if is_hit else finish_reason
+        return released, len(token_ids), finish_reason
+
+    def _admit(self, text: str) -> tuple[str, bool]:
+        if self._num_tokens <= self._min_tokens:
+            return text, False
+        return self._stopper.feed(text)

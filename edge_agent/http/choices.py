@@ -1,0 +1,108 @@
+"""Runs the answers of one request side by side and merges their pieces, in order of arrival, behind a small buffer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from edge_agent.answer_meter import AnswerMeter
+from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.generation import GenerationRequest
+from edge_agent.http.choice_text import ChoiceText, Piece
+from edge_agent.http.ports import GenerationPort
+from edge_agent.metrics import EdgeMetrics
+from specedge.errors import VerifierUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer to be generated.
+
+    Args:
+        request: what the generation service is asked.
+        stops: stop strings.
+        context_ids: tokens whose text the answer directly continues.
+    """
+
+    request: GenerationRequest
+    stops: tuple[str, ...]
+    context_ids: tuple[int, ...] = ()
+
+
+class ChoiceRunner:
+    """Generates the answers of requests."""
+
+    def __init__(
+        self, service: GenerationPort, detokenizers: DetokenizerFactory, metrics: EdgeMetrics, max_parallel: int
+    ) -> None:
+        self._service = service
+        self._detokenizers = detokenizers
+        self._metrics = metrics
+        self._max_parallel = max_parallel
+
+    @asynccontextmanager
+    async def run(self, choices: Sequence[Choice], arrived_s: float) -> AsyncIterator[AsyncIterator[Piece]]:
+        """Pieces of all answers until each has finished; leaving the context cancels those that have not.
+
+        The buffer holds one piece for each answer that runs: when nobody takes them, generation stops.
+        """
+        num_parallel = min(len(choices), self._max_parallel)
+        slots = asyncio.Semaphore(num_parallel)
+        buffer: asyncio.Queue[Piece | Exception] = asyncio.Queue(maxsize=num_parallel)
+        tasks = [
+            asyncio.create_task(self._generate(index, choice, arrived_s, slots, buffer))
+            for index, choice in enumerate(choices)
+        ]
+        try:
+            yield _merged(buffer, len(tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _generate(
+        self,
+        index: int,
+        choice: Choice,
+        arrived_s: float,
+        slots: asyncio.Semaphore,
+        buffer: "asyncio.Queue[Piece | Exception]",
+    ) -> None:
+        text = ChoiceText(
+            index, self._detokenizers.create(choice.context_ids), choice.stops, choice.request.sampling.min_tokens
+        )
+        try:
+            async with slots:
+                with AnswerMeter(self._metrics, arrived_s, len(choice.request.prompt_ids)) as meter:
+                    last = await self._pump(choice.request, text, meter, buffer)
+                    meter.end(last.finish_reason)
+                await buffer.put(last)
+        except Exception as error:
+            await buffer.put(error)
+
+    async def _pump(
+        self,
+        request: GenerationRequest,
+        text: ChoiceText,
+        meter: AnswerMeter,
+        buffer: "asyncio.Queue[Piece | Exception]",
+    ) -> Piece:
+        """Puts all pieces but the last, which is returned after the session has been closed."""
+        async with self._service.generate(request) as bursts:
+            async for burst in bursts:
+                piece = text.advance(burst)
+                meter.burst(piece.num_tokens)
+                if piece.finish_reason:
+                    return piece
+                await buffer.put(piece)
+        raise VerifierUnavailable(f"the answer to {request.request_id} broke off")
+
+
+async def _merged(buffer: "asyncio.Queue[Piece | Exception]", num_running: int) -> AsyncIterator[Piece]:
+    while num_running:
+        item = await buffer.get()
+        if isinstance(item, Exception):
+            raise item
+        if item.finish_reason:
+            num_running -= 1
+        yield item

@@ -1,0 +1,143 @@
+"""The two generation endpoints: a body is read, checked and turned into a plan, which the answer then carries out."""
+
+import time
+import uuid
+from dataclasses import replace
+
+from starlette.requests import Request
+
+from edge_agent.generation import GenerationRequest
+from edge_agent.http.answer import Answer, AnswerPlan
+from edge_agent.http.body import read_json_object
+from edge_agent.http.choices import Choice, ChoiceRunner
+from edge_agent.http.messages import normalise_messages
+from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
+from edge_agent.http.sampling_fields import build_sampling, choice_seed, fit_answer, num_choices, stop_strings
+from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
+from edge_agent.http.served_model import ServedModel
+from edge_agent.http.settings import HttpSettings
+from edge_agent.http.shapes import AnswerHead, AnswerShape, ChatShape, CompletionShape
+from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
+from specedge import __version__
+from specedge.errors import InvalidRequest
+
+_COMPLETION_MAX_TOKENS = 16
+_NUM_CONTEXT_IDS = 8
+
+
+class GenerationEndpoints:
+    """Handlers of `/v1/chat/completions` and `/v1/completions`."""
+
+    def __init__(
+        self, model: ServedModel, encoder: PromptEncoder, runner: ChoiceRunner, settings: HttpSettings
+    ) -> None:
+        self._model = model
+        self._encoder = encoder
+        self._runner = runner
+        self._settings = settings
+
+    async def chat(self, request: Request) -> Answer:
+        """Continues a conversation."""
+        arrived_s = time.perf_counter()
+        payload = await read_json_object(request, self._settings)
+        refuse_unbuilt_chat_fields(payload)
+        fields = parse_fields(ChatRequest, payload)
+        shape = ChatShape(self._head("chatcmpl", fields))
+        messages = normalise_messages(fields.messages)
+        max_len = self._model.require_info().max_len
+        prompt_ids = await self._encoder.encode_chat(fields, messages, max_len)
+        asked, asked_in = fields.max_tokens, "max_tokens"
+        if fields.max_completion_tokens is not None:
+            asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
+        choices = self._choices(
+            fields,
+            [prompt_ids],
+            answer_id=shape.head.id,
+            asked=asked,
+            asked_in=asked_in,
+            default=self._settings.max_new_tokens,
+            prompt_in="messages",
+        )
+        return Answer(_plan(fields, choices, len(prompt_ids), shape, arrived_s), self._runner)
+
+    async def complete(self, request: Request) -> Answer:
+        """Continues texts."""
+        arrived_s = time.perf_counter()
+        payload = await read_json_object(request, self._settings)
+        refuse_unbuilt_completion_fields(payload)
+        fields = parse_fields(CompletionRequest, payload)
+        shape = CompletionShape(self._head("cmpl", fields))
+        prompts = [
+            await self._encode(prompt, fields) for prompt in split_prompts(fields.prompt, self._settings.max_prompts)
+        ]
+        choices = self._choices(
+            fields,
+            prompts,
+            answer_id=shape.head.id,
+            asked=fields.max_tokens,
+            asked_in="max_tokens",
+            default=_COMPLETION_MAX_TOKENS,
+            prompt_in="prompt",
+        )
+        choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
+        num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
+        return Answer(_plan(fields, choices, num_prompt_tokens, shape, arrived_s), self._runner)
+
+    def _head(self, prefix: str, fields: GenerationFields) -> AnswerHead:
+        name = self._model.require_name(fields.model)
+        return AnswerHead(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), name, f"specedge-{__version__}")
+
+    async def _encode(self, prompt: str | list[int], fields: CompletionRequest) -> PromptIds:
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        max_len = self._model.require_info().max_len
+        adds_special = fields.add_special_tokens is not False
+        return await self._encoder.encode_text(prompt, max_len, add_special_tokens=adds_special)
+
+    def _choices(
+        self,
+        fields: GenerationFields,
+        prompts: list[PromptIds],
+        *,
+        answer_id: str,
+        asked: int | None,
+        asked_in: str,
+        default: int | None,
+        prompt_in: str,
+    ) -> list[Choice]:
+        info = self._model.require_info()
+        num = num_choices(fields)
+        stops = stop_strings(fields.stop)
+        if fields.stream_options is not None and not fields.stream:
+            raise InvalidRequest("stream_options is given, but stream is not true", param="stream_options")
+        choices: list[Choice] = []
+        for prompt_ids in prompts:
+            max_tokens = fit_answer(
+                len(prompt_ids), asked, default, info.max_len, asked_in=asked_in, prompt_in=prompt_in
+            )
+            check_prompt_ids(prompt_ids, info.vocab_size, prompt_in)
+            sampling = build_sampling(fields, max_tokens, info, self._settings)
+            for index in range(num):
+                request = GenerationRequest(
+                    request_id=f"{answer_id}-{len(choices)}",
+                    prompt_ids=prompt_ids,
+                    sampling=replace(sampling, seed=choice_seed(sampling.seed, index)),
+                    speculate=fields.speculate is not False,
+                )
+                choices.append(Choice(request, stops))
+        return choices
+
+
+def _plan(
+    fields: GenerationFields, choices: list[Choice], num_prompt_tokens: int, shape: AnswerShape, arrived_s: float
+) -> AnswerPlan:
+    options = fields.stream_options
+    return AnswerPlan(
+        choices=choices,
+        num_prompt_tokens=num_prompt_tokens,
+        shape=shape,
+        arrived_s=arrived_s,
+        is_stream=bool(fields.stream),
+        include_usage=options is not None and bool(options.include_usage),
+        continuous_usage=options is not None and bool(options.continuous_usage_stats),
+    )

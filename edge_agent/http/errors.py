@@ -1,0 +1,114 @@
+"""Errors on their way to an HTTP client: one table from exceptions to OpenAI's error shape."""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from specedge.errors import CapacityExceeded, InvalidRequest, SpecEdgeError, UnknownModel, VerifierUnavailable
+
+logger = logging.getLogger(__name__)
+
+_ENGINE_RETRY_AFTER_S: Final = 5.0
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer together do not fit the target's context."""
+
+
+class BodyRefused(Exception):
+    """The request body cannot be taken: too large, too slow, or not JSON by its content type.
+
+    Args:
+        status: 408, 413 or 415.
+        message: names the size, time or type and what is allowed.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ClientDisconnected(Exception):
+    """The client went away; nobody reads an answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """An error as the client sees it."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The error as a whole answer."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        return JSONResponse(self.body, self.status, headers)
+
+
+def describe(error: Exception) -> ApiError:
+    """The client's view of any exception; what it may not see becomes a plain 500."""
+    message = str(error)
+    match error:
+        case UnknownModel():
+            return ApiError(404, message, "invalid_request_error", error.param or "model", "model_not_found")
+        case ContextLengthExceeded():
+            return ApiError(400, message, "invalid_request_error", error.param, "context_length_exceeded")
+        case InvalidRequest():
+            return ApiError(400, message, "invalid_request_error", error.param)
+        case BodyRefused():
+            return ApiError(error.status, message, "invalid_request_error")
+        case CapacityExceeded():
+            return ApiError(503, message, "server_error", code="overloaded", retry_after_s=error.retry_after_s)
+        case VerifierUnavailable():
+            return ApiError(
+                503, message, "server_error", code="verifier_unavailable", retry_after_s=error.retry_after_s
+            )
+        case SpecEdgeError():
+            return ApiError(503, message, "server_error", code="generation_failed", retry_after_s=_ENGINE_RETRY_AFTER_S)
+        case RequestValidationError():
+            return ApiError(400, f"the request does not fit this path: {message}", "invalid_request_error")
+        case ClientDisconnected():
+            return ApiError(499, "the client went away", "invalid_request_error")
+        case HTTPException():
+            return ApiError(error.status_code, error.detail, "invalid_request_error")
+        case _:
+            return ApiError(
+                500, "internal error; the server's log has the details", "server_error", code="internal_error"
+            )
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of the app for every error that is expected."""
+    described = describe(error)
+    if isinstance(error, HTTPException):
+        described = _describe_routing(request, error)
+    response = described.response()
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _describe_routing(request: Request, error: HTTPException) -> ApiError:
+    place = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return ApiError(404, f"{place}: there is no such path", "invalid_request_error", code="not_found")
+    if error.status_code == 405:
+        return ApiError(405, f"{place}: this path does not take that method", "invalid_request_error")
+    return describe(error)

@@ -1,0 +1,86 @@
+"""What surrounds every request: its id, its count, the last net for errors, and the bound on how many run at a time."""
+
+import logging
+import re
+import uuid
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_agent.http.errors import describe
+from edge_agent.metrics import EdgeMetrics
+from specedge.errors import CapacityExceeded
+
+logger = logging.getLogger(__name__)
+
+GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+_SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_CLIENT_LEFT: Final = "499"
+
+
+class RequestEnvelope:
+    """Gives every answer an `x-request-id` (the client's own if it is sane), counts it, and lets no error through."""
+
+    def __init__(self, app: ASGIApp, metrics: EdgeMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = _CLIENT_LEFT
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            logger.exception("request %s failed", request_id)
+            if status != _CLIENT_LEFT:
+                raise
+            await describe(error).response()(scope, receive, send_with_id)
+        finally:
+            route = scope.get("route")
+            self._metrics.http_requests.labels(getattr(route, "path", "other"), status).inc()
+
+
+class ConcurrencyLimit:
+    """Refuses generation requests beyond a number at a time, before their bodies are read."""
+
+    def __init__(self, app: ASGIApp, max_concurrent: int) -> None:
+        self._app = app
+        self._max_concurrent = max_concurrent
+        self._num_running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on if there is room."""
+        if scope["type"] != "http" or scope["path"] not in GENERATION_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if self._num_running >= self._max_concurrent:
+            message = (
+                f"{self._num_running} requests are being served, and {self._max_concurrent} are the most at a time"
+            )
+            await describe(CapacityExceeded(message)).response()(scope, receive, send)
+            return
+        self._num_running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._num_running -= 1
+
+
+def _request_id(given: str | None) -> str:
+    if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex

@@ -1,0 +1,152 @@
+"""The bodies of both generation endpoints as clients write them.
+
+Every field may be left out or null, and unknown ones are ignored. Only types are checked here; ranges are checked by
+`SamplingParams.validate`, which the verifier trusts too.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from specedge.errors import InvalidRequest
+
+_MAX_SHOWN_CHARS = 60
+
+Int = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
+Prompt = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "array", "items": {"type": "integer"}},
+                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            ]
+        }
+    ),
+]
+Messages = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {
+                    "role": {"enum": ["system", "developer", "user", "assistant"]},
+                    "content": {
+                        "anyOf": [
+                            {"type": "string"},
+                            {"type": "array", "items": {"type": "object", "properties": {"text": {"type": "string"}}}},
+                        ]
+                    },
+                },
+            },
+        }
+    ),
+]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class StreamOptions(_Fields):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+StreamChoices = Annotated[
+    StreamOptions | None,
+    WithJsonSchema(
+        {"type": "object", "properties": {name: {"type": "boolean"} for name in StreamOptions.model_fields}}
+    ),
+]
+
+
+class GenerationFields(_Fields):
+    """What both endpoints take."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamChoices = None
+    n: Int | None = Field(None, description="answers to each prompt, 1 to 8")
+    stop: Stop = None
+    stop_token_ids: list[Int] | None = None
+    max_tokens: Int | None = None
+    min_tokens: Int | None = None
+    ignore_eos: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Int | None = Field(None, description="0 or -1 keeps all tokens")
+    min_p: float | None = None
+    seed: Int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    speculate: bool | None = Field(None, description="false: decode without drafts; the text is the same")
+
+
+class ChatRequest(GenerationFields):
+    """Body of `/v1/chat/completions`."""
+
+    messages: Messages
+    max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
+
+
+class CompletionRequest(GenerationFields):
+    """Body of `/v1/completions`."""
+
+    prompt: Prompt
+    add_special_tokens: bool | None = None
+
+
+RequestModel = TypeVar("RequestModel", bound=GenerationFields)
+
+
+def parse_fields(model: type[RequestModel], payload: dict[str, Any]) -> RequestModel:
+    """The payload's known fields with the right types.
+
+    Raises:
+        InvalidRequest: names the first field of a wrong type, what it holds and what it must be.
+    """
+    try:
+        return model.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+    param = field_path(first["loc"])
+    if first["type"] == "missing":
+        raise InvalidRequest(f"{param} is required", param=param)
+    expected = first["msg"].removeprefix("Input should be ")
+    raise InvalidRequest(f"{param} is {shown(first['input'])}; it should be {expected}", param=param)
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "role")` as clients write it: `messages[0].role`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def shown(value: Any) -> str:
+    """A client's value in an error message, cut to a bounded length."""
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "..."

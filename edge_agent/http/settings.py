@@ -1,0 +1,34 @@
+"""What the HTTP layer is told by the module that composes the process."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Limits and defaults of the HTTP API.
+
+    Args:
+        model_name: the name clients ask for; None is the name the verifier gives its target model.
+        max_new_tokens: length of a chat answer when the request names none; None is what the context has left.
+        temperature: for requests that name none; None is the target's own default.
+        seed: for requests that name none; None draws one for each.
+        max_body_bytes: larger request bodies get 413.
+        body_timeout_s: a body that takes longer to arrive gets 408.
+        max_concurrent_requests: generation requests at a time; one more gets 503.
+        max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
+        max_prompts: prompts in one completion request.
+        num_tokenizer_threads: prompts being tokenised at a time.
+        max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
+    """
+
+    model_name: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    max_body_bytes: int = 8 * 2**20
+    body_timeout_s: float = 30.0
+    max_concurrent_requests: int = 256
+    max_parallel_choices: int = 8
+    max_prompts: int = 128
+    num_tokenizer_threads: int = 2
+    max_chars_per_token: int = 16

@@ -1,0 +1,78 @@
+"""Routes about the service itself: models, liveness, readiness, version, metrics."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+
+from edge_agent.http.served_model import ServedModel
+from edge_agent.metrics import EdgeMetrics
+from specedge import __version__
+
+NotReadyReason = Callable[[], str | None]
+
+
+def status_router(model: ServedModel, metrics: EdgeMetrics, not_ready_reason: NotReadyReason) -> APIRouter:
+    """The routes.
+
+    Args:
+        model: the served model.
+        metrics: what `/metrics` shows.
+        not_ready_reason: why requests cannot be served yet for reasons of this process, None when they can.
+    """
+    router = APIRouter()
+    started_at = int(time.time())
+
+    def describe_model(name: str) -> dict[str, Any]:
+        entry = {"id": name, "object": "model", "created": started_at, "owned_by": "specedge"}
+        info = model.info
+        return entry if info is None else entry | {"root": info.target_model, "max_model_len": info.max_len}
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The models served here; none before the verifier has named its own."""
+        name = model.name
+        return {"object": "list", "data": [] if name is None else [describe_model(name)]}
+
+    @router.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """One model."""
+        return describe_model(model.require_name(name))
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """The process lives and answers."""
+        return {"status": "ok"}
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """Requests sent now will be served."""
+        reason = not_ready_reason()
+        if reason is None and not model.is_ready:
+            reason = "the verifier does not answer"
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "1"})
+
+    @router.get("/version")
+    async def version() -> dict[str, Any]:
+        """Versions of this edge agent and of its verifier, null until it has answered."""
+        info = model.info
+        return {
+            "version": __version__,
+            "verifier_version": None if info is None else info.server_version,
+            "protocol_version": None if info is None else info.protocol_version,
+            "target_model": None if info is None else info.target_model,
+        }
+
+    @router.get("/metrics")
+    async def show_metrics(request: Request) -> Response:
+        """Prometheus metrics."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics.registry), media_type=None, headers={"content-type": content_type})
+
+    return router

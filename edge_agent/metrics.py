@@ -1,0 +1,146 @@
+"""The edge agent's Prometheus metrics: its own names, and the names vLLM's dashboards and tools read.
+
+Labels take values from fixed small sets only. The `vllm:` families are views of our own ones, made when scraped.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from edge_agent.vllm_metrics import Alias, VllmAliases
+
+_TTFT_BUCKETS_S: Final = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_ITL_BUCKETS_S: Final = (
+    *(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
+    *(2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+_REQUEST_BUCKETS_S: Final = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+_DRAFT_STEP_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
+_ROUND_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+
+class EdgeMetrics:
+    """All metrics of one edge agent, in a registry of their own.
+
+    Args:
+        model_name: label of the `vllm:` families, asked for at each scrape since the verifier may give it late.
+    """
+
+    def __init__(self, model_name: Callable[[], str] = lambda: "") -> None:
+        self.registry = CollectorRegistry()
+        self._create_request_metrics()
+        self._create_speculation_metrics()
+        self._create_network_metrics()
+        self.registry.register(VllmAliases(self._aliases(), model_name))
+
+    def _create_request_metrics(self) -> None:
+        name, registry = "specedge_edge_", self.registry
+        self.http_requests = Counter(
+            f"{name}http_requests", "HTTP requests answered", ["endpoint", "status"], registry=registry
+        )
+        self.running = Gauge(f"{name}requests_running", "Answers past their first token", registry=registry)
+        self.waiting = Gauge(f"{name}requests_waiting", "Answers before their first token", registry=registry)
+        self.finished = Counter(f"{name}answers", "Answers ended, by reason", ["finished_reason"], registry=registry)
+        self.prompt_tokens = Counter(f"{name}prompt_tokens", "Prompt tokens of started answers", registry=registry)
+        self.cached_tokens = Counter(
+            f"{name}cached_prompt_tokens", "Prompt tokens found in the verifier's prefix cache", registry=registry
+        )
+        self.generated_tokens = Counter(f"{name}generated_tokens", "Tokens of answers", registry=registry)
+        self.first_token = Histogram(
+            f"{name}time_to_first_token_seconds",
+            "From the request's arrival to its first token",
+            buckets=_TTFT_BUCKETS_S,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            f"{name}inter_token_seconds",
+            "Time between tokens: a burst's gap shared by its tokens",
+            buckets=_ITL_BUCKETS_S,
+            registry=registry,
+        )
+        self.inter_burst = Histogram(
+            f"{name}inter_burst_seconds",
+            "Time between bursts, the tokens of one verdict",
+            buckets=_ITL_BUCKETS_S,
+            registry=registry,
+        )
+        self.answer_seconds = Histogram(
+            f"{name}answer_seconds",
+            "From the request's arrival to its last token",
+            buckets=_REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+
+    def _create_speculation_metrics(self) -> None:
+        name, registry = "specedge_edge_", self.registry
+        self.verifications = Counter(
+            f"{name}verifications", "Verifications that had draft nodes to verify", registry=registry
+        )
+        self.drafted_nodes = Counter(f"{name}drafted_nodes", "Draft nodes sent to the verifier", registry=registry)
+        self.verified_nodes = Counter(f"{name}verified_draft_nodes", "Draft nodes verified", registry=registry)
+        self.accepted_nodes = Counter(f"{name}accepted_draft_nodes", "Draft nodes accepted", registry=registry)
+        self.accepted_at_depth = Counter(
+            f"{name}accepted_draft_nodes_by_depth", "Accepted draft nodes by depth", ["depth"], registry=registry
+        )
+        self.draft_step = Histogram(
+            f"{name}draft_step_seconds",
+            "One draft step of all sessions: choosing rows, forward, growing the tries",
+            buckets=_DRAFT_STEP_BUCKETS_S,
+            registry=registry,
+        )
+
+    def _create_network_metrics(self) -> None:
+        name, registry = "specedge_edge_", self.registry
+        self.round = Histogram(
+            f"{name}round_seconds",
+            "From a draft's first message to the verdict on it",
+            buckets=_ROUND_BUCKETS_S,
+            registry=registry,
+        )
+        self.round_trip = Histogram(
+            f"{name}round_trip_seconds",
+            "The network's share of a round: the round without the verifier's queue and step",
+            buckets=_ROUND_BUCKETS_S,
+            registry=registry,
+        )
+        self.stream_open = Histogram(
+            f"{name}stream_open_seconds",
+            "From opening a stream to the verifier's admission",
+            buckets=_ROUND_BUCKETS_S,
+            registry=registry,
+        )
+        self.bytes = Counter(
+            f"{name}verifier_bytes", "Bytes exchanged with the verifier", ["direction"], registry=registry
+        )
+        self.reconnects = Counter(f"{name}reconnects", "Streams that broke and were opened again", registry=registry)
+        self.resumed_tokens = Counter(
+            f"{name}resumed_tokens", "Committed tokens sent again to resume answers", registry=registry
+        )
+        self.answers_lost = Counter(
+            f"{name}answers_lost", "Answers given up because no verifier went on with them", registry=registry
+        )
+
+    def _aliases(self) -> list[Alias]:
+        return [
+            Alias(self.first_token, "time_to_first_token_seconds"),
+            Alias(self.inter_burst, "inter_token_latency_seconds"),
+            Alias(self.answer_seconds, "e2e_request_latency_seconds"),
+            Alias(self.running, "num_requests_running"),
+            Alias(self.waiting, "num_requests_waiting"),
+            Alias(self.prompt_tokens, "prompt_tokens"),
+            Alias(self.generated_tokens, "generation_tokens"),
+            Alias(self.finished, "request_success"),
+            Alias(self.prompt_tokens, "prefix_cache_queries"),
+            Alias(self.cached_tokens, "prefix_cache_hits"),
+            Alias(self.verifications, "spec_decode_num_drafts"),
+            Alias(self.verified_nodes, "spec_decode_num_draft_tokens"),
+            Alias(self.accepted_nodes, "spec_decode_num_accepted_tokens"),
+            Alias(self.accepted_at_depth, "spec_decode_num_accepted_tokens_per_pos", zero_based=("depth", "position")),
+        ]

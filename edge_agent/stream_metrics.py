@@ -1,0 +1,58 @@
+"""What happens on the streams to the verifier, as Prometheus metrics."""
+
+from typing import Final
+
+from edge_agent.metrics import EdgeMetrics
+from specedge.wire.messages import SessionOpened, Verdict
+
+_MAX_DEPTH: Final = 32
+"""Deeper nodes are counted at this depth: labels stay few."""
+
+
+class StreamMetrics:
+    """A `StreamObserver` that writes into the process's metrics."""
+
+    def __init__(self, metrics: EdgeMetrics) -> None:
+        self._metrics = metrics
+        self._accepted_at_depth = [metrics.accepted_at_depth.labels(str(depth + 1)) for depth in range(_MAX_DEPTH)]
+        self._bytes_up = metrics.bytes.labels("up")
+        self._bytes_down = metrics.bytes.labels("down")
+
+    def opened(self, message: SessionOpened, open_s: float, num_resumed_tokens: int) -> None:
+        """Counts cached prompt tokens of new sessions, and the tokens that resumed ones had to bring again."""
+        self._metrics.stream_open.observe(open_s)
+        if num_resumed_tokens:
+            self._metrics.resumed_tokens.inc(num_resumed_tokens)
+        else:
+            self._metrics.cached_tokens.inc(message.num_cached_tokens)
+
+    def sent(self, num_bytes: int, num_nodes: int) -> None:
+        """Counts bytes and draft nodes."""
+        self._bytes_up.inc(num_bytes)
+        self._metrics.drafted_nodes.inc(num_nodes)
+
+    def received(self, num_bytes: int) -> None:
+        """Counts bytes."""
+        self._bytes_down.inc(num_bytes)
+
+    def verdict(self, message: Verdict, round_s: float | None) -> None:
+        """Counts verification and acceptance; what a round took beyond the verifier's own time is the network's."""
+        metrics = self._metrics
+        if round_s is not None:
+            verifier_s = (message.queue_us + message.step_us) / 1e6
+            metrics.round.observe(round_s)
+            metrics.round_trip.observe(max(round_s - verifier_s, 0.0))
+        if message.num_nodes_verified:
+            metrics.verifications.inc()
+            metrics.verified_nodes.inc(message.num_nodes_verified)
+            metrics.accepted_nodes.inc(message.num_accepted)
+            for depth in range(message.num_accepted):
+                self._accepted_at_depth[min(depth, _MAX_DEPTH - 1)].inc()
+
+    def broken(self, reason: str) -> None:
+        """Counts reconnections."""
+        self._metrics.reconnects.inc()
+
+    def gave_up(self, reason: str) -> None:
+        """Counts answers lost."""
+        self._metrics.answers_lost.inc()

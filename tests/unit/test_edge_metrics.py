@@ -1,0 +1,167 @@
+"""What the edge's metrics count, and the names under which vLLM's tools find them."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from prometheus_client import generate_latest
+
+from edge_agent.answer_meter import AnswerMeter
+from edge_agent.draft_metrics import DraftMetrics
+from edge_agent.draft_stats import DrafterStats, StepReport
+from edge_agent.metrics import EdgeMetrics
+from edge_agent.stream_metrics import StreamMetrics
+from edge_agent.stream_observer import StreamObserver
+from specedge.block_pool import BlockPool
+from specedge.wire.messages import SessionOpened, Verdict
+
+OWN = "specedge_edge_"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def value(metrics: EdgeMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def vllm(metrics: EdgeMetrics, name: str, **labels: str) -> float | None:
+    return value(metrics, f"vllm:{name}", engine="0", model_name="demo", **labels)
+
+
+def meter(metrics: EdgeMetrics, clock: Clock) -> AnswerMeter:
+    return AnswerMeter(metrics, arrived_s=99.0, num_prompt_tokens=7, clock=clock)
+
+
+def test_an_answer_is_timed_from_its_arrival_and_between_its_bursts() -> None:
+    metrics, clock = EdgeMetrics(lambda: "demo"), Clock()
+    with meter(metrics, clock) as answer:
+        assert (value(metrics, f"{OWN}requests_waiting"), value(metrics, f"{OWN}requests_running")) == (1, 0)
+        answer.burst(num_tokens=1)
+        assert (value(metrics, f"{OWN}requests_waiting"), value(metrics, f"{OWN}requests_running")) == (0, 1)
+        clock.now_s += 0.6
+        answer.burst(num_tokens=3)
+        answer.end("length")
+    assert (value(metrics, f"{OWN}requests_waiting"), value(metrics, f"{OWN}requests_running")) == (0, 0)
+    assert value(metrics, f"{OWN}time_to_first_token_seconds_sum") == 1.0
+    assert value(metrics, f"{OWN}inter_burst_seconds_count") == 1
+    assert value(metrics, f"{OWN}inter_burst_seconds_sum") == pytest.approx(0.6)
+    assert value(metrics, f"{OWN}inter_token_seconds_count") == 3
+    assert value(metrics, f"{OWN}inter_token_seconds_sum") == pytest.approx(0.6)
+    assert value(metrics, f"{OWN}inter_token_seconds_bucket", le="0.2") == 3
+    assert value(metrics, f"{OWN}answer_seconds_sum") == pytest.approx(1.6)
+    assert value(metrics, f"{OWN}prompt_tokens_total") == 7
+    assert value(metrics, f"{OWN}generated_tokens_total") == 4
+    assert value(metrics, f"{OWN}answers_total", finished_reason="length") == 1
+
+
+@pytest.mark.parametrize(("error", "reason"), [(asyncio.CancelledError(), "abort"), (ValueError(), "error")])
+@pytest.mark.parametrize("num_bursts", [0, 1])
+def test_answers_that_do_not_end_well_leave_the_gauges_at_zero(
+    error: BaseException, reason: str, num_bursts: int
+) -> None:
+    metrics, clock = EdgeMetrics(), Clock()
+    with pytest.raises(type(error)), meter(metrics, clock) as answer:
+        for _ in range(num_bursts):
+            answer.burst(num_tokens=1)
+        raise error
+    assert (value(metrics, f"{OWN}requests_waiting"), value(metrics, f"{OWN}requests_running")) == (0, 0)
+    assert value(metrics, f"{OWN}answers_total", finished_reason=reason) == 1
+    assert value(metrics, f"{OWN}answer_seconds_count") == 0
+
+
+def observed() -> EdgeMetrics:
+    metrics = EdgeMetrics(lambda: "demo")
+    observer: StreamObserver = StreamMetrics(metrics)
+    observer.opened(SessionOpened(num_cached_tokens=48, max_live_nodes=64), open_s=0.02, num_resumed_tokens=0)
+    observer.sent(300, num_nodes=0)
+    observer.sent(120, num_nodes=10)
+    observer.received(40)
+    observer.verdict(Verdict(9, (1, 2, 3), "", 10_000, 20_000, num_nodes_verified=8, num_accepted=2), round_s=0.1)
+    observer.verdict(Verdict(12, (4,), "", 0, 20_000), round_s=None)
+    observer.verdict(Verdict(13, (4,), "", 0, 90_000, num_nodes_verified=1, num_accepted=0), round_s=0.05)
+    observer.broken("reset")
+    observer.opened(SessionOpened(num_cached_tokens=16, max_live_nodes=64), open_s=0.02, num_resumed_tokens=5)
+    observer.gave_up("gone")
+    return metrics
+
+
+def test_streams_are_counted() -> None:
+    metrics = observed()
+    assert value(metrics, f"{OWN}verifier_bytes_total", direction="up") == 420
+    assert value(metrics, f"{OWN}verifier_bytes_total", direction="down") == 40
+    assert value(metrics, f"{OWN}drafted_nodes_total") == 10
+    assert value(metrics, f"{OWN}cached_prompt_tokens_total") == 48, "what a resumed session finds is its own text"
+    assert value(metrics, f"{OWN}resumed_tokens_total") == 5
+    assert value(metrics, f"{OWN}reconnects_total") == 1
+    assert value(metrics, f"{OWN}answers_lost_total") == 1
+    assert value(metrics, f"{OWN}round_seconds_sum") == pytest.approx(0.15)
+    assert value(metrics, f"{OWN}round_trip_seconds_sum") == pytest.approx(0.07), "never below zero"
+
+
+def test_acceptance_is_counted_by_depth() -> None:
+    metrics = observed()
+    assert value(metrics, f"{OWN}verifications_total") == 2, "a step without draft nodes is none"
+    assert value(metrics, f"{OWN}verified_draft_nodes_total") == 9
+    assert value(metrics, f"{OWN}accepted_draft_nodes_total") == 2
+    by_depth = [value(metrics, f"{OWN}accepted_draft_nodes_by_depth_total", depth=str(d)) for d in (1, 2, 3)]
+    assert by_depth == [1, 1, 0]
+
+
+def test_depth_labels_stay_few() -> None:
+    metrics = EdgeMetrics()
+    StreamMetrics(metrics).verdict(Verdict(0, (1,), "", num_nodes_verified=200, num_accepted=100), None)
+    assert value(metrics, f"{OWN}accepted_draft_nodes_by_depth_total", depth="32") == 69
+    assert value(metrics, f"{OWN}accepted_draft_nodes_by_depth_total", depth="33") is None
+
+
+def test_vllms_names_show_the_same_values() -> None:
+    metrics = observed()
+    assert vllm(metrics, "spec_decode_num_drafts_total") == 2
+    assert vllm(metrics, "spec_decode_num_draft_tokens_total") == 9
+    assert vllm(metrics, "spec_decode_num_accepted_tokens_total") == 2
+    assert vllm(metrics, "spec_decode_num_accepted_tokens_per_pos_total", position="0") == 1
+    assert vllm(metrics, "spec_decode_num_accepted_tokens_per_pos_total", position="2") == 0
+    assert vllm(metrics, "prefix_cache_hits_total") == 48
+    with meter(metrics, Clock()) as answer:
+        answer.burst(num_tokens=1)
+        assert vllm(metrics, "num_requests_running") == 1
+        answer.end("stop")
+    assert vllm(metrics, "time_to_first_token_seconds_bucket", le="1.0") == 1
+    assert vllm(metrics, "request_success_total", finished_reason="stop") == 1
+
+
+def test_the_drafters_totals_are_read_when_scraped() -> None:
+    metrics = EdgeMetrics()
+    draft_metrics = DraftMetrics(metrics)
+    stats = DrafterStats(num_rows=12, num_session_steps=5, num_guesses_hit=2, wasted=Counter({"rejected": 3}))
+    pool = BlockPool(16, block_size=1)
+    draft_metrics.watch(stats, pool)
+    draft_metrics.step(StepReport(schedule_s=0.001, forward_s=0.002, settle_s=0.003, num_rows=4, num_sessions=2))
+    assert value(metrics, f"{OWN}draft_step_seconds_sum") == pytest.approx(0.006)
+    assert value(metrics, f"{OWN}draft_rows_total") == 12
+    assert value(metrics, f"{OWN}draft_guesses_total", outcome="hit") == 2
+    assert value(metrics, f"{OWN}wasted_draft_nodes_total", reason="rejected") == 3
+    pool.allocate(3)
+    stats.num_rows = 20
+    assert value(metrics, f"{OWN}draft_kv_slots", state="held") == 3
+    assert value(metrics, f"{OWN}draft_kv_slots", state="free") == 13
+    assert value(metrics, f"{OWN}draft_rows_total") == 20
+
+
+def test_each_registry_is_its_own() -> None:
+    first, second = EdgeMetrics(), EdgeMetrics()
+    first.reconnects.inc()
+    assert value(second, f"{OWN}reconnects_total") == 0
+
+
+def test_all_of_it_can_be_written_in_prometheus_format() -> None:
+    lines = generate_latest(observed().registry).decode().splitlines()
+    names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+    assert "vllm:inter_token_latency_seconds" in names

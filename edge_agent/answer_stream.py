@@ -31,11 +31,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class BurstStats:
-    """What one verification cost: waiting and computing on the verifier in microseconds, draft nodes verified."""
+    """What one verification cost: waiting and computing on the verifier in microseconds, draft nodes verified.
+
+    An answer's first burst also tells how many prompt tokens the verifier's prefix cache had.
+    """
 
     queue_us: int = 0
     step_us: int = 0
     num_nodes_verified: int = 0
+    num_cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class CommittedAnswer:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason = ""
         self._num_prompt_tokens = num_prompt_tokens
+        self._num_cached_tokens: int | None = None
+
+    def opened(self, num_cached_tokens: int) -> None:
+        """The session was admitted; counts for the first burst of the answer only."""
+        self._num_cached_tokens = None if self.token_ids else num_cached_tokens
 
     @property
     def next_position(self) -> int:
@@ -86,7 +95,8 @@ class CommittedAnswer:
             )
         self.token_ids += verdict.token_ids
         self.finish_reason = verdict.finish_reason
-        stats = BurstStats(verdict.queue_us, verdict.step_us, verdict.num_nodes_verified)
+        stats = BurstStats(verdict.queue_us, verdict.step_us, verdict.num_nodes_verified, self._num_cached_tokens)
+        self._num_cached_tokens = None
         return Burst(verdict.token_ids, verdict.finish_reason, verdict.num_accepted, stats)
 
 
@@ -174,6 +184,7 @@ class AnswerStream:
             if not isinstance(message, SessionOpened):
                 raise VerifierUnavailable("the verifier did not begin with SessionOpened")
             self._was_opened = True
+            self._answer.opened(message.num_cached_tokens)
             self.buffer.start()
             if is_resumed:
                 self._stream = stream

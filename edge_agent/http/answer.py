@@ -114,6 +114,8 @@ class Answer(Response):
 
     def _count(self, piece: Piece) -> None:
         self._usage.num_completion_tokens += piece.num_tokens
+        if piece.num_cached_tokens is not None and len(self._plan.choices) == 1:
+            self._usage.num_cached_tokens = piece.num_cached_tokens
         self._speculation.add(piece)
 
     def _running_usage(self) -> Json:

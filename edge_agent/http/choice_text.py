@@ -19,6 +19,7 @@ class Piece:
         finish_reason: "" while the answer goes on.
         num_draft_nodes: draft nodes verified for the burst.
         num_accepted: how many of them the target agreed with.
+        num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
     """
 
     choice: int
@@ -27,6 +28,7 @@ class Piece:
     finish_reason: str
     num_draft_nodes: int = 0
     num_accepted: int = 0
+    num_cached_tokens: int | None = None
 
 
 class ChoiceText:
@@ -49,8 +51,15 @@ class ChoiceText:
     def advance(self, burst: Burst) -> Piece:
         """The next piece; a stop token that ends the answer has no text."""
         released, num_tokens, finish_reason = self._take(burst.token_ids, burst.finish_reason)
+        stats = burst.stats
         return Piece(
-            self._choice, released, num_tokens, finish_reason, burst.stats.num_nodes_verified, burst.num_accepted
+            self._choice,
+            released,
+            num_tokens,
+            finish_reason,
+            stats.num_nodes_verified,
+            burst.num_accepted,
+            stats.num_cached_tokens,
         )
 
     def _take(self, token_ids: Sequence[int], finish_reason: str) -> tuple[str, int, str]:

@@ -119,7 +119,7 @@ def _text_choice(index: int, text: str, finish_reason: str | None) -> Json:
 
 
 class Usage:
-    """Token counts of a request; `num_cached_tokens` is None while unknown."""
+    """Token counts of a request; `num_cached_tokens` is None while unknown, and for several choices."""
 
     def __init__(self, num_prompt_tokens: int) -> None:
         self._num_prompt_tokens = num_prompt_tokens

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 from dataclasses import dataclass
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import torch
 
 from specedge import __version__
+from specedge.background import start_in_background
 from specedge.block_pool import BlockPool
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
@@ -59,9 +61,10 @@ async def serve(settings: VerifierSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loading = asyncio.create_task(asyncio.to_thread(load, settings))
+    loading = start_in_background(lambda: load(settings), "loading")
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    first: set[asyncio.Future[Any]] = {loading, stopped}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
         logger.info("stopped while loading")
         return

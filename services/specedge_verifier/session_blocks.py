@@ -22,6 +22,7 @@ class SessionBlocks:
         self._slots = np.empty(0, dtype=np.int64)
         self._num_published = 0
         self._last_key = root_key(namespace)
+        self._prefix_keys: tuple[int, list[bytes]] = (0, [])  # number of tokens they were made for, and keys
 
     @property
     def num_slots(self) -> int:
@@ -39,7 +40,9 @@ class SessionBlocks:
         """
         assert not self._block_ids, "prefix matched for a session that holds blocks"
         size = self._pool.block_size
-        keys = block_keys(token_ids[: len(token_ids) - 1], size, self._namespace)
+        if self._prefix_keys[0] != len(token_ids):  # a waiting session asks again and again for the same tokens
+            self._prefix_keys = len(token_ids), block_keys(token_ids[: len(token_ids) - 1], size, self._namespace)
+        keys = self._prefix_keys[1]
         matched = self._pool.match(keys)
         self._append(matched)
         self._num_published = len(matched)

@@ -1,0 +1,213 @@
+"""Composes the edge agent: settings in, a running process out; startup, serve and shutdown in order."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from transformers import PreTrainedTokenizerBase
+
+from edge_agent.draft_metrics import DraftMetrics
+from edge_agent.draft_session import DraftingSettings
+from edge_agent.draft_source import DraftSource, NullDraftSource
+from edge_agent.drafter import Drafter
+from edge_agent.generation import GenerationOptions, GenerationService
+from edge_agent.growth import GrowthSettings
+from edge_agent.http.app import create_app
+from edge_agent.http.ports import ChatTokenizer
+from edge_agent.http.settings import HttpSettings
+from edge_agent.metrics import EdgeMetrics
+from edge_agent.settings import EdgeSettings
+from edge_agent.stream_metrics import StreamMetrics
+from edge_agent.verifier_client import VerifierClient
+from specedge.background import start_in_background
+from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.model.embedded import resolve_model
+from specedge.model.loader import load_model
+from specedge.model.runner import ModelRunner
+from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_DRAFT_SLOTS = 65_536
+_WARM_UP_ROWS = (1, 8, 32, 128)
+_PROACTIVE_DECAY = 0.95
+
+
+@dataclass(slots=True)
+class LoadedModels:
+    """What has to be read from disk before the agent can work."""
+
+    tokenizer: PreTrainedTokenizerBase
+    drafter: Drafter | None
+
+    @property
+    def draft_source(self) -> DraftSource:
+        return self.drafter if self.drafter is not None else NullDraftSource()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to this process, which drains more than HTTP."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(settings: EdgeSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: EdgeSettings) -> None:
+    """Listen, load, meet the verifier, serve until a signal, drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listener = bind(settings.host, settings.port)
+    metrics = EdgeMetrics()
+    stopped = asyncio.create_task(stop.wait())
+    loading = start_in_background(lambda: load(settings, metrics), "loading")
+    first: set[asyncio.Future[Any]] = {loading, stopped}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        listener.close()
+        logger.info("stopped while loading")
+        return
+    models = loading.result()
+    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics))
+    options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
+    service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
+    if models.drafter is not None:
+        models.drafter.start()
+    app = compose(settings, models, service, metrics)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.drain_timeout_s),
+            lifespan="off",
+        )
+    )
+    meeting = asyncio.create_task(meet_verifier(service))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        host, port = listener.getsockname()[:2]
+        logger.info("serving on http://%s:%d", host, port)
+        await asyncio.wait({stopped, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
+        if meeting.done():
+            meeting.result()
+            await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+        logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
+    finally:
+        meeting.cancel()
+        server.should_exit = True
+        await serving
+        await client.close()
+        if models.drafter is not None:
+            models.drafter.stop()
+    logger.info("stopped")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket for uvicorn to listen on; raises InvalidRequest, naming the address, when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidRequest(f"cannot listen on {host}:{port}: {error.strerror}", "port") from error
+    return listener
+
+
+def load(settings: EdgeSettings, metrics: EdgeMetrics) -> LoadedModels:
+    """Load the target's tokenizer and the draft model, and warm the draft model up.
+
+    Raises:
+        ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
+    """
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
+    if settings.draft_model is None:
+        return LoadedModels(tokenizer, None)
+    path = resolve_model(settings.draft_model, "draft")
+    own, other = tokenizer_fingerprint(tokenizer), tokenizer_fingerprint(load_tokenizer(path))
+    if own != other:
+        raise ModelLoadError(
+            f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
+            f"({other}) differ; a draft model must share the target's tokenizer"
+        )
+    model = load_model(path, settings.device, settings.dtype)
+    runner = ModelRunner(model, settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS)
+    for num_rows in _WARM_UP_ROWS:
+        if num_rows <= runner.num_slots:
+            runner.forward(runner.chain(num_rows))
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    steps = DraftMetrics(metrics)
+    drafter = Drafter(
+        runner,
+        drafter_id=f"{settings.draft_model}/{settings.proactive.type}",
+        settings=drafting_settings(settings, positions),
+        vocab_size=len(tokenizer),
+        on_step=steps.step,
+    )
+    steps.watch(drafter.stats, drafter.pool)
+    return LoadedModels(tokenizer, drafter)
+
+
+def drafting_settings(settings: EdgeSettings, max_positions: int | None) -> DraftingSettings:
+    """The drafter's settings from the process's; a proactive growth parameter left out is the main one's."""
+    main = GrowthSettings(
+        max_n_beams=settings.max_n_beams,
+        max_beam_len=settings.max_beam_len,
+        max_branch_width=settings.max_branch_width,
+        max_budget=settings.max_budget,
+    )
+    proactive = GrowthSettings(
+        max_n_beams=settings.proactive.max_n_beams or main.max_n_beams,
+        max_beam_len=settings.proactive.max_beam_len or main.max_beam_len,
+        max_branch_width=settings.proactive.max_branch_width or main.max_branch_width,
+        max_budget=settings.proactive.max_budget or main.max_budget,
+        decay=_PROACTIVE_DECAY,
+    )
+    draft = DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive)
+    return draft if max_positions is None else replace(draft, max_positions=max_positions)
+
+
+def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationService, metrics: EdgeMetrics) -> FastAPI:
+    """The HTTP application over the loaded models."""
+    http = HttpSettings(
+        model_name=settings.served_model_name,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        max_concurrent_requests=settings.max_concurrent_requests,
+    )
+    return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
+
+
+async def meet_verifier(service: GenerationService) -> None:
+    """Ask the verifier what it serves until it answers; raises when it never could be ours."""
+    while True:
+        try:
+            info = await service.start()
+        except VerifierUnavailable as error:
+            logger.warning("%s; asking again", error)
+            continue
+        except (ModelLoadError, ProtocolError):
+            logger.exception("this verifier cannot be used")
+            raise
+        logger.info("the verifier serves %s with a context of %d tokens", info.target_model, info.max_len)
+        return

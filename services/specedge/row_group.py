@@ -1,0 +1,32 @@
+"""Which tokens one session wants from a batch of logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specedge.penalties import TokenCounts
+from specedge.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """The rows of logits that one session wants tokens for.
+
+    Attributes:
+        params: the session's sampling parameters, validated.
+        positions: int64 [rows], the absolute position of the token chosen at each row.
+        eos_ids: the model's end-of-sequence tokens.
+        prompt_len: tokens in the prompt; positions from here on belong to the answer.
+        counts: the session's committed tokens, required when `params.needs_paths`.
+        paths: for each row the draft tokens between the committed ones and its position, the row's own node included;
+            None when no row has any. Read only when `params.needs_paths`.
+    """
+
+    params: SamplingParams
+    positions: NDArray[np.int64]
+    eos_ids: tuple[int, ...]
+    prompt_len: int
+    counts: TokenCounts | None = None
+    paths: Sequence[Sequence[int]] | None = None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from specedge.block_pool import BlockPool, block_keys, next_block_key, root_key
 from specedge.errors import OutOfBlocks
 

@@ -1,0 +1,247 @@
+"""What the drafter keeps for one session: its tree, the numbers its nodes have in the stream, and when to draft.
+
+This is streamed drafting: the tree grows without pause, past the part that is being verified, and every step's new
+nodes are sent as soon as they have survived the budget. `edge_agent.rounds` has the published modes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, log
+from typing import Literal
+
+from edge_agent.draft_stats import DrafterStats
+from edge_agent.draft_tree import DraftTree
+from edge_agent.growth import Candidates, GrowthSettings
+from edge_agent.payoff import Payoff, PayoffSettings
+from specedge.block_pool import BlockPool
+from specedge.penalties import TokenCounts
+from specedge.sampling import SamplingParams
+from specedge.trie import ROOT
+from specedge.wire.messages import DraftNodes
+
+
+@dataclass(frozen=True, slots=True)
+class DraftingSettings:
+    """How sessions draft.
+
+    Attributes:
+        mode: "streamed", or one of the published modes (see rounds).
+        growth: growth of the tree that is sent.
+        proactive: growth while a sent tree is in flight ("included" and "excluded").
+        max_positions: positions the draft model knows.
+        min_path_probability: streamed nodes less probable than this are not sent.
+        payoff: when a session stops drafting because hardly anything is accepted.
+    """
+
+    mode: Literal["streamed", "included", "excluded", "off"] = "streamed"
+    growth: GrowthSettings = field(default_factory=GrowthSettings)
+    proactive: GrowthSettings = field(default_factory=lambda: GrowthSettings(decay=0.95))
+    max_positions: int = 1 << 31
+    min_path_probability: float = 0.003
+    payoff: PayoffSettings = field(default_factory=PayoffSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """One session as it was opened.
+
+    Attributes:
+        session_id: for the log.
+        committed: prompt and tokens committed so far; what comes later counts as the answer.
+        sampling: the session's parameters.
+        eos_ids: the target's end-of-sequence tokens.
+        max_live_nodes: the verifier's limit.
+    """
+
+    session_id: str
+    committed: Sequence[int]
+    sampling: SamplingParams
+    eos_ids: tuple[int, ...]
+    max_live_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a session would do in the next step.
+
+    Attributes:
+        tree: the tree to compute.
+        num_uncomputed: committed tokens to compute first; if there are any, no node is expanded.
+        nodes: (score, number) of the nodes to expand, best first.
+    """
+
+    tree: DraftTree
+    num_uncomputed: int
+    nodes: list[tuple[float, int]]
+
+
+class SessionDrafting:
+    """One session's drafting; lives on the drafter's thread.
+
+    Args:
+        request: the session.
+        settings: the drafter's.
+        pool: KV slots.
+        stats: the drafter's counters.
+    """
+
+    def __init__(self, request: DraftRequest, settings: DraftingSettings, pool: BlockPool, stats: DrafterStats) -> None:
+        self.request = request
+        self.settings = settings
+        self.prompt_len = len(request.committed)
+        self.counts = TokenCounts(request.committed) if request.sampling.needs_paths else None
+        self.max_tree_nodes = min(settings.growth.max_budget, request.max_live_nodes)
+        self.epoch = 0
+        self.is_paused = False
+        self.is_starved = False
+        self._pool = pool
+        self._stats = stats
+        self._payoff = Payoff(settings.payoff)
+        sampling = request.sampling
+        self._final_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else request.eos_ids)}
+        self._last_position = min(self.prompt_len + sampling.max_tokens - 1, settings.max_positions)
+        self._stream_numbers: dict[int, int] = {}  # of the live nodes that have been sent in this epoch
+        self._num_sent = 0
+        self.tree = self._new_tree(request.committed)
+
+    @property
+    def committed(self) -> list[int]:
+        return self.tree.trie.committed
+
+    @property
+    def num_slots(self) -> int:
+        """KV slots in use."""
+        return self.tree.num_slots
+
+    @property
+    def num_slots_wanted(self) -> int:
+        """KV slots with which a session that has none can draft for a while."""
+        return len(self.committed) + 4 * self.max_tree_nodes
+
+    @property
+    def is_drafting(self) -> bool:
+        """Whether the session wants rows at all."""
+        return not (self.is_paused or self.is_starved) and self._payoff.is_drafting and not self.is_over(self.tree)
+
+    def is_over(self, tree: DraftTree) -> bool:
+        """Whether nothing can follow the tree's committed tokens."""
+        text = tree.trie.committed
+        is_answer = len(text) > self.prompt_len  # a prompt may well end with a stop token
+        return len(text) > self.settings.max_positions or (is_answer and self._is_final(text[-1], len(text) - 1))
+
+    def demand(self) -> Demand | None:
+        """What to compute next; None when nothing is worth a forward."""
+        return self._growth_of(self.tree, self.settings.growth) if self.is_drafting else None
+
+    def settle(self, tree: DraftTree, results: Sequence[tuple[int, Candidates]]) -> None:
+        """Takes the children of a step's rows; they are dropped if their tree is gone."""
+        if tree is self.tree:
+            self._attach(tree, results)
+        else:
+            self._stats.num_late_results += len(results)
+
+    def verdict(self, token_ids: Sequence[int]) -> list[tuple[Candidates, int]]:
+        """Commits tokens, re-roots the tree, and returns what they tell about the ranking."""
+        num_accepted = max(0, len(token_ids) - 1)  # the last one is the target's own
+        self._payoff.verdict(num_accepted)
+        self._stats.verdict(num_accepted)
+        if self.counts is not None:
+            self.counts.append(token_ids)
+        commit = self.tree.commit(token_ids)
+        self._stats.num_confirmed += len(commit.accepted)
+        self._lose(commit.dead, "rejected")
+        for number in commit.accepted:
+            self._stream_numbers.pop(number, None)
+        self._after_commit(token_ids)
+        return commit.evidence
+
+    def restart(self, epoch: int) -> None:
+        """A new stream counts nodes from 0: what is live will be sent again."""
+        self.epoch = epoch
+        self._num_sent = 0
+        self._stream_numbers.clear()
+        self.tree.growth.fresh = self.tree.trie.live_numbers()
+
+    def take_nodes(self) -> DraftNodes | None:
+        """The message to send now, if any; its nodes count as sent."""
+        trie, growth = self.tree.trie, self.tree.growth
+        numbers = [number for number in growth.fresh if trie.is_live(number)]
+        growth.fresh = []
+        if not numbers:
+            return None
+        parents = []
+        for number in numbers:
+            parent = trie.parent(number)
+            parents.append(trie.frontier if parent == ROOT else self._stream_numbers[parent])
+            self._stream_numbers[number] = self._num_sent
+            self._num_sent += 1
+        return DraftNodes(
+            token_ids=[trie.token(number) for number in numbers],
+            parents=parents,
+            scores=[trie.score(number) - self._score_above(number) for number in numbers],
+        )
+
+    def _score_above(self, number: int) -> float:
+        """Score of a node's parent: the wire carries each step's own log-probability, which no commit outdates."""
+        parent = self.tree.trie.parent(number)
+        return 0.0 if parent == ROOT else self.tree.trie.score(parent)
+
+    def paths(self, tree: DraftTree, references: Sequence[int]) -> list[list[int]]:
+        """The tokens between the committed ones and each reference's child, as the sampler's penalties need them."""
+        supposed = tree.trie.committed[len(self.committed) :]
+        trie = tree.trie
+        return [
+            [*supposed, *(trie.token(number) for number in trie.path(reference))] if reference >= 0 else supposed
+            for reference in references
+        ]
+
+    def release(self) -> None:
+        """Gives up the tree and all slots; drafting can begin again from the committed tokens."""
+        self._stats.wasted["released"] += self.tree.trie.num_live
+        self.tree.release()
+        self._stream_numbers.clear()
+        self.tree = self._new_tree(self.committed)
+
+    def _growth_of(self, tree: DraftTree, growth: GrowthSettings) -> Demand | None:
+        if self.is_over(tree):
+            return None
+        if tree.num_uncomputed:
+            return Demand(tree, tree.num_uncomputed, [])
+        nodes = tree.growth.choose(growth.max_n_beams)
+        return Demand(tree, 0, nodes) if nodes else None
+
+    def _after_commit(self, token_ids: Sequence[int]) -> None:
+        self._reconsider()
+
+    def _attach(self, tree: DraftTree, results: Sequence[tuple[int, Candidates]]) -> None:
+        num_nodes, num_late = tree.trie.num_nodes, tree.growth.num_late
+        dropped = tree.attach(results)
+        self._stats.num_drafted += tree.trie.num_nodes - num_nodes
+        self._stats.num_late_results += tree.growth.num_late - num_late
+        self._lose(dropped, "trimmed")
+
+    def _reconsider(self) -> None:
+        num_nodes = self.tree.trie.num_nodes
+        dropped = self.tree.reconsider()
+        self._stats.num_drafted += self.tree.trie.num_nodes - num_nodes
+        self._lose(dropped, "trimmed")
+
+    def _lose(self, numbers: Sequence[int], reason: str) -> None:
+        self._stats.wasted[reason] += len(numbers)
+        for number in numbers:
+            self._stream_numbers.pop(number, None)
+
+    def _new_tree(self, committed: Sequence[int]) -> DraftTree:
+        floor = log(self.settings.min_path_probability) if self.settings.mode == "streamed" else -inf
+        return DraftTree(
+            committed,
+            self._pool,
+            max_live_nodes=self.max_tree_nodes,
+            decay=self.settings.growth.decay,
+            max_branch_width=self.settings.growth.max_branch_width,
+            is_final=self._is_final,
+            floor=floor,
+        )
+
+    def _is_final(self, token: int, position: int) -> bool:
+        return position >= self._last_position or token in self._final_ids

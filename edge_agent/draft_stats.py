@@ -1,0 +1,76 @@
+"""What the drafter has done so far, in plain counters; written by its thread, readable from any."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One draft step.
+
+    Attributes:
+        schedule_s: choosing rows and packing them.
+        forward_s: the forward and the ranking, until the children are on the host.
+        settle_s: verdicts that came meanwhile, adding the children, handing messages over.
+        num_rows: rows of the forward.
+        num_sessions: sessions that shared it.
+    """
+
+    schedule_s: float
+    forward_s: float
+    settle_s: float
+    num_rows: int
+    num_sessions: int
+
+
+@dataclass(slots=True)
+class DrafterStats:
+    """Running totals over all sessions. Drafted nodes end up confirmed or wasted, or are still live.
+
+    Attributes:
+        num_steps, num_rows, num_session_steps: forwards; their rows; and the sessions in them, each time counted.
+        schedule_s, forward_s, settle_s: see StepReport.
+        num_computed: committed tokens computed by the draft model (prompts, and what had not been drafted).
+        num_drafted: nodes added to tries.
+        num_confirmed: nodes that a verdict committed.
+        wasted: nodes lost, by reason: "rejected" by a verdict, "trimmed" by the budget, "guess_missed" with a wrong
+            expansion head, "released" when a session ended or made room for another.
+        num_late_results: expanded nodes whose children came after the verdict that killed them.
+        num_verdicts: verdicts of drafting sessions.
+        accepted_by_depth: [depth - 1] verdicts that accepted at least that many drafted tokens.
+        num_guesses_hit, num_guesses_missed: outcomes of expansion heads.
+        num_starved: times a session had to give its slots up.
+    """
+
+    num_steps: int = 0
+    num_rows: int = 0
+    num_session_steps: int = 0
+    schedule_s: float = 0.0
+    forward_s: float = 0.0
+    settle_s: float = 0.0
+    num_computed: int = 0
+    num_drafted: int = 0
+    num_confirmed: int = 0
+    wasted: Counter[str] = field(default_factory=Counter)
+    num_late_results: int = 0
+    num_verdicts: int = 0
+    accepted_by_depth: list[int] = field(default_factory=list)
+    num_guesses_hit: int = 0
+    num_guesses_missed: int = 0
+    num_starved: int = 0
+
+    def step(self, report: StepReport) -> None:
+        """Counts a draft step."""
+        self.num_steps += 1
+        self.num_rows += report.num_rows
+        self.num_session_steps += report.num_sessions
+        self.schedule_s += report.schedule_s
+        self.forward_s += report.forward_s
+        self.settle_s += report.settle_s
+
+    def verdict(self, num_accepted: int) -> None:
+        """Counts a verdict that accepted this many drafted tokens."""
+        self.num_verdicts += 1
+        self.accepted_by_depth += [0] * (num_accepted - len(self.accepted_by_depth))
+        for depth in range(num_accepted):
+            self.accepted_by_depth[depth] += 1

@@ -1,0 +1,208 @@
+"""A draft trie with its keys and values in the draft model's cache.
+
+Every committed token that has been computed owns a slot, in position order, and so does every expanded node. A commit
+moves the slots of accepted nodes to the committed ones (nothing is copied or computed again), the surviving nodes keep
+theirs, and the slots of the dead are free at once. While the trie has live nodes, all committed tokens are computed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, log
+
+import numpy as np
+
+from edge_agent.growth import Candidates, GrowthSettings, TreeGrowth
+from specedge.block_pool import BlockPool
+from specedge.model.batch import IntArray, Segment
+from specedge.trie import DraftTrie, anchor_at
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One session's rows of a draft step.
+
+    Attributes:
+        token_ids, positions, slots: [num_rows], as in PackedBatch.
+        segment: what the rows attend to.
+        wanted: rows whose children are wanted, counted from the session's first row.
+        references: what each wanted row stands for: a node's number, or the anchor of the last committed token.
+    """
+
+    token_ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    segment: Segment
+    wanted: list[int]
+    references: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeCommit:
+    """What a commit did: nodes walked, nodes that died, and the candidates each committed token was among or not."""
+
+    accepted: list[int]
+    dead: list[int]
+    evidence: list[tuple[Candidates, int]]
+
+
+class DraftTree:
+    """One trie, its growth and its slots.
+
+    Args:
+        committed: the text the tree grows from.
+        pool: hands out KV slots (blocks of one token).
+        max_live_nodes: the budget.
+        decay, max_branch_width, is_final, floor: see TreeGrowth.
+    """
+
+    def __init__(
+        self,
+        committed: Sequence[int],
+        pool: BlockPool,
+        *,
+        max_live_nodes: int,
+        decay: float,
+        max_branch_width: int,
+        is_final: Callable[[int, int], bool],
+        floor: float = -inf,
+    ) -> None:
+        self.trie = DraftTrie(committed, max_live_nodes=max_live_nodes)
+        self.growth = TreeGrowth(
+            self.trie, decay=decay, max_branch_width=max_branch_width, is_final=is_final, floor=floor
+        )
+        self._pool = pool
+        self._is_final = is_final
+        self.num_computed = 0
+        self._prefix_slots = np.empty(len(committed) + 64, dtype=np.int64)  # the first num_computed are in use
+        self._node_slots: dict[int, int] = {}
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Committed tokens without keys and values; the children of the last are not known while there are any."""
+        return self.trie.num_committed - self.num_computed
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_computed + len(self._node_slots)
+
+    def catch_up(self, max_rows: int) -> Rows:
+        """Takes slots for the next uncomputed committed tokens and returns their rows; the last one's children count.
+
+        Raises:
+            OutOfBlocks: too few slots are free.
+        """
+        start = self.num_computed
+        stop = min(self.trie.num_committed, start + max_rows)
+        slots = self._pool.allocate(stop - start)
+        self._extend_prefix(slots)
+        reaches_end = stop == self.trie.num_committed
+        return Rows(
+            token_ids=self.trie.committed[start:stop],
+            positions=list(range(start, stop)),
+            slots=slots,
+            segment=Segment(stop - start, self._prefix_slots[:stop].copy()),
+            wanted=[stop - start - 1] if reaches_end else [],
+            references=[anchor_at(stop - 1)] if reaches_end else [],
+        )
+
+    def expand(self, numbers: Sequence[int]) -> Rows:
+        """Takes slots for unexpanded nodes and returns their rows: each attends to the prefix and its own ancestors.
+
+        Raises:
+            OutOfBlocks: too few slots are free.
+        """
+        trie, num_rows = self.trie, len(numbers)
+        slots = self._pool.allocate(num_rows)
+        paths = [trie.path(number)[:-1] for number in numbers]
+        columns: dict[int, int] = {}
+        for path in paths:
+            for ancestor in path:
+                columns.setdefault(ancestor, len(columns))
+        mask = np.zeros((num_rows, len(columns) + num_rows), dtype=np.bool_)
+        for row, path in enumerate(paths):
+            mask[row, [columns[ancestor] for ancestor in path]] = True
+            mask[row, len(columns) + row] = True
+        tail = [self._node_slots[ancestor] for ancestor in columns] + slots
+        positions = [trie.position(number) for number in numbers]
+        self._node_slots.update(zip(numbers, slots, strict=True))
+        self.growth.begin(numbers)
+        return Rows(
+            token_ids=[trie.token(number) for number in numbers],
+            positions=positions,
+            slots=slots,
+            segment=Segment(
+                num_rows,
+                np.concatenate((self._prefix_slots[: self.num_computed], np.array(tail, dtype=np.int64))),
+                mask,
+                np.array([trie.position(ancestor) for ancestor in columns] + positions, dtype=np.int64),
+            ),
+            wanted=list(range(num_rows)),
+            references=list(numbers),
+        )
+
+    def attach(self, results: Sequence[tuple[int, Candidates]]) -> list[int]:
+        """Adds the children worth keeping of expanded nodes; returns the nodes dropped for them."""
+        return self._free(self.growth.attach(results))
+
+    def reconsider(self) -> list[int]:
+        """Adds candidates that have become worth keeping; returns the nodes dropped for them."""
+        return self._free(self.growth.reconsider())
+
+    def commit(self, token_ids: Sequence[int]) -> TreeCommit:
+        """Re-roots the tree: slots of accepted nodes join the prefix, those of the dead are freed."""
+        commit, evidence = self.growth.commit(token_ids)
+        computed = []
+        for number in commit.accepted:
+            slot = self._node_slots.pop(number, None)
+            if slot is None:
+                break
+            computed.append(slot)
+        self._extend_prefix(computed)
+        self._free(commit.dead)
+        return TreeCommit(commit.accepted, commit.dead, evidence)
+
+    def fork(self, leaf: int, token: int, settings: GrowthSettings) -> "DraftTree":
+        """A second tree that supposes the path to an expanded leaf and one more token to be committed.
+
+        It shares the slots of all it attends to, and keeps them when this tree is released.
+        """
+        path = self.trie.path(leaf)
+        tree = DraftTree(
+            [*self.trie.committed, *(self.trie.token(number) for number in path), token],
+            self._pool,
+            max_live_nodes=settings.max_budget,
+            decay=settings.decay,
+            max_branch_width=settings.max_branch_width,
+            is_final=self._is_final,
+        )
+        slots = self._prefix_slots[: self.num_computed].tolist() + [self._node_slots[number] for number in path]
+        self._pool.acquire(slots)
+        tree._extend_prefix(slots)
+        return tree
+
+    def retarget(self, settings: GrowthSettings, max_live_nodes: int) -> list[int]:
+        """Goes on under other growth settings; returns the nodes dropped for them."""
+        self.trie.max_live_nodes = max_live_nodes
+        self.growth.log_decay = log(settings.decay)
+        self.growth.max_branch_width = settings.max_branch_width
+        return self._free(self.growth.trim())
+
+    def release(self) -> None:
+        """Gives all slots back; the tree must not be used afterwards."""
+        self._pool.release(self._prefix_slots[: self.num_computed].tolist())
+        self._pool.release(list(self._node_slots.values()))
+        self.num_computed = 0
+        self._node_slots = {}
+
+    def _extend_prefix(self, slots: Sequence[int]) -> None:
+        stop = self.num_computed + len(slots)
+        if stop > len(self._prefix_slots):
+            grown: IntArray = np.empty(max(stop, 2 * len(self._prefix_slots)), dtype=np.int64)
+            grown[: self.num_computed] = self._prefix_slots[: self.num_computed]
+            self._prefix_slots = grown
+        self._prefix_slots[self.num_computed : stop] = slots
+        self.num_computed = stop
+
+    def _free(self, numbers: list[int]) -> list[int]:
+        self._pool.release([self._node_slots.pop(number) for number in numbers if number in self._node_slots])
+        return numbers

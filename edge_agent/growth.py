@@ -1,0 +1,225 @@
+"""Best-first growth of one draft trie: which nodes to expand, which children to keep.
+
+A child's score is its parent's plus ln(decay) plus its own log-probability; the root's is 0. Of the tree and the new
+children together the best `max_live_nodes` stay (the budget-th best is the bar). Growth is over when no unexpanded node
+could have a child that stays. The scheme is SpecExec's (Svirschevski et al. 2024), with published parameter names.
+
+What an expanded node's other candidates were is remembered: a verdict raises the scores of what survives, and children
+that were not worth keeping before may be worth it then, without computing anything again.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import inf, log
+
+import numpy as np
+import numpy.typing as npt
+
+from specedge.trie import ROOT, Commit, DraftTrie
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthSettings:
+    """How a tree grows.
+
+    Attributes:
+        max_n_beams: nodes of one session expanded in one forward.
+        max_beam_len: draft steps of one growth phase, so its greatest depth.
+        max_branch_width: children per node.
+        max_budget: nodes per tree.
+        decay: what a further token is worth beside its probability.
+    """
+
+    max_n_beams: int = 32
+    max_beam_len: int = 8
+    max_branch_width: int = 4
+    max_budget: int = 32
+    decay: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """An expanded node's best children, best first.
+
+    Attributes:
+        token_ids: [width] the children's tokens.
+        log_probs: [width] their log-probabilities given the node.
+        scores: [width] the scores they were ranked by, before any tau.
+        log_partitions: [num_taus] logsumexp of all tokens' scores / tau, for each tau of the grid.
+        is_greedy: whether the session samples at temperature 0.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+    scores: FloatArray
+    log_partitions: FloatArray
+    is_greedy: bool
+
+
+def score_bar(tree_scores: Iterable[float], child_scores: Iterable[float], budget: int) -> float:
+    """The budget-th best score of tree and children together; -inf if there are fewer."""
+    scores = sorted([*tree_scores, *child_scores], reverse=True)
+    return scores[budget - 1] if 0 < budget <= len(scores) else -inf
+
+
+class TreeGrowth:
+    """Grows one trie; the trie's own cap is the budget.
+
+    Args:
+        trie: what to grow; commits go through this object.
+        decay, max_branch_width: see GrowthSettings.
+        is_final: tells whether nothing can follow a token at a position.
+        floor: children with a lower path log-probability are not kept, nor nodes expanded that could only have such.
+    """
+
+    def __init__(
+        self,
+        trie: DraftTrie,
+        *,
+        decay: float,
+        max_branch_width: int,
+        is_final: Callable[[int, int], bool],
+        floor: float = -inf,
+    ) -> None:
+        self.trie = trie
+        self.fresh: list[int] = []  # nodes added since the owner last emptied this list; some may be dead by now
+        self.num_late = 0  # results for what had been committed or had died
+        self.log_decay = log(decay)
+        self.max_branch_width = max_branch_width
+        self._floor = floor
+        self._is_final = is_final
+        self._unexpanded: set[int] = set()
+        self._candidates: dict[int, Candidates] = {}  # by expanded live node, or ROOT
+
+    def is_expanded(self, place: int) -> bool:
+        """Whether the candidates below a live node, or the ROOT, are known."""
+        return place in self._candidates
+
+    def choose(self, limit: int) -> list[tuple[float, int]]:
+        """The best unexpanded nodes that are worth a forward, as (score, number), best first."""
+        if not self._unexpanded:
+            return []
+        numbers, scores = self.trie.best(self.trie.max_live_nodes)
+        is_full = len(numbers) >= self.trie.max_live_nodes
+        bar = max(self._floor, scores[-1]) if is_full else self._floor
+        chosen: list[tuple[float, int]] = []
+        for number, score in zip(numbers.tolist(), scores.tolist(), strict=True):
+            best_child = score + self.log_decay
+            if len(chosen) == limit or best_child < bar or (is_full and best_child == bar):
+                break
+            if number in self._unexpanded:
+                chosen.append((score, number))
+        return chosen
+
+    def begin(self, numbers: Iterable[int]) -> None:
+        """Marks nodes as being expanded: they are not chosen again."""
+        self._unexpanded.difference_update(numbers)
+
+    def attach(self, results: Sequence[tuple[int, Candidates]]) -> list[int]:
+        """Takes expanded nodes' candidates and adds the children worth keeping; returns the nodes dropped for them.
+
+        Args:
+            results: (reference, candidates); what the reference named may have been committed or died since. A
+                reference is a node's number or the anchor of a committed token.
+        """
+        places = [self._remember(reference, candidates) for reference, candidates in results]
+        return self._offer([place for place in places if place is not None])
+
+    def remember(self, results: Sequence[tuple[int, Candidates]]) -> None:
+        """Takes expanded nodes' candidates without adding any child."""
+        for reference, candidates in results:
+            self._remember(reference, candidates)
+
+    def reconsider(self) -> list[int]:
+        """Adds candidates that have become worth keeping; returns the nodes dropped for them."""
+        return self._offer(list(self._candidates))
+
+    def trim(self) -> list[int]:
+        """Drops the worst nodes beyond the budget and returns them."""
+        dropped = self.trie.trim()
+        self._forget(dropped)
+        return dropped
+
+    def best_continuation(self) -> tuple[int, int] | None:
+        """The most probable (leaf, next token) that is not in the tree, among expanded leaves."""
+        best, best_score = None, -inf
+        for place, candidates in self._candidates.items():
+            if place == ROOT or not candidates.token_ids or self.trie.children(place):
+                continue
+            score = self.trie.score(place) + candidates.log_probs[0]
+            if score > best_score:
+                best, best_score = (place, candidates.token_ids[0]), score
+        return best
+
+    def unexpanded_leaves(self, limit: int) -> list[tuple[float, int]]:
+        """The best unexpanded nodes, worth expanding in this tree or not, as (score, number), best first."""
+        numbers, scores = self.trie.best(self.trie.max_live_nodes)
+        pairs = zip(scores.tolist(), numbers.tolist(), strict=True)
+        return [(score, number) for score, number in pairs if number in self._unexpanded][:limit]
+
+    def commit(self, token_ids: Sequence[int]) -> tuple[Commit, list[tuple[Candidates, int]]]:
+        """Commits tokens; also returns, for each of them that followed an expanded node, that node's candidates."""
+        evidence: list[tuple[Candidates, int]] = []
+        place: int | None = ROOT
+        for token in token_ids:
+            if place is None:
+                break
+            candidates = self._candidates.get(place)
+            if candidates is not None:
+                evidence.append((candidates, token))
+            place = self.trie.children(place).get(token)
+        commit = self.trie.commit(token_ids)
+        if token_ids:
+            self._candidates.pop(ROOT, None)
+        followed = len(commit.accepted) == len(token_ids)
+        at_root = self._candidates.get(commit.accepted[-1]) if commit.accepted and followed else None
+        self._forget(commit.accepted)
+        self._forget(commit.dead)
+        if at_root is not None:
+            self._candidates[ROOT] = at_root
+        return commit, evidence
+
+    def _remember(self, reference: int, candidates: Candidates) -> int | None:
+        home = self.trie.canonical(reference)
+        if home == self.trie.frontier:
+            home = ROOT
+        elif home < 0:
+            self.num_late += 1
+            return None
+        self._unexpanded.discard(home)
+        self._candidates[home] = candidates
+        return home
+
+    def _offer(self, places: Sequence[int]) -> list[int]:
+        offers: list[tuple[float, int, int, int]] = []
+        for place in places:
+            candidates = self._candidates[place]
+            children = self.trie.children(place)
+            parent = self.trie.frontier if place == ROOT else place
+            base = self.trie.score(parent) + self.log_decay
+            position = self.trie.num_committed if place == ROOT else self.trie.position(place) + 1
+            best = zip(candidates.token_ids, candidates.log_probs, strict=True)
+            for token, log_prob in islice(best, self.max_branch_width):
+                if token not in children and base + log_prob >= self._floor:
+                    offers.append((base + log_prob, parent, token, position))
+        if not offers:
+            return []
+        _, scores = self.trie.best(self.trie.max_live_nodes)
+        bar = score_bar(scores.tolist(), (offer[0] for offer in offers), self.trie.max_live_nodes)
+        offers.sort(key=lambda offer: -offer[0])
+        for score, parent, token, position in offers:
+            if score < bar:
+                break
+            number = self.trie.add(parent, token, score)
+            self.fresh.append(number)
+            if not self._is_final(token, position):
+                self._unexpanded.add(number)
+        return self.trim()
+
+    def _forget(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._unexpanded.discard(number)
+            self._candidates.pop(number, None)

@@ -11,6 +11,7 @@ from fake_target import VOCAB_SIZE, FakeTarget, answer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from specedge.block_pool import BlockPool
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
@@ -26,7 +27,9 @@ INFO = ServerInfo("fake", "f", VOCAB_SIZE, MAX_LEN, 24, (), 4, "0")
 
 class EngineCoreMachine(RuleBasedStateMachine):
     @initialize(
-        num_blocks=st.sampled_from([13, 14, 16, 20, 40]), batch_type=st.sampled_from(BatchType), max_rows=st.sampled_from([64, 16, 8])
+        num_blocks=st.sampled_from([13, 14, 16, 20, 40]),
+        batch_type=st.sampled_from(BatchType),
+        max_rows=st.sampled_from([64, 16, 8]),
     )
     def begin(self, num_blocks: int, batch_type: BatchType, max_rows: int) -> None:
         self.now_s = 0.0
@@ -56,9 +59,7 @@ class EngineCoreMachine(RuleBasedStateMachine):
         drafter=st.sampled_from(["", "edge"]),
         priority=st.integers(0, 1),
     )
-    def open(
-        self, prompt: list[int], shared: bool, max_tokens: int, resumed: int, drafter: str, priority: int
-    ) -> None:
+    def open(self, prompt: list[int], shared: bool, max_tokens: int, resumed: int, drafter: str, priority: int) -> None:
         if shared and self.prompts:
             prompt = (self.prompts[max(self.prompts)] + prompt)[: MAX_LEN - 16]
         handle, self.next_handle = self.next_handle, self.next_handle + 1

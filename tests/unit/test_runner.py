@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from specedge.model.batch import PackedBatch, Segment
-from specedge.model.runner import ModelRunner
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -18,6 +16,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from specedge.model.batch import PackedBatch, Segment
+from specedge.model.runner import ModelRunner
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,

@@ -242,7 +242,7 @@ def accept(schedule: Schedule, sampled: Sequence[int]) -> list[Walk | None]:
             continue
         trie = item.session.trie
         tokens = [0, *(trie.token(number) for number in item.nodes)]
-        walks.append(walk(trie.tree(item.nodes), tokens, own))
+        walks.append(walk(item.parents, tokens, own))
     return walks
 
 

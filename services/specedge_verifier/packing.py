@@ -26,7 +26,7 @@ def pack(schedule: Schedule) -> PackedBatch:
             positions.append(np.array([trie.position(number) for number in item.nodes], dtype=np.int64))
         context = session.blocks.slots(0, item.start + item.num_rows)
         slots.append(context[item.start :])
-        mask = tree_mask(trie.tree(item.nodes), item.num_chunk) if num_nodes else None
+        mask = tree_mask(item.parents, item.num_chunk) if num_nodes else None
         segments.append(Segment(item.num_rows, context, mask))
     return PackedBatch(
         token_ids=np.array(tokens, dtype=np.int64),

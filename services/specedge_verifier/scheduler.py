@@ -14,8 +14,6 @@ from bisect import insort
 from dataclasses import dataclass, field
 from math import inf
 
-import numpy as np
-
 from specedge.block_pool import BlockPool
 from specedge.errors import OutOfBlocks
 from specedge.trie import ROOT, DraftTrie
@@ -48,21 +46,22 @@ class SchedulerLimits:
 
 @dataclass(slots=True, eq=False)
 class Planned:
-    """One session's part of a step: `num_chunk` committed tokens from `start` on, then draft nodes, parents first.
+    """One session's part of a step: `num_chunk` committed tokens from `start` on, then draft nodes.
 
-    `queue_s` is how long the session has had something to compute.
+    Attributes:
+        samples: whether the chunk reaches the session's last committed token (the root), so that a token is sampled.
+        queue_s: how long the session has had something to compute.
+        nodes: numbers of the draft nodes, parents first.
+        parents: per tree row (the root's first, then the nodes') the tree row of its parent.
     """
 
     session: Session
     start: int
     num_chunk: int
-    queue_s: float = 0.0
+    samples: bool
+    queue_s: float
     nodes: list[int] = field(default_factory=list)
-
-    @property
-    def samples(self) -> bool:
-        """Whether the chunk reaches the session's last committed token, so that a token is sampled."""
-        return self.start + self.num_chunk == len(self.session.tokens)
+    parents: list[int] = field(default_factory=lambda: [ROOT])
 
     @property
     def num_rows(self) -> int:
@@ -127,13 +126,9 @@ class Scheduler:
             now_s: time of the verdicts.
             step_s: how long the step took.
         """
+        self._calibrate(schedule, walks)
         for item, walk in zip(schedule.planned, walks, strict=True):
             session = item.session
-            if item.nodes:
-                accepted = np.zeros(len(item.nodes), dtype=bool)
-                accepted[[row - 1 for row in walk.rows]] = True  # type: ignore[union-attr]
-                scores = [session.trie.score(number) for number in item.nodes]
-                self.calibrations.of(session.drafter_id).observe(scores, accepted)
             session.num_computed = item.start + item.num_chunk
             if walk is not None:
                 session.num_computed += len(walk.rows)
@@ -144,9 +139,22 @@ class Scheduler:
                 session.ready_since_s = now_s if session.trie.num_live or not session.is_drafted else None
             session.blocks.publish(session.tokens, session.num_computed)
             session.blocks.trim(session.num_computed + 1)
-        self.calibrations.age()
         self.step_time.observe(schedule.num_rows, step_s)
         self._free_since_s = now_s
+
+    def _calibrate(self, schedule: Schedule, walks: list[Walk | None]) -> None:
+        """Learn what scores were worth, drafter by drafter; before anything is committed, which changes the scores."""
+        verified: dict[str, tuple[list[float], list[bool]]] = {}
+        for item, walk in zip(schedule.planned, walks, strict=True):
+            if not item.nodes or walk is None:
+                continue
+            scores, accepted = verified.setdefault(item.session.drafter_id, ([], []))
+            on_path = set(walk.rows)
+            scores += [item.session.trie.score(number) for number in item.nodes]
+            accepted += [row in on_path for row in range(1, 1 + len(item.nodes))]
+        for drafter_id, (scores, accepted) in verified.items():
+            self.calibrations.of(drafter_id).observe(scores, accepted)
+        self.calibrations.age()
 
     def _admit(self) -> None:
         """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
@@ -193,13 +201,14 @@ class Scheduler:
             if session.num_uncomputed > 1:
                 prefilling.append(session)
             elif budget and (decision.fill or session.trie.num_live or not session.is_drafted):
-                decoding.append(Planned(session, session.num_computed, 1, session.queued_s(now_s)))
+                decoding.append(Planned(session, session.num_computed, 1, True, session.queued_s(now_s)))
                 budget -= 1
         for session in prefilling:
             if not budget:
                 break
             num_chunk = min(budget, session.num_uncomputed)
-            decoding.append(Planned(session, session.num_computed, num_chunk, session.queued_s(now_s)))
+            samples = num_chunk == session.num_uncomputed
+            decoding.append(Planned(session, session.num_computed, num_chunk, samples, session.queued_s(now_s)))
             budget -= num_chunk
         return decoding
 
@@ -254,6 +263,7 @@ class Scheduler:
             count = min(count, room)
             blocks.reserve(end + count)
             item.nodes = principal_path_first(item.session.trie, numbers[:count].tolist())
+            item.parents = item.session.trie.tree(item.nodes)
 
 
 def principal_path_first(trie: DraftTrie, numbers: list[int]) -> list[int]:

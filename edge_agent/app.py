@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -131,8 +131,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics) -> LoadedModels:
+def load(
+    settings: EdgeSettings, metrics: EdgeMetrics, make_runner: Callable[[Any, int], ModelRunner] = ModelRunner
+) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
+
+    Args:
+        settings: the process's.
+        metrics: told about draft steps.
+        make_runner: from the loaded draft model and the number of KV slots; benchmarks put their own here.
 
     Raises:
         ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
@@ -150,7 +157,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics) -> LoadedModels:
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
     model = load_model(path, settings.device, settings.dtype)
-    runner = ModelRunner(model, settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS)
+    runner = make_runner(model, settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS)
     for num_rows in _WARM_UP_ROWS:
         if num_rows <= runner.num_slots:
             runner.forward(runner.chain(num_rows))

@@ -218,7 +218,10 @@ class SessionDrafting:
         dropped = tree.attach(results)
         self._stats.num_drafted += tree.trie.num_nodes - num_nodes
         self._stats.num_late_results += tree.growth.num_late - num_late
-        self._lose(dropped, "trimmed")
+        if tree is self.tree:
+            self._lose(dropped, "trimmed")
+        else:  # a guess numbers its nodes itself, and none of them has been sent
+            self._stats.wasted["trimmed"] += len(dropped)
 
     def _reconsider(self) -> None:
         num_nodes = self.tree.trie.num_nodes

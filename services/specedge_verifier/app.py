@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -89,8 +90,12 @@ async def serve(settings: VerifierSettings) -> None:
     logger.info("stopped")
 
 
-def load(settings: VerifierSettings) -> Verifier:
+def load(settings: VerifierSettings, make_runner: Callable[[Any, int], ModelRunner] = ModelRunner) -> Verifier:
     """Load the target, size its KV cache and measure its steps.
+
+    Args:
+        settings: the process's.
+        make_runner: from the loaded model and the number of KV slots; benchmarks put their own here.
 
     Raises:
         ModelLoadError: the model cannot be loaded or does not fit.
@@ -113,7 +118,7 @@ def load(settings: VerifierSettings) -> Verifier:
         num_kv_blocks=settings.num_kv_blocks,
         memory_fraction=settings.kv_memory_fraction,
     )
-    runner = ModelRunner(model, num_blocks * settings.block_size)
+    runner = make_runner(model, num_blocks * settings.block_size)
     logger.info(
         "KV cache: %d blocks of %d tokens, %.0f MiB", num_blocks, settings.block_size, runner.cache.num_bytes / 2**20
     )

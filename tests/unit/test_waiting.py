@@ -31,6 +31,14 @@ def test_an_idle_device_waits_for_a_draft_that_comes_within_half_a_step() -> Non
     assert not decision.run and decision.wait_s == pytest.approx(0.015)
 
 
+def test_a_good_drafter_is_waited_for_longer() -> None:
+    good = Readiness(False, 0, (0.055,), 0.055, 0.0, tokens_per_tree=3.0)  # worth two plain steps of 30 ms
+    decision = decide(BatchType.READY, good, FLAT, STALL_S)
+    assert not decision.run and decision.wait_s == pytest.approx(0.060)
+    late = Readiness(False, 0, (0.065,), 0.065, 0.0, tokens_per_tree=3.0)
+    assert decide(BatchType.READY, late, FLAT, STALL_S) == RUN_ALL
+
+
 def test_and_fills_when_it_comes_too_late_or_nobody_knows() -> None:
     for arrival_s in (0.016, 0.060, inf):
         assert decide(BatchType.READY, ready(0, arrival_s, gap_s=arrival_s), FLAT, STALL_S) == RUN_ALL

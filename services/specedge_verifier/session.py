@@ -36,11 +36,11 @@ class DraftGap:
             self.bare_since_s = None
 
     def arrival_s(self, now_s: float) -> float:
-        """Predicted seconds until the next draft; inf when unknown or overdue."""
+        """Predicted seconds until the next draft; inf when unknown, or overdue by more than half of what was expected."""
         if self.bare_since_s is None:
             return inf
         remaining_s = self.bare_since_s + self.late_s - now_s
-        return remaining_s if remaining_s >= 0 else inf
+        return max(0.0, remaining_s) if remaining_s >= -0.5 * self.late_s else inf
 
 
 def _average(mean: float, value: float) -> float:

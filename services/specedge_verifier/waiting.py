@@ -83,11 +83,12 @@ def _ready(readiness: Readiness, step_time: StepTime) -> Decision:
             return RUN_ALL
     else:
         missing, patience = 1, max(0.5, readiness.tokens_per_tree - 1)
-    patience_s = patience * step_time.seconds(readiness.num_ready + len(readiness.arrivals_s)) - readiness.idle_s
+    step_s = step_time.seconds(readiness.num_ready + len(readiness.arrivals_s))
+    patience_s = patience * step_s - readiness.idle_s
     needed_s = readiness.arrivals_s[min(missing, len(readiness.arrivals_s)) - 1]
     if needed_s > patience_s:
         return RUN_ALL
-    return Decision(run=False, fill=False, wait_s=patience_s)
+    return Decision(run=False, fill=False, wait_s=min(patience_s, needed_s + 0.5 * step_s))
 
 
 def target_group_size(readiness: Readiness, step_time: StepTime) -> int:

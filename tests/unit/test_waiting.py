@@ -35,6 +35,8 @@ def test_a_good_drafter_is_waited_for_longer() -> None:
     good = Readiness(False, 0, (0.055,), 0.055, 0.0, tokens_per_tree=3.0)  # worth two plain steps of 30 ms
     decision = decide(BatchType.READY, good, FLAT, STALL_S)
     assert not decision.run and decision.wait_s == pytest.approx(0.060)
+    soon = Readiness(False, 0, (0.010,), 0.010, 0.0, tokens_per_tree=3.0)  # not much longer than predicted
+    assert decide(BatchType.READY, soon, FLAT, STALL_S).wait_s == pytest.approx(0.010 + 0.015)
     late = Readiness(False, 0, (0.065,), 0.065, 0.0, tokens_per_tree=3.0)
     assert decide(BatchType.READY, late, FLAT, STALL_S) == RUN_ALL
 

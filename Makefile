@@ -1,0 +1,99 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test exactness bench-speculation lint proto lock install install-dev clean
+
+# The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$name"; break; fi; done)
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input
+LOCK := requirements.lock
+TORCH := $(shell grep '^torch==' $(LOCK))
+
+# Without an NVIDIA GPU, PyTorch's public index of CPU builds is asked as well, so that no CUDA packages are needed; an
+# index that cannot be reached is skipped.
+HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+CPU_INDEX := $(if $(HAS_GPU),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10)
+COMMA := ,
+
+# An installation belongs to one place and one Python: moving the folder or another Python makes it anew.
+PLACE := $(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) --version 2>/dev/null)" | cksum | cut -d ' ' -f 1)
+CREATED := $(VENV)/.created-$(PLACE)
+WITH_TORCH := $(VENV)/.with-torch-$(PLACE)
+INSTALLED := $(VENV)/.installed-$(PLACE)
+INSTALLED_DEV := $(VENV)/.installed-dev-$(PLACE)
+
+help:
+	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
+	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
+	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
+	@echo 'make bench-speculation   acceptance, tokens per verification and latency with the embedded pair'
+	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
+	@echo 'make proto               regenerate the stubs from proto/'
+	@echo 'make lock                rewrite $(LOCK) from what is installed'
+	@echo 'make clean               remove the environment and everything made'
+
+demo: $(INSTALLED)
+	@exec $(RUN) -m specedge_cli demo --own-terminal-group $(ARGS)
+
+test: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
+
+exactness: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
+
+bench-speculation: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.speculation $(ARGS)
+
+lint: $(INSTALLED_DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint proto
+	$(RUN) proto/generate.py --check
+
+proto: $(INSTALLED_DEV)
+	$(RUN) proto/generate.py
+
+lock: $(INSTALLED_DEV)
+	{ sed -n '/^#/p' $(LOCK); \
+	  $(PIP) list --format=freeze --exclude-editable --exclude pip | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; \
+	} > $(LOCK).new
+	mv $(LOCK).new $(LOCK)
+
+install: $(INSTALLED)
+install-dev: $(INSTALLED_DEV)
+
+$(CREATED):
+	@test -n "$(PYTHON)" || { \
+	  echo 'SpecEdge needs Python 3.11 or newer, and none was found.' \
+	    'Install one, or name it: make demo PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make environments: its venv module is missing." \
+	    'On Debian and Ubuntu, install the package python3-venv.' >&2; exit 1; }
+	@echo 'Making $(VENV) with $(PYTHON) ...'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(WITH_TORCH): $(CREATED) $(LOCK)
+	@echo 'Installing $(TORCH)$(if $(HAS_GPU),, for the CPU) ...'
+	$(PIP) install --no-deps $(CPU_INDEX) '$(TORCH)' || $(PIP) install --no-deps '$(TORCH)'
+	@touch $@
+
+$(INSTALLED): $(WITH_TORCH) pyproject.toml
+	@echo 'Installing SpecEdge and what it needs ...'
+	$(PIP) install -c $(LOCK) -e '.$(if $(HAS_GPU),[gpu])'
+	@touch $@
+
+$(INSTALLED_DEV): $(WITH_TORCH) pyproject.toml
+	@echo 'Installing SpecEdge, what it needs, and what tests and checks need ...'
+	$(PIP) install -c $(LOCK) -e '.[dev$(if $(HAS_GPU),$(COMMA)gpu)]'
+	@touch $@ $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

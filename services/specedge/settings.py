@@ -1,0 +1,88 @@
+"""What the settings of both processes have in common: field types, bounds and the way each field is described.
+
+A settings object is frozen and is built once per process, by `specedge.settings_sources.load_settings`; its constructor
+reads nothing but its arguments, so a test or a composing module may also build one directly.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")]
+Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
+
+_UNSET_SPELLINGS = frozenset({"", "null", "~"})
+
+
+def unset_word(field: Any) -> str | None:
+    """The word a user writes for `None` ("auto", "none", ...), or None where the field takes no such word."""
+    extra = field.json_schema_extra
+    return extra.get("unset_word") if isinstance(extra, dict) else None
+
+
+class SettingsGroup(BaseModel):
+    """Fields that belong together: a nested section of a settings class, or the class itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise_words(cls, values: Any) -> Any:
+        """Turn a field's word for "not set" into None, and refuse booleans where a number is meant."""
+        if not isinstance(values, dict):
+            return values
+        normalised = {}
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            word = unset_word(field) if field is not None else None
+            if isinstance(value, bool):
+                value = str(value).lower()
+            if word is not None and isinstance(value, str) and value in _UNSET_SPELLINGS | {word}:
+                value = None
+            normalised[name] = value
+        return normalised
+
+
+class ProcessSettings(SettingsGroup, BaseSettings):
+    """Settings that both processes have."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    device: Device = Field(
+        default="auto",
+        description="where the model runs; auto takes the first CUDA device, or the CPU where there is none",
+        json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="number format of the weights; auto is the checkpoint's own on CUDA and float32 on the CPU",
+    )
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every IPv4 interface"
+    )
+    drain_timeout_s: Seconds = Field(
+        default=30.0, description="after SIGTERM, seconds in which running requests may finish before they are ended"
+    )
+    num_threads: PositiveInt | None = Field(
+        default=None,
+        description="CPU threads for model execution; auto takes half of the cores",
+        json_schema_extra={"unset_word": "auto"},
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe log record that is printed"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *args: Any, **kwargs: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The constructor reads its arguments only; other sources are read by `load_settings`."""
+        return (init_settings,)
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self)(**{**self.model_dump(), **changes})

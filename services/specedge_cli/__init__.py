@@ -1,0 +1,1 @@
+"""The `specedge` command line, which composes both processes."""

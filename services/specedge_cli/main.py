@@ -1,0 +1,112 @@
+"""The `specedge` command: one name per process, and what a user needs around them.
+
+Nothing heavy is imported until a command needs it, so that `--help` and `version` answer at once.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from specedge import __version__
+from specedge.errors import SpecEdgeError
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 a flag, variable or settings file is wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command, rest = _split(arguments)
+    try:
+        return COMMANDS[command](rest)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SpecEdgeError as error:
+        from specedge.settings_sources import SettingsError
+
+        print(f"specedge {command}: {error}", file=sys.stderr)
+        return USAGE_ERROR if isinstance(error, SettingsError) else FAILURE
+
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command and its own arguments; the top-level help is all that is parsed here."""
+    parser = argparse.ArgumentParser(
+        prog="specedge", description="Edge-assisted LLM serving.", allow_abbrev=False, add_help=True
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("verifier", help="run the verification service with the target model", add_help=False)
+    commands.add_parser("edge", help="run the edge agent: draft model and OpenAI-compatible HTTP API", add_help=False)
+    commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
+    commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
+    commands.add_parser("version", help="print the version", add_help=False)
+    parser.parse_args(arguments[:1])
+    return arguments[0], arguments[1:]
+
+
+def _verifier(arguments: list[str]) -> int:
+    from specedge_cli.processes import load_verifier_settings
+
+    settings = load_verifier_settings(arguments)
+    _start_logging(settings.log_level, "verifier")
+    importlib.import_module("specedge_verifier.app").run(settings)
+    return 0
+
+
+def _edge(arguments: list[str]) -> int:
+    from specedge_cli.processes import load_edge_settings
+
+    settings = load_edge_settings(arguments)
+    _start_logging(settings.log_level, "edge agent")
+    importlib.import_module("edge_agent.app").run(settings)
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    from specedge_cli.demo import run_demo
+
+    return run_demo(arguments)
+
+
+def _health(arguments: list[str]) -> int:
+    from specedge_cli.probe import probe
+
+    parser = argparse.ArgumentParser(prog="specedge health", allow_abbrev=False)
+    parser.add_argument("address", help="HOST:PORT of a verifier, or http://HOST:PORT of an edge agent")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for an answer (default 5)")
+    options = parser.parse_args(arguments)
+    failure = probe(options.address, options.timeout)
+    print(f"{options.address}: {failure or 'ready'}")
+    return FAILURE if failure else 0
+
+
+def _version(arguments: list[str]) -> int:
+    argparse.ArgumentParser(prog="specedge version", description="Print the version.").parse_args(arguments)
+    print(f"specedge {__version__}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "verifier": _verifier,
+    "edge": _edge,
+    "demo": _demo,
+    "health": _health,
+    "version": _version,
+}
+
+
+def _start_logging(level: str, process: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    if level != "debug":
+        for noisy in ("httpx", "httpcore", "urllib3", "huggingface_hub", "filelock", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger(__name__).info("specedge %s: starting the %s", __version__, process)

@@ -55,6 +55,8 @@ lint: $(INSTALLED_DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint proto
 	$(RUN) proto/generate.py --check
+	@awk 'FNR == 401 { print FILENAME ": has more than 400 lines"; bad = 1 } END { exit bad }' \
+	  $$(find services edge_agent benchmarks proto tests -name '*.py' ! -path '*/verification/*')
 
 proto: $(INSTALLED_DEV)
 	$(RUN) proto/generate.py

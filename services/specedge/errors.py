@@ -8,7 +8,10 @@ SpecEdgeError
 ├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
 ├── EngineDead            the engine thread ended with an error; the process must be replaced
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
-└── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
+├── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
+├── SettingsError         a flag, variable or settings file is wrong (specedge.settings_sources)
+├── PortBusy              a port the user asked for is taken (specedge_cli.ports)
+└── DemoFailed            a process of the demo ended or never became ready (specedge_cli.demo)
 
 Foreign errors (gRPC, HTTP, safetensors) are mapped into this tree once, at the border where they enter.
 """

@@ -36,7 +36,7 @@ class DraftGap:
             self.bare_since_s = None
 
     def arrival_s(self, now_s: float) -> float:
-        """Predicted seconds until the next draft; inf when unknown, or overdue by more than half of what was expected."""
+        """Predicted seconds until the next draft; inf when unknown or overdue by more than half of that."""
         if self.bare_since_s is None:
             return inf
         remaining_s = self.bare_since_s + self.late_s - now_s

@@ -1,10 +1,11 @@
 """The published modes: synchronous rounds, with or without a guess at the outcome while a tree is in flight.
 
 A round grows a tree for up to `max_beam_len` steps, or until nothing can improve it, and sends it in one message; the
-next verdict ends the round. While the tree is in flight, "off" waits. "included" and "excluded" expand its leaves, take
-the most probable (leaf, next token) as the *expansion head*, suppose it committed and grow a second tree from there. If
-the verdict is exactly that head the second tree is kept: "excluded" then grows it for a full round, "included" only by
-the steps that are missing. Otherwise it is thrown away.
+next verdict ends the round. A verdict before that re-roots the tree, and the round goes on. While the tree is in
+flight, "off" waits. "included" and "excluded" expand its leaves, take the most probable (leaf, next token) as the
+*expansion head*, suppose it committed and grow a second tree from there. If the verdict is exactly that head the second
+tree is kept: "excluded" then grows it for a full round, "included" only by the steps that are missing. Otherwise it is
+thrown away.
 """
 
 from collections.abc import Sequence
@@ -105,7 +106,8 @@ class RoundDrafting(SessionDrafting):
 
     def _after_commit(self, token_ids: Sequence[int]) -> None:
         growth = self.settings.growth
-        self._stage, self._num_steps_left = Stage.GROWING, growth.max_beam_len
+        if self._stage is not Stage.GROWING:  # else the target decoded plainly meanwhile, and the round goes on
+            self._stage, self._num_steps_left = Stage.GROWING, growth.max_beam_len
         guess = self.guess
         if guess is not None and guess.trie.committed == self.committed:
             self.guess = None

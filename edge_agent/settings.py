@@ -66,7 +66,7 @@ class EdgeSettings(ProcessSettings):
         default=8, ge=1, le=64, description="most draft steps, so the greatest depth, of a growth phase"
     )
     max_branch_width: int = Field(default=4, ge=1, le=64, description="most children drafted for a node")
-    max_budget: int = Field(default=32, ge=1, le=4096, description="most nodes of a session's draft tree")
+    max_budget: int = Field(default=64, ge=1, le=4096, description="most nodes of a session's draft tree")
     proactive: ProactiveSettings = Field(default_factory=lambda: ProactiveSettings())
 
     max_new_tokens: PositiveInt | None = Field(

@@ -1,10 +1,14 @@
 """What a drafter's scores are worth: path probability as accepted, learnt online, per drafter.
 
+How late a drafter's drafts come is kept beside it, so that its next session need not learn it again.
+
 Scores are cut into bins of equal width in log-probability. Each bin keeps a decaying count of verified and accepted
 nodes and starts from the drafter's own claim. Isotonic regression (pool adjacent violators, weighted by what each bin
 has seen) keeps the calibrated probability non-increasing along the bins, so that ordering nodes by it stays
 ancestor-closed.
 """
+
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +23,14 @@ _AGE = 0.999  # per step, so that a drafter once found worthless is tried again
 
 
 class Calibration:
-    """Maps the scores of one drafter to acceptance probabilities."""
+    """Maps the scores of one drafter to acceptance probabilities.
+
+    Attributes:
+        late_s: what the drafter's last session knew of its gap (`DraftGap.late_s`); inf before any did.
+    """
 
     def __init__(self) -> None:
+        self.late_s = inf
         self._centres = _BIN_WIDTH * (np.arange(_NUM_BINS) + 0.5)
         self._claimed = np.exp(-self._centres)
         self._verified = np.zeros(_NUM_BINS)

@@ -113,6 +113,7 @@ class EngineCore:
             speculative=message.system == "specedge" and bool(message.drafter_id),
             counts=counts,
         )
+        session.gap.late_s = self.scheduler.calibrations.of(message.drafter_id).late_s
         self._sessions[handle] = session
         self.scheduler.add(session)
 
@@ -135,6 +136,7 @@ class EngineCore:
         if trie.num_live:
             now_s = self._clock()
             session.gap.drafted(now_s)
+            self.scheduler.calibrations.of(session.drafter_id).late_s = session.gap.late_s
             if session.ready_since_s is None:
                 session.ready_since_s = now_s
         return []

@@ -133,8 +133,6 @@ class Scheduler:
             if walk is not None:
                 session.num_computed += len(walk.rows)
                 session.trie.commit(walk.tokens)
-                if item.nodes:
-                    session.verified(len(walk.tokens))
                 if session.counts is not None:
                     session.counts.append(walk.tokens)
                 session.gap.verdict(now_s, session.trie.num_live > 0)
@@ -172,7 +170,7 @@ class Scheduler:
             insort(self.running, self.waiting.pop(0), key=_order)
 
     def _decide(self, now_s: float) -> Decision:
-        has_urgent, num_ready, arrivals_s, gaps_s, tokens = False, 0, [], [], 0.0
+        has_urgent, num_ready, arrivals_s, gaps_s = False, 0, [], []
         for session in self.running:
             if session.is_paused:
                 continue
@@ -184,15 +182,13 @@ class Scheduler:
                 num_ready += 1
             else:
                 arrivals_s.append(session.gap.arrival_s(now_s))
-                tokens += session.tokens_per_tree
         if not (has_urgent or num_ready or arrivals_s):
             return Decision(run=False, fill=False, wait_s=inf)
         if not arrivals_s:
             return RUN_ALL
         mean_gap_s = sum(gaps_s) / len(gaps_s)
         idle_s = max(0.0, now_s - self._free_since_s)
-        arrivals = tuple(sorted(arrivals_s))
-        readiness = Readiness(has_urgent, num_ready, arrivals, mean_gap_s, idle_s, tokens / len(arrivals))
+        readiness = Readiness(has_urgent, num_ready, tuple(sorted(arrivals_s)), mean_gap_s, idle_s)
         return decide(self.limits.batch_type, readiness, self.step_time, self.limits.stall_s)
 
     def _plan_rows(self, decision: Decision, now_s: float) -> list[Planned]:

@@ -62,7 +62,6 @@ class Session:
         speculative: whether draft nodes are taken at all.
         num_cached: prompt tokens the prefix cache spared at admission.
         ready_since_s: since when there has been something to compute; None while only a draft could add to it.
-        tokens_per_tree: moving average of the tokens a verified tree commits.
         is_paused: its reader is too slow; it takes no step until the outbox has drained.
     """
 
@@ -83,7 +82,6 @@ class Session:
     num_preemptions: int = 0
     is_paused: bool = False
     ready_since_s: float | None = None
-    tokens_per_tree: float = 1.5
     gap: DraftGap = field(default_factory=DraftGap)
 
     def __post_init__(self) -> None:
@@ -92,10 +90,6 @@ class Session:
     def queued_s(self, now_s: float) -> float:
         """Seconds for which the session has had something to compute."""
         return 0.0 if self.ready_since_s is None else now_s - self.ready_since_s
-
-    def verified(self, num_tokens: int) -> None:
-        """A tree was verified and committed this many tokens."""
-        self.tokens_per_tree = _average(self.tokens_per_tree, num_tokens)
 
     @property
     def tokens(self) -> list[int]:

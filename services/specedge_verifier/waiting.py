@@ -4,9 +4,9 @@ Rule 1  Work that drafts cannot improve (prefill, sessions without a drafter) ne
 Rule 2  `ready` (default) runs what is ready. It lets something ready wait only while the prediction says that a larger
         group pays, and never longer than half a plain decode step since the device became free.
 Rule 3  A session with nothing but its root is fillable: it rides along in any step that runs, and starts one of its
-        own when its draft is predicted to come too late. A tree that commits E tokens also brings what E - 1 plain
-        steps before it would have brought, so it is worth (E - 1) plain steps of waiting and not more. So no session is
-        slower than plain decoding, and no edge can stall one.
+        own when its draft is predicted to come later than that step would end: until then a plain step costs no time,
+        and drafts in flight survive it when they guessed right. So no session is slower than plain decoding, and no
+        edge can stall one.
 Rule 4  `static` and `dynamic` are the published alternatives, kept for comparison: both leave sessions without drafts
         waiting, `static` until every session is ready, `dynamic` until one is; both give up after `stall_s`.
 """
@@ -38,7 +38,6 @@ class Readiness:
         arrivals_s: predicted seconds until the drafts of each fillable session, ascending; inf where unknown or late.
         mean_gap_s: mean seconds from a verdict to the next draft over the decoding sessions; inf where unknown.
         idle_s: seconds since the device became free.
-        tokens_per_tree: mean tokens committed by a verified tree, over the fillable sessions.
     """
 
     has_urgent: bool
@@ -46,7 +45,6 @@ class Readiness:
     arrivals_s: tuple[float, ...]
     mean_gap_s: float
     idle_s: float
-    tokens_per_tree: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def _ready(readiness: Readiness, step_time: StepTime) -> Decision:
         if missing <= 0:
             return RUN_ALL
     else:
-        missing, patience = 1, max(0.5, readiness.tokens_per_tree - 1)
+        missing, patience = 1, 1.0
     step_s = step_time.seconds(readiness.num_ready + len(readiness.arrivals_s))
     patience_s = patience * step_s - readiness.idle_s
     needed_s = readiness.arrivals_s[min(missing, len(readiness.arrivals_s)) - 1]

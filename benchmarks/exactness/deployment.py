@@ -1,0 +1,96 @@
+"""A verifier and an edge in this process, joined by real gRPC over loopback, perhaps through a proxy that cuts."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from benchmarks.cut_proxy import CutProxy, CutSettings
+from edge_agent.draft_source import DraftSource
+from edge_agent.generation import GenerationOptions, GenerationService
+from edge_agent.stream_observer import StreamCounters
+from edge_agent.verifier_client import VerifierClient
+from specedge_verifier.app import Verifier, load
+from specedge_verifier.core import EngineCore
+from specedge_verifier.engine import EngineThread
+from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.settings import VerifierSettings
+
+_DEADLINE_S = 60.0
+_EMPTY_WITHIN_S = 10.0
+
+
+class StreamWatch(StreamCounters):
+    """Counts, and remembers why streams broke."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: Counter[str] = Counter()
+
+    def broken(self, reason: str) -> None:
+        super().broken(reason)
+        self.reasons[reason] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What runs."""
+
+    settings: VerifierSettings
+    verifier: Verifier
+    service: GenerationService
+    streams: StreamWatch
+    proxy: CutProxy | None
+
+
+@contextlib.asynccontextmanager
+async def deployed(
+    settings: VerifierSettings, source: DraftSource, cuts: CutSettings | None = None, seed: int = 0
+) -> AsyncIterator[Deployment]:
+    """Starts both sides; at the end every session must have freed its blocks.
+
+    Args:
+        settings: the verifier's.
+        source: where the edge's drafts come from.
+        cuts: how connections are cut; None connects directly.
+        seed: of the cuts.
+    """
+    verifier = load(settings)
+    engine = verifier.start_engine(asyncio.get_running_loop())
+    server = VerifierServer(engine, ServerOptions())
+    port = await server.start()
+    await server.set_ready()
+    proxy = CutProxy(port, cuts, seed) if cuts is not None else None
+    if proxy is not None:
+        port = await proxy.start()
+    streams = StreamWatch()
+    client = VerifierClient(f"127.0.0.1:{port}", streams)
+    options = GenerationOptions(verifier_deadline_s=_DEADLINE_S)
+    service = GenerationService(client, source, verifier.info.tokenizer_fingerprint, options)
+    try:
+        await service.start()
+        yield Deployment(settings, verifier, service, streams, proxy)
+        await _check_empty(engine, server)
+    finally:
+        await client.close()
+        if proxy is not None:
+            await proxy.stop()
+        await server.stop()
+        engine.stop()
+
+
+async def _check_empty(engine: EngineThread, server: VerifierServer) -> None:
+    """Waits for the streams that cut connections left behind, then holds free + held = total and held = 0."""
+    await asyncio.wait_for(server.service.wait_idle(), _EMPTY_WITHIN_S)
+    loop = asyncio.get_running_loop()
+    num_held: asyncio.Future[int] = loop.create_future()
+
+    def look(core: EngineCore) -> None:
+        core.scheduler.pool.check_integrity()
+        loop.call_soon_threadsafe(num_held.set_result, core.scheduler.pool.num_held)
+
+    engine.inspect(look)
+    held = await asyncio.wait_for(num_held, _EMPTY_WITHIN_S)
+    if engine.num_sessions or held:
+        raise AssertionError(f"{engine.num_sessions} sessions and {held} KV blocks are left after the last answer")

@@ -1,0 +1,257 @@
+"""Runs a cell: every case once, a number of them at a time, and holds the answers to the expected ones."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.cut_proxy import CutSettings
+from benchmarks.exactness.cases import Answer, Case
+from benchmarks.exactness.cells import Cell
+from benchmarks.exactness.deployment import Deployment, deployed
+from benchmarks.exactness.differences import Difference, Dtype, Judge
+from benchmarks.exactness.draft_sources import ScriptedDrafts, grow_at_random, grow_wrong
+from edge_agent.app import load as load_edge
+from edge_agent.draft_source import DraftSource, NullDraftSource
+from edge_agent.generation import GenerationRequest, GenerationService
+from edge_agent.metrics import EdgeMetrics
+from edge_agent.settings import EdgeSettings
+from specedge.sampling import SamplingParams
+from specedge_verifier.settings import VerifierSettings
+
+BLOCK_SIZE = 4
+NUM_ROOMY_SESSIONS = 12
+_FILLER_SLACK = 16  # tokens that a filler leaves free beside the session it will preempt
+_FILLER_TOKENS = 22
+
+Progress = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all cells have in common."""
+
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    num_threads: int = 1
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class CellResult:
+    """What a cell brought."""
+
+    cell: Cell
+    num_prompts: int = 0
+    num_tokens: int = 0
+    num_verifications: int = 0
+    num_nodes: int = 0  # verified
+    num_accepted: int = 0
+    num_preemptions: int = 0
+    num_reconnects: int = 0
+    num_resumed: int = 0  # tokens that were committed already when a stream was opened again
+    seconds: float = 0.0
+    differences: list[Difference] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def num_near_ties(self) -> int:
+        return sum(difference.verdict == "near-tie" for difference in self.differences)
+
+    @property
+    def num_wrong(self) -> int:
+        return len(self.differences) - self.num_near_ties
+
+    @property
+    def tokens_per_verification(self) -> float:
+        return self.num_tokens / max(1, self.num_verifications)
+
+    @property
+    def problems(self) -> list[str]:
+        """Wrong answers, errors, and everything for which the cell would prove nothing."""
+        cell, problems = self.cell, [*self.errors]
+        if self.num_wrong:
+            problems.append(f"{self.num_wrong} answers are wrong")
+        if problems:
+            return problems
+        if cell.pool == "tight" and not self.num_preemptions:
+            problems.append("no session was preempted")
+        if cell.network == "cut" and not self.num_resumed:
+            problems.append("no stream was broken in the middle of an answer")
+        if cell.network == "steady" and self.num_reconnects:
+            problems.append(f"{self.num_reconnects} streams broke without being cut")
+        if cell.drafter != "none" and not self.num_nodes:
+            problems.append("no draft node was verified")
+        if (cell.drafter in ("demo", "random")) != (self.num_accepted > 0):
+            problems.append(f"{self.num_accepted} draft nodes were accepted")
+        return problems
+
+
+async def plain_answers(cases: Sequence[Case], options: Options, progress: Progress) -> list[Answer]:
+    """The expected answers: plain decoding, one session at a time, nothing in its way."""
+    answers = []
+    async with deployed(_verifier_settings(cases, "roomy", options), NullDraftSource()) as deployment:
+        for case in cases:
+            answers.append(await _answer(deployment.service, case, None))
+            progress()
+    return answers
+
+
+async def run_cell(
+    cell: Cell, cases: Sequence[Case], expected: Sequence[Answer], judge: Judge, options: Options, progress: Progress
+) -> CellResult:
+    """One cell: all cases, `cell.num_sessions` at a time."""
+    result = CellResult(cell, num_prompts=len(cases))
+    started_s = time.perf_counter()
+    settings = _verifier_settings(cases, cell.pool, options)
+    cuts = _cuts(cell.num_sessions) if cell.network == "cut" else None
+    with _errors_logged() as errors:
+        try:
+            async with (
+                _draft_source(cell, cases, expected, options) as source,
+                deployed(settings, source, cuts, options.seed) as deployment,
+            ):
+                await _answer_all(cell, zip(cases, expected, strict=True), deployment, judge, result, progress)
+                result.num_preemptions = deployment.verifier.core.scheduler.num_preemptions
+                result.num_reconnects = deployment.streams.num_broken
+                result.num_resumed = deployment.streams.num_resumed_tokens
+        except Exception as error:  # a cell that breaks down fails; the others still run
+            errors += _descriptions(error)
+    result.errors += errors
+    result.seconds = time.perf_counter() - started_s
+    return result
+
+
+async def _answer_all(
+    cell: Cell,
+    remaining: Iterator[tuple[Case, Answer]],
+    deployment: Deployment,
+    judge: Judge,
+    result: CellResult,
+    progress: Progress,
+) -> None:
+    needs_filler = cell.pool == "tight" and cell.num_sessions == 1
+
+    async def work() -> None:
+        for case, expected in remaining:
+            filler = _filler(case, deployment.settings) if needs_filler else None
+            actual = await _answer(deployment.service, case, result, filler)
+            if difference := judge.compare(cell.name, case, expected, actual):
+                result.differences.append(difference)
+            progress()
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(cell.num_sessions):
+            workers.create_task(work())
+
+
+async def _answer(
+    service: GenerationService, case: Case, result: CellResult | None, filler: GenerationRequest | None = None
+) -> Answer:
+    """One answer; a filler, if any, is being computed when it begins, and takes the blocks it needs to go on."""
+    if filler is not None:
+        async with service.generate(filler):
+            return await _answer(service, case, result)
+    tokens: list[int] = []
+    finish_reason = ""
+    request = GenerationRequest(case.request_id, case.prompt_ids, case.sampling)
+    async with service.generate(request) as bursts:
+        async for burst in bursts:
+            tokens += burst.token_ids
+            if result is not None:
+                result.num_tokens += len(burst.token_ids)
+                result.num_verifications += 1
+                result.num_nodes += burst.stats.num_nodes_verified
+                result.num_accepted += burst.num_accepted
+            finish_reason = burst.finish_reason
+    return Answer(tuple(tokens), finish_reason)
+
+
+def _cuts(num_sessions: int) -> CutSettings:
+    """All sessions share a connection: with more of them it carries more, in less time."""
+    return CutSettings() if num_sessions == 1 else CutSettings(max_bytes=25_000, max_s=0.5)
+
+
+def _filler(case: Case, settings: VerifierSettings) -> GenerationRequest | None:
+    """A plain session of higher priority, so long that it soon needs the blocks of the case's; None if none fits."""
+    assert settings.num_kv_blocks is not None and settings.max_len is not None
+    num_slots = settings.num_kv_blocks * settings.block_size
+    length = min(num_slots - len(case.prompt_ids) - _FILLER_SLACK, settings.max_len - _FILLER_TOKENS)
+    if length < 1:
+        return None
+    prompt = (case.prompt_ids * (1 + length // len(case.prompt_ids)))[:length]
+    sampling = SamplingParams(temperature=0.0, max_tokens=_FILLER_TOKENS, ignore_eos=True)
+    return GenerationRequest(f"filler-{case.index}", prompt, sampling, speculate=False, priority=1)
+
+
+def _verifier_settings(cases: Sequence[Case], pool: str, options: Options) -> VerifierSettings:
+    """Small blocks, small steps and a small trie, so that edges are met; a tight pool just holds the longest case."""
+    max_len = max(len(case.prompt_ids) + case.sampling.max_tokens for case in cases)
+    num_blocks = -(-(max_len + 1) // BLOCK_SIZE)
+    return VerifierSettings(
+        device=options.device,
+        dtype=options.dtype,
+        num_threads=options.num_threads,
+        max_len=max_len,
+        block_size=BLOCK_SIZE,
+        num_kv_blocks=num_blocks if pool == "tight" else NUM_ROOMY_SESSIONS * num_blocks,
+        max_batch_size=16,
+        max_num_batched_tokens=128,
+        max_live_nodes=64,
+        max_tree_nodes=32,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _draft_source(
+    cell: Cell, cases: Sequence[Case], expected: Sequence[Answer], options: Options
+) -> AsyncIterator[DraftSource]:
+    if cell.drafter == "none":
+        yield NullDraftSource()
+        return
+    if cell.drafter == "demo":
+        settings = EdgeSettings(device=options.device, num_threads=options.num_threads)
+        drafter = load_edge(settings, EdgeMetrics()).drafter
+        assert drafter is not None
+        drafter.start()
+        try:
+            yield drafter
+            assert drafter.is_alive, "the drafter's thread has died"
+        finally:
+            drafter.stop()
+        drafter.check_integrity()
+        return
+    answers = {case.request_id: answer.token_ids for case, answer in zip(cases, expected, strict=True)}
+    vocab_size = 1 + max(token for tokens in answers.values() for token in tokens)
+    grow = grow_at_random if cell.drafter == "random" else grow_wrong
+    yield ScriptedDrafts(cell.drafter, grow, answers, vocab_size, options.seed)
+
+
+def _descriptions(error: Exception) -> list[str]:
+    if isinstance(error, ExceptionGroup):
+        return [text for part in error.exceptions for text in _descriptions(part)]
+    return [f"{type(error).__name__}: {error}"]
+
+
+class _ErrorLog(logging.Handler):
+    """Keeps what is logged as an error: answers survive refused drafts and dead threads, a cell does not."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(f"logged: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _errors_logged() -> Iterator[list[str]]:
+    messages: list[str] = []
+    handler = _ErrorLog(messages)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger().removeHandler(handler)

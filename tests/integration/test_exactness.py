@@ -1,0 +1,167 @@
+"""A slice of `make exactness`: both services over real gRPC against plain decoding, token for token."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.cut_proxy import CutProxy, CutSettings
+from benchmarks.exactness.cases import Answer, Case, make_cases
+from benchmarks.exactness.cells import Cell, grid
+from benchmarks.exactness.differences import Judge
+from benchmarks.exactness.run import CellResult, Options, plain_answers, run_cell
+from specedge.model.embedded import resolve_model
+from specedge.reference_sampler import reference_scores
+from specedge.sampling import SamplingParams
+from specedge.tokenizer import load_tokenizer
+from specedge_verifier.target_model import TargetModel
+
+EOS_ID = 2
+NUM_PROMPTS = 14
+MAX_TOKENS = 36
+TARGET = resolve_model("demo", "target")
+
+CELLS = (
+    "T0 none x8 roomy cut",
+    "T0 random x1 tight cut",
+    "T0.7 demo x1 roomy steady",
+    "T0.7 random x8 tight steady",
+    "T1 wrong x1 tight steady",
+    "T1 demo x8 tight cut",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@cache
+def judge() -> Judge:
+    return Judge(TARGET, "cpu", "float32", (EOS_ID,))
+
+
+@cache
+def cases_and_answers(temperature: float) -> tuple[list[Case], list[Answer]]:
+    cases = make_cases(load_tokenizer(TARGET), EOS_ID, temperature, NUM_PROMPTS, MAX_TOKENS)
+    return cases, asyncio.run(plain_answers(cases, Options(), progress=lambda: None))
+
+
+def run(cell: Cell) -> CellResult:
+    cases, expected = cases_and_answers(cell.temperature)
+    return asyncio.run(run_cell(cell, cases, expected, judge(), Options(), progress=lambda: None))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_speculation_changes_no_token(name: str) -> None:
+    (cell,) = grid(name)
+    result = run(cell)
+    assert result.problems == []
+    assert len(result.differences) <= 1, "even near-ties are rare in float32"
+
+
+def test_keys_and_values_that_stay_where_rejected_nodes_were_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison is able to fail: here accepted tokens' keys and values are not moved to their place."""
+    monkeypatch.setattr(TargetModel, "move_kv", lambda self, source_slots, target_slots: None)
+    (cell,) = grid("T0.7 random x8 roomy steady")
+    result = run(cell)
+    assert result.num_wrong > 0
+    assert f"{result.num_wrong} answers are wrong" in result.problems
+
+
+async def test_the_proxy_forwards_until_a_connection_has_carried_its_bytes_and_then_cuts_it() -> None:
+    echoes: list[asyncio.Task[None] | None] = []
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        echoes.append(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while data := await reader.read(1000):
+                writer.write(data)
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    proxy = CutProxy(server.sockets[0].getsockname()[1], CutSettings(min_bytes=1001, max_bytes=1001, min_s=60), seed=0)
+    port = await proxy.start()
+    try:
+        for num_cuts in (1, 2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                for _ in range(5):
+                    writer.write(b"x" * 100)
+                    assert await reader.readexactly(100) == b"x" * 100
+                assert proxy.num_cuts == num_cuts - 1
+                writer.write(b"xx")
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                    await reader.readexactly(2)
+                assert proxy.num_cuts == num_cuts
+            finally:
+                writer.close()
+    finally:
+        await proxy.stop()
+        server.close()
+        await asyncio.wait(echoes)
+
+
+def test_the_grid_has_every_combination_once() -> None:
+    cells = grid()
+    assert len(cells) == len({cell.name for cell in cells}) == 3 * 4 * 2 * 2 * 2
+    assert len(grid("T1 demo,random x8")) == 2 * 2 * 2
+    with pytest.raises(ValueError, match="no cell is called x9; the words are"):
+        grid("T1 x9")
+
+
+PROMPT = (1, 483, 201, 2523, 408, 261, 832)
+
+
+def plain_logits() -> np.ndarray:
+    return judge().plain_logits(PROMPT)
+
+
+def compared(sampling: SamplingParams, expected: int, actual: int) -> str:
+    case = Case(0, PROMPT, sampling)
+    difference = judge().compare("cell", case, Answer((expected,), "length"), Answer((actual,), "length"))
+    assert difference is not None and difference.position == len(PROMPT)
+    return difference.verdict
+
+
+def test_only_tokens_that_the_target_hardly_tells_apart_are_a_near_tie() -> None:
+    logits = plain_logits()
+    best, second = np.argsort(-logits)[:2].tolist()
+    gap = float(logits[best] - logits[second])
+    assert gap > 0.01
+    assert compared(SamplingParams(temperature=0.0), best, second) == "wrong"
+    for missing, verdict in ((1e-4, "near-tie"), (-1e-4, "near-tie"), (5e-3, "wrong")):
+        bias = ((second, gap - missing),)
+        assert compared(SamplingParams(temperature=0.0, logit_bias=bias), best, second) == verdict
+
+
+def test_a_token_at_the_edge_of_the_nucleus_is_a_near_tie() -> None:
+    logits = plain_logits()
+    probabilities = np.sort(np.exp(logits.astype(np.float64) - logits.max()))[::-1]
+    edge = float(probabilities[:5].sum() / probabilities.sum())  # the sixth token is just outside, or just inside
+
+    def chosen(top_p: float, seed: int) -> int:
+        params = SamplingParams(top_p=top_p, seed=seed)
+        return int(reference_scores(logits, params, prompt_ids=PROMPT, generated_ids=(), eos_ids=()).argmax())
+
+    seed = next(s for s in range(2000) if chosen(edge - 1e-5, s) != chosen(edge + 1e-5, s))
+    outside, inside = chosen(edge - 1e-5, seed), chosen(edge + 1e-5, seed)
+    assert compared(SamplingParams(top_p=edge + 1e-5, seed=seed), inside, outside) == "near-tie"
+    assert compared(SamplingParams(top_p=edge - 1e-5, seed=seed), outside, inside) == "near-tie"
+    assert compared(SamplingParams(top_p=edge - 1e-2, seed=seed), outside, inside) == "wrong"
+
+
+def test_an_answer_that_ends_elsewhere_is_wrong() -> None:
+    case = Case(3, PROMPT, SamplingParams(max_tokens=3))
+    whole = Answer((5, 6, 7), "length")
+    for other in (Answer((5, 6), "stop"), Answer((5, 6, 7), "stop"), Answer((5, 6, 7, 8), "length")):
+        difference = judge().compare("cell", case, whole, other)
+        assert difference is not None and difference.verdict == "wrong"
+    assert judge().compare("cell", case, whole, replace(whole)) is None

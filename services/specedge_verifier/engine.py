@@ -141,7 +141,8 @@ class EngineThread:
             while not self._is_stopping:
                 self._news.clear()
                 self._deliver(self._take_commands())
-                for handle, sink in list(self._sinks.items()):
+                # A copy: iterating may run the garbage collector, hence other code, while the loop opens a session.
+                for handle, sink in self._sinks.copy().items():
                     self._core.pause(handle, sink.is_congested)
                 result = self._core.step()
                 if result.report is not None:

@@ -1,6 +1,7 @@
 """A request body from bytes to JSON: bounded in size, time and type before a parser sees it."""
 
 import asyncio
+from math import isfinite
 from typing import Any
 
 from pydantic_core import from_json
@@ -34,10 +35,23 @@ def parse_json_object(body: bytes | bytearray) -> dict[str, Any]:
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
+        name, remark = _non_finite_field(body)
+        raise InvalidRequest(f"the request body is not valid JSON: {error}{remark}", param=name) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"the request body must be a JSON object, not {_json_type(value)}")
     return value
+
+
+def _non_finite_field(body: bytes | bytearray) -> tuple[str | None, str]:
+    """The first top-level field that is NaN or infinite, as the refusal's param and a remark; nothing if none is."""
+    try:
+        value = from_json(body, allow_inf_nan=True)
+    except ValueError:
+        return None, ""
+    for name, field in value.items() if isinstance(value, dict) else ():
+        if isinstance(field, float) and not isfinite(field):
+            return name, f"; {name} is {field}, and numbers must be finite"
+    return None, ""
 
 
 async def _read(request: Request, max_bytes: int) -> bytearray:

@@ -69,24 +69,30 @@ class CellResult:
         return self.num_tokens / max(1, self.num_verifications)
 
     @property
-    def problems(self) -> list[str]:
-        """Wrong answers, errors, and everything for which the cell would prove nothing."""
-        cell, problems = self.cell, [*self.errors]
-        if self.num_wrong:
-            problems.append(f"{self.num_wrong} answers are wrong")
-        if problems:
-            return problems
+    def failures(self) -> list[str]:
+        """Errors and wrong answers."""
+        return self.errors + ([f"{self.num_wrong} answers are wrong"] if self.num_wrong else [])
+
+    @property
+    def gaps(self) -> list[str]:
+        """What the cell is there for and did not happen; a cell with few prompts may have such a gap by chance."""
+        cell, gaps = self.cell, []
         if cell.pool == "tight" and not self.num_preemptions:
-            problems.append("no session was preempted")
+            gaps.append("no session was preempted")
         if cell.network == "cut" and not self.num_resumed:
-            problems.append("no stream was broken in the middle of an answer")
+            gaps.append("no stream was broken in the middle of an answer")
         if cell.network == "steady" and self.num_reconnects:
-            problems.append(f"{self.num_reconnects} streams broke without being cut")
+            gaps.append(f"{self.num_reconnects} streams broke without being cut")
         if cell.drafter != "none" and not self.num_nodes:
-            problems.append("no draft node was verified")
+            gaps.append("no draft node was verified")
         if (cell.drafter in ("demo", "random")) != (self.num_accepted > 0):
-            problems.append(f"{self.num_accepted} draft nodes were accepted")
-        return problems
+            gaps.append(f"{self.num_accepted} draft nodes were accepted")
+        return gaps
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the cell does not show that speculation is exact."""
+        return self.failures or self.gaps
 
 
 async def plain_answers(cases: Sequence[Case], options: Options, progress: Progress) -> list[Answer]:

@@ -47,21 +47,20 @@ def print_report(console: Console, results: Sequence[CellResult]) -> None:
 
 def print_cell(console: Console, result: CellResult) -> None:
     """One line, as soon as a cell is done."""
-    outcome = "; ".join(result.problems) or f"{result.num_prompts} answers, {result.num_near_ties} near-ties"
+    outcome = "; ".join(result.problems) or f"{result.num_equal} answers equal, {result.num_near_ties} near-ties"
     console.print(Text(f"{result.cell.name}: {outcome}, {result.seconds:.1f} s", "red" if result.problems else ""))
 
 
 def print_verdict(console: Console, results: Sequence[CellResult]) -> None:
     """One line."""
     num_failed = sum(bool(result.problems) for result in results)
-    num_answers = sum(result.num_prompts for result in results)
     if num_failed:
         console.print(f"[bold red]FAILED[/]: {num_failed} of {len(results)} cells")
         return
-    num_ties = sum(result.num_near_ties for result in results)
-    console.print(
-        f"[bold green]exact[/]: {num_answers - num_ties} of {num_answers} answers equal, {num_ties} near-ties"
-    )
+    num_answers = sum(result.num_prompts for result in results)
+    num_equal = sum(result.num_equal for result in results)
+    num_near_ties = num_answers - num_equal
+    console.print(f"[bold green]exact[/]: {num_equal} of {num_answers} answers equal, {num_near_ties} near-ties")
 
 
 def _numbers(results: Iterable[CellResult]) -> list[str]:
@@ -69,7 +68,6 @@ def _numbers(results: Iterable[CellResult]) -> list[str]:
     num_prompts = sum(result.num_prompts for result in results)
     num_tokens = sum(result.num_tokens for result in results)
     num_verifications = sum(result.num_verifications for result in results)
-    num_different = sum(len(result.differences) for result in results)
     return [
         f"{num_prompts:,}",
         f"{num_tokens:,}",
@@ -78,7 +76,7 @@ def _numbers(results: Iterable[CellResult]) -> list[str]:
         f"{sum(result.num_accepted for result in results):,}",
         f"{sum(result.num_preemptions for result in results):,}",
         f"{sum(result.num_reconnects for result in results):,}",
-        f"{num_prompts - num_different:,}",
+        f"{sum(result.num_equal for result in results):,}",
         f"{sum(result.num_near_ties for result in results):,}",
         f"{sum(result.num_wrong for result in results):,}",
         f"{sum(result.seconds for result in results):.1f}",

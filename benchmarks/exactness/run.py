@@ -45,6 +45,7 @@ class CellResult:
 
     cell: Cell
     num_prompts: int = 0
+    num_equal: int = 0
     num_tokens: int = 0
     num_verifications: int = 0
     num_nodes: int = 0  # verified
@@ -63,10 +64,6 @@ class CellResult:
     @property
     def num_wrong(self) -> int:
         return len(self.differences) - self.num_near_ties
-
-    @property
-    def tokens_per_verification(self) -> float:
-        return self.num_tokens / max(1, self.num_verifications)
 
     @property
     def failures(self) -> list[str]:
@@ -146,6 +143,8 @@ async def _answer_all(
             actual = await _answer(deployment.service, case, result, filler)
             if difference := judge.compare(cell.name, case, expected, actual):
                 result.differences.append(difference)
+            else:
+                result.num_equal += 1
             progress()
 
     async with asyncio.TaskGroup() as workers:

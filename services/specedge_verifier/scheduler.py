@@ -229,7 +229,6 @@ class Scheduler:
         self.running.remove(session)
         session.blocks.release()
         session.num_computed = 0
-        session.num_preemptions += 1
         self.num_preemptions += 1
         insort(self.waiting, session, key=_order)
         return session

@@ -79,7 +79,6 @@ class Session:
     counts: TokenCounts | None = None
     num_computed: int = 0
     num_cached: int = 0
-    num_preemptions: int = 0
     is_paused: bool = False
     ready_since_s: float | None = None
     gap: DraftGap = field(default_factory=DraftGap)

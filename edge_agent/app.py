@@ -15,11 +15,9 @@ from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
 from edge_agent.draft_metrics import DraftMetrics
-from edge_agent.draft_session import DraftingSettings
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
-from edge_agent.growth import GrowthSettings
 from edge_agent.http.app import create_app
 from edge_agent.http.ports import ChatTokenizer
 from edge_agent.http.settings import HttpSettings
@@ -28,6 +26,8 @@ from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
 from specedge.background import start_in_background
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.growth import GrowthSettings
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import load_model

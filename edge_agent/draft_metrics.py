@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_agent.draft_stats import DrafterStats, StepReport
 from edge_agent.metrics import EdgeMetrics
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_stats import DrafterStats, StepReport
 
 
 class DraftMetrics(Collector):

@@ -12,8 +12,8 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from edge_agent.draft_session import DraftingSettings
 from edge_agent.drafter import Drafter, DraftHandle
+from specedge.drafting.draft_session import DraftingSettings
 from specedge.errors import SpecEdgeError
 from specedge.model.batch import PackedBatch, Segment
 from specedge.sampling import SamplingParams

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from edge_agent.draft_session import DraftingSettings
 from edge_agent.drafter import Drafter
-from edge_agent.growth import GrowthSettings
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.growth import GrowthSettings
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_generation_defaults, load_model
 from specedge.model.runner import ModelRunner

@@ -12,11 +12,11 @@ import torch
 from fake_draft import FakeDraft, TrieKeeper, make_drafter
 from transformers import AutoTokenizer
 
-from edge_agent.draft_session import DraftingSettings
-from edge_agent.draft_stats import StepReport
 from edge_agent.drafter import Drafter
-from edge_agent.growth import GrowthSettings
-from edge_agent.ranking import ChildRanking
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.draft_stats import StepReport
+from specedge.drafting.growth import GrowthSettings
+from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import PackedBatch
 from specedge.model.loader import load_model
 from specedge.model.paged_attention import ATTENTION_NAME

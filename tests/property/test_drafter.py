@@ -11,11 +11,11 @@ from fake_draft import VOCAB_SIZE, FakeDraft, TrieKeeper, make_drafter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.draft_session import DraftingSettings, SessionDrafting
 from edge_agent.drafter import Drafter
-from edge_agent.growth import GrowthSettings
-from edge_agent.payoff import PayoffSettings
-from edge_agent.rounds import RoundDrafting
+from specedge.drafting.draft_session import DraftingSettings, SessionDrafting
+from specedge.drafting.growth import GrowthSettings
+from specedge.drafting.payoff import PayoffSettings
+from specedge.drafting.rounds import RoundDrafting
 from specedge.sampling import SamplingParams
 
 
@@ -28,7 +28,7 @@ def check(drafter: Drafter, keepers: list[TrieKeeper]) -> None:
     """Between two steps, when all commands have been applied and all messages delivered."""
     drafter.pool.check_integrity()
     stats = drafter.stats
-    sessions = list(drafter._sessions.values())
+    sessions = list(drafter._core._sessions.values())
     lost = stats.wasted.total()
     assert stats.num_drafted == stats.num_confirmed + lost + sum(map(num_live, sessions))
     for session, keeper in zip(sessions, keepers, strict=True):

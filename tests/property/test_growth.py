@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.growth import Candidates, TreeGrowth
+from specedge.drafting.growth import Candidates, TreeGrowth
 from specedge.trie import ROOT, DraftTrie
 
 DECAY = 0.9

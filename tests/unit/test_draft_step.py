@@ -1,9 +1,9 @@
 """How a step's rows are shared among sessions."""
 
-from edge_agent.draft_session import Demand, DraftingSettings, DraftRequest, SessionDrafting
-from edge_agent.draft_stats import DrafterStats
-from edge_agent.draft_step import share_rows
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_session import Demand, DraftingSettings, DraftRequest, SessionDrafting
+from specedge.drafting.draft_stats import DrafterStats
+from specedge.drafting.draft_step import share_rows
 from specedge.sampling import SamplingParams
 
 

@@ -6,11 +6,11 @@ from itertools import count
 import pytest
 from fake_draft import VOCAB_SIZE, FakeDraft, TrieKeeper, fake_logits, make_drafter
 
-from edge_agent.draft_session import DraftingSettings
 from edge_agent.drafter import Drafter
-from edge_agent.growth import GrowthSettings
-from edge_agent.payoff import PayoffSettings
-from edge_agent.tau import TauEstimate
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.growth import GrowthSettings
+from specedge.drafting.payoff import PayoffSettings
+from specedge.drafting.tau import TauEstimate
 from specedge.reference_sampler import reference_scores
 from specedge.sampling import SamplingParams
 

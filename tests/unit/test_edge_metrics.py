@@ -8,11 +8,11 @@ from prometheus_client import generate_latest
 
 from edge_agent.answer_meter import AnswerMeter
 from edge_agent.draft_metrics import DraftMetrics
-from edge_agent.draft_stats import DrafterStats, StepReport
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.stream_observer import StreamObserver
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.wire.messages import SessionOpened, Verdict
 
 OWN = "specedge_edge_"

@@ -5,8 +5,8 @@ from math import inf, log
 import numpy as np
 import pytest
 
-from edge_agent.growth import Candidates, TreeGrowth, score_bar
-from edge_agent.payoff import Payoff, PayoffSettings
+from specedge.drafting.growth import Candidates, TreeGrowth, score_bar
+from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.trie import DraftTrie
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.growth import Candidates
-from edge_agent.ranking import ChildRanking
-from edge_agent.tau import TAUS, TauEstimate, log_likelihoods
+from specedge.drafting.growth import Candidates
+from specedge.drafting.ranking import ChildRanking
+from specedge.drafting.tau import TAUS, TauEstimate, log_likelihoods
 from specedge.noise import gumbel_noise
 from specedge.penalties import TokenCounts
 from specedge.row_group import RowGroup

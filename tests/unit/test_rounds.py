@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from fake_draft import FakeDraft, TrieKeeper, fake_logits, make_drafter
 
-from edge_agent.draft_session import DraftingSettings
 from edge_agent.drafter import Drafter
-from edge_agent.growth import GrowthSettings
-from edge_agent.rounds import RoundDrafting
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.growth import GrowthSettings
+from specedge.drafting.rounds import RoundDrafting
 from specedge.sampling import SamplingParams
 
 PROMPT = (2, 7, 1, 8)
@@ -34,7 +34,7 @@ async def run_until_idle(drafter: Drafter) -> int:
 
 
 def session_of(drafter: Drafter) -> RoundDrafting:
-    (session,) = drafter._sessions.values()
+    (session,) = drafter._core._sessions.values()
     assert isinstance(session, RoundDrafting)
     return session
 

@@ -6,15 +6,27 @@ temperature, same noise), since the target adds the same noise to its logits (Gu
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 
-from edge_agent.growth import Candidates, FloatArray
-from edge_agent.tau import TAUS, TauEstimate
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.growth import Candidates, FloatArray
+from specedge.drafting.tau import TAUS, TauEstimate
 from specedge.noise import noise_keys
 from specedge.sampler import RowGroup, Sampler
 from specedge.torch_noise import TorchNoise
+
+
+class _Logits(Protocol):
+    """Where logits come from, and how wide they are."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 class ChildRanking:
@@ -41,6 +53,14 @@ class ChildRanking:
         self._width = min(width, vocab_size)
         self._sampler = Sampler(vocab_size, device)
         self._noise = None if coupled else TorchNoise(vocab_size, device)
+
+    @classmethod
+    def of(
+        cls, runner: _Logits, settings: DraftingSettings, *, vocab_size: int | None = None, coupled: bool = True
+    ) -> Self:
+        """For a draft model under these settings; `vocab_size` is the target's where that is the smaller one."""
+        width = max(settings.growth.max_branch_width, settings.proactive.max_branch_width)
+        return cls(min(vocab_size or runner.vocab_size, runner.vocab_size), runner.device, width=width, coupled=coupled)
 
     @torch.inference_mode()
     def rank(self, logits: torch.Tensor, groups: Sequence[RowGroup]) -> list[Candidates]:

@@ -11,11 +11,11 @@ thrown away.
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from edge_agent.draft_session import Demand, DraftingSettings, DraftRequest, SessionDrafting
-from edge_agent.draft_stats import DrafterStats
-from edge_agent.draft_tree import DraftTree
-from edge_agent.growth import Candidates
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_session import Demand, DraftingSettings, DraftRequest, SessionDrafting
+from specedge.drafting.draft_stats import DrafterStats
+from specedge.drafting.draft_tree import DraftTree
+from specedge.drafting.growth import Candidates
 from specedge.wire.messages import DraftNodes
 
 

@@ -11,8 +11,8 @@ from math import inf, log
 
 import numpy as np
 
-from edge_agent.growth import Candidates, GrowthSettings, TreeGrowth
 from specedge.block_pool import BlockPool
+from specedge.drafting.growth import Candidates, GrowthSettings, TreeGrowth
 from specedge.model.batch import IntArray, Segment
 from specedge.trie import DraftTrie, anchor_at
 

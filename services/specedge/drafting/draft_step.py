@@ -10,8 +10,8 @@ from heapq import nlargest
 
 import numpy as np
 
-from edge_agent.draft_session import Demand, SessionDrafting
-from edge_agent.draft_tree import DraftTree, Rows
+from specedge.drafting.draft_session import Demand, SessionDrafting
+from specedge.drafting.draft_tree import DraftTree, Rows
 from specedge.model.batch import PackedBatch
 from specedge.row_group import RowGroup
 

@@ -1,7 +1,7 @@
 """What the drafter keeps for one session: its tree, the numbers its nodes have in the stream, and when to draft.
 
 This is streamed drafting: the tree grows without pause, past the part that is being verified, and every step's new
-nodes are sent as soon as they have survived the budget. `edge_agent.rounds` has the published modes.
+nodes are sent as soon as they have survived the budget. `specedge.drafting.rounds` has the published modes.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from math import inf, log
 from typing import Literal
 
-from edge_agent.draft_stats import DrafterStats
-from edge_agent.draft_tree import DraftTree
-from edge_agent.growth import Candidates, GrowthSettings
-from edge_agent.payoff import Payoff, PayoffSettings
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_stats import DrafterStats
+from specedge.drafting.draft_tree import DraftTree
+from specedge.drafting.growth import Candidates, GrowthSettings
+from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT

@@ -9,7 +9,7 @@ from math import log
 
 import numpy as np
 
-from edge_agent.growth import Candidates, FloatArray
+from specedge.drafting.growth import Candidates, FloatArray
 
 TAUS = tuple(4 / quarters for quarters in (8, 6, 5, 4, 3, 2))
 """The grid. Inverse taus are whole numbers of quarters, so one exponential serves them all (see ranking)."""

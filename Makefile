@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test exactness bench-speculation lint proto lock install install-dev clean
+.PHONY: help demo test bench exactness bench-speculation lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -26,9 +26,14 @@ WITH_TORCH := $(VENV)/.with-torch-$(PLACE)
 INSTALLED := $(VENV)/.installed-$(PLACE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(PLACE)
 
+# What the README's table shows.
+BENCH := --systems autoregressive,server-only,specedge --networks wan,far --loads closed-1,closed-8 --repetitions 3 \
+  --max-new-tokens 48 --out benchmarks/results/bench
+
 help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
+	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make bench-speculation   acceptance, tokens per verification and latency with the embedded pair'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -41,6 +46,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
+
+bench: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) $(ARGS)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)

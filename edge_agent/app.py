@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -14,7 +14,6 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.draft_metrics import DraftMetrics
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -26,18 +25,17 @@ from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
 from specedge.background import start_in_background
+from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
+from specedge.drafting.loading import MakeRunner, load_draft_runner
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
-from specedge.model.loader import load_model
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_DRAFT_SLOTS = 65_536
-_WARM_UP_ROWS = (1, 8, 32, 128)
 _PROACTIVE_DECAY = 0.95
 
 
@@ -61,12 +59,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(settings: EdgeSettings) -> None:
+def run(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: EdgeSettings) -> None:
+async def serve(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
     """Listen, load, meet the verifier, serve until a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -75,7 +73,7 @@ async def serve(settings: EdgeSettings) -> None:
     listener = bind(settings.host, settings.port)
     metrics = EdgeMetrics()
     stopped = asyncio.create_task(stop.wait())
-    loading = start_in_background(lambda: load(settings, metrics), "loading")
+    loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
     first: set[asyncio.Future[Any]] = {loading, stopped}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
@@ -131,9 +129,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(
-    settings: EdgeSettings, metrics: EdgeMetrics, make_runner: Callable[[Any, int], ModelRunner] = ModelRunner
-) -> LoadedModels:
+def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = ModelRunner) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:
@@ -149,20 +145,16 @@ def load(
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
     if settings.draft_model is None:
         return LoadedModels(tokenizer, None)
-    path = resolve_model(settings.draft_model, "draft")
-    own, other = tokenizer_fingerprint(tokenizer), tokenizer_fingerprint(load_tokenizer(path))
-    if own != other:
-        raise ModelLoadError(
-            f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
-            f"({other}) differ; a draft model must share the target's tokenizer"
-        )
-    model = load_model(path, settings.device, settings.dtype)
-    runner = make_runner(model, settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS)
-    for num_rows in _WARM_UP_ROWS:
-        if num_rows <= runner.num_slots:
-            runner.forward(runner.chain(num_rows))
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    steps = DraftMetrics(metrics)
+    runner, positions = load_draft_runner(
+        settings.draft_model,
+        target_name=settings.target_model,
+        target_tokenizer=tokenizer,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_slots=settings.num_draft_slots,
+        make_runner=make_runner,
+    )
+    steps = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
     drafter = Drafter(
         runner,
         drafter_id=f"{settings.draft_model}/{settings.proactive.type}",
@@ -176,12 +168,7 @@ def load(
 
 def drafting_settings(settings: EdgeSettings, max_positions: int | None) -> DraftingSettings:
     """The drafter's settings from the process's; a proactive growth parameter left out is the main one's."""
-    main = GrowthSettings(
-        max_n_beams=settings.max_n_beams,
-        max_beam_len=settings.max_beam_len,
-        max_branch_width=settings.max_branch_width,
-        max_budget=settings.max_budget,
-    )
+    main = settings.growth
     proactive = GrowthSettings(
         max_n_beams=settings.proactive.max_n_beams or main.max_n_beams,
         max_beam_len=settings.proactive.max_beam_len or main.max_beam_len,

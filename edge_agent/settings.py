@@ -1,11 +1,12 @@
 """The edge agent's settings. Growth parameters and proactive modes keep their published names."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic.config import JsonDict
 
-from specedge.settings import Address, Port, PositiveInt, ProcessSettings, Seconds, SettingsGroup
+from specedge.drafting.settings import DrafterSettings
+from specedge.settings import Address, Port, PositiveInt, Seconds, SettingsGroup
 
 _SAME: JsonDict = {"unset_word": "same"}
 
@@ -32,15 +33,9 @@ class ProactiveSettings(SettingsGroup):
     )
 
 
-class EdgeSettings(ProcessSettings):
+class EdgeSettings(DrafterSettings):
     """Everything that can be set on the edge agent; see `specedge edge --help`."""
 
-    draft_model: str | None = Field(
-        default="demo",
-        min_length=1,
-        description="draft model: a Hugging Face id, a local folder, demo (embedded), or none to draft nothing",
-        json_schema_extra={"unset_word": "none"},
-    )
     target_model: str = Field(
         default="demo",
         min_length=1,
@@ -59,14 +54,6 @@ class EdgeSettings(ProcessSettings):
     )
     port: Port = Field(default=8000, description="HTTP port; 0 takes a free one and logs it")
 
-    max_n_beams: int = Field(
-        default=32, ge=1, le=1024, description="most nodes expanded in one draft forward for a session"
-    )
-    max_beam_len: int = Field(
-        default=8, ge=1, le=64, description="most draft steps, so the greatest depth, of a growth phase"
-    )
-    max_branch_width: int = Field(default=4, ge=1, le=64, description="most children drafted for a node")
-    max_budget: int = Field(default=64, ge=1, le=4096, description="most nodes of a session's draft tree")
     proactive: ProactiveSettings = Field(default_factory=lambda: ProactiveSettings())
 
     max_new_tokens: PositiveInt | None = Field(
@@ -96,17 +83,3 @@ class EdgeSettings(ProcessSettings):
     max_concurrent_requests: int = Field(
         default=256, ge=1, le=65536, description="most requests served at a time; one more gets 503 with Retry-After"
     )
-    num_draft_slots: PositiveInt | None = Field(
-        default=None,
-        description="KV slots (tokens) of the draft model, shared by all sessions; auto sizes them from free memory",
-        json_schema_extra={"unset_word": "auto"},
-    )
-
-    @model_validator(mode="after")
-    def _width_fits(self) -> Self:
-        if self.max_branch_width > self.max_budget:
-            raise ValueError(
-                f"max_branch_width ({self.max_branch_width}) is above max_budget ({self.max_budget}): a tree of "
-                "max_budget nodes cannot hold that many children"
-            )
-        return self

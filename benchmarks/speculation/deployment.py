@@ -38,8 +38,9 @@ class Pace:
         forward_ms = self.verify_ms if arguments[0] == "verifier" else self.draft_ms
         if forward_ms is None:
             return specedge_command(arguments)
-        module = "benchmarks.speculation.paced_process"
-        return [sys.executable, "-m", module, str(os.getpid()), self.pair, str(forward_ms), *arguments]
+        module = "specedge_bench.pace.process"
+        milliseconds = [str(self.verify_ms), str(self.draft_ms)]
+        return [sys.executable, "-m", module, str(os.getpid()), self.pair, *milliseconds, *arguments]
 
 
 CPU = Pace("as this CPU computes")

@@ -11,7 +11,8 @@ SpecEdgeError
 ├── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
 ├── SettingsError         a flag, variable or settings file is wrong (specedge.settings_sources)
 ├── PortBusy              a port the user asked for is taken (specedge_cli.ports)
-└── DemoFailed            a process of the demo ended or never became ready (specedge_cli.demo)
+├── DemoFailed            a process of the demo ended or never became ready (specedge_cli.demo)
+└── PromptSetError, SystemFailed, RunFolderError, ...   what a measurement lacks (modules of specedge_bench)
 
 Foreign errors (gRPC, HTTP, safetensors) are mapped into this tree once, at the border where they enter.
 """

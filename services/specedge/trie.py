@@ -20,6 +20,7 @@ committed tokens and reach beyond them, in whatever order nodes and commits arri
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +49,30 @@ class Commit:
     dead: list[int]
 
 
-class _Node:
-    """A live node, or the root; `raw` is a score in a frame that commits do not move."""
+class TreeRows(NamedTuple):
+    """Chosen nodes as the rows of one verification; row 0 is the frontier's, numbers[i] has row i + 1.
 
-    __slots__ = ("children", "number", "parent", "position", "raw", "token")
+    Attributes:
+        numbers: the nodes, parents first.
+        parents: per row, the frontier's included, the row of its parent; row 0 has ROOT.
+        token_ids: per node.
+        positions: absolute, per node.
+        scores: per node, as of when the rows were made.
+    """
 
-    def __init__(self, number: int, parent: int, token: int, position: int, raw: float) -> None:
-        self.number = number
-        self.parent = parent
-        self.token = token
-        self.position = position
-        self.raw = raw
-        self.children: dict[int, int] = {}
+    numbers: list[int]
+    parents: list[int]
+    token_ids: list[int]
+    positions: list[int]
+    scores: list[float]
+
+
+Node = tuple[float, int, int, int, int]
+"""A live node, or the root: (loss, number, parent, token, position), so that nodes sort best first.
+
+The loss is the negative score in a frame that commits do not move; `DraftTrie.root_loss` minus it is the score. Plain
+tuples, because a step makes and forgets thousands of them.
+"""
 
 
 class DraftTrie:
@@ -79,9 +92,10 @@ class DraftTrie:
         self.committed: list[int] = list(committed)
         self.max_live_nodes = max_live_nodes
         self._root = self._new_root()
-        self._home: list[int] = []  # by number: the live number it names, or an anchor if committed, or DEAD
-        self._live: dict[int, _Node] = {}
-        self._order: list[tuple[float, int]] = []  # (-raw, number); may lag behind _live until _best_first()
+        self._home: list[int] = []  # by number: the number it names (dead if not in _live), an anchor or DEAD
+        self._live: dict[int, Node] = {}
+        self._children: dict[int, dict[int, int]] = {}  # by number, or that of the root: child by token
+        self._order: list[Node] = []  # the live nodes; sorted after _best_first()
         self._is_ordered = True
         self._best: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
 
@@ -104,6 +118,11 @@ class DraftTrie:
     def frontier(self) -> int:
         """The anchor of the last committed token."""
         return -len(self.committed)
+
+    @property
+    def root_loss(self) -> float:
+        """A node's score is this minus its loss."""
+        return self._root[0]
 
     def add(self, parent: int, token: int, score: float) -> int:
         """Take in one node and return its number.
@@ -128,18 +147,22 @@ class DraftTrie:
             self._home.append(parent - 1 if is_committed else DEAD)
             return number
 
-        siblings = above.children
-        if token in siblings:
+        above_loss, above_number, _, _, above_position = above
+        siblings = self._children.get(above_number)
+        if siblings is None:
+            siblings = self._children[above_number] = {}
+        elif token in siblings:
             self._home.append(siblings[token])
             return number
-        raw = self._root.raw + (score if score > _LOWEST_SCORE else _LOWEST_SCORE)
-        if raw > above.raw:
-            raw = above.raw
+        loss = self._root[0] - (score if score > _LOWEST_SCORE else _LOWEST_SCORE)
+        if loss < above_loss:
+            loss = above_loss
         siblings[token] = number
-        self._live[number] = _Node(number, above.number, token, above.position + 1, raw)
+        node = self._live[number] = (loss, number, above_number, token, above_position + 1)
         self._home.append(number)
-        self._order.append((-raw, number))
+        self._order.append(node)
         self._is_ordered = False
+        self._best = None
         return number
 
     def canonical(self, reference: int) -> int:
@@ -156,7 +179,10 @@ class DraftTrie:
         if reference >= len(home):
             raise ProtocolError(f"parent {reference} is unknown: {len(home)} nodes have arrived")
         named = home[reference]
-        return home[named] if named >= 0 else named
+        if named < 0 or named in self._live:
+            return named
+        named = home[named]  # an alias of what was committed since
+        return named if named < 0 else DEAD
 
     def is_live(self, number: int) -> bool:
         """Whether the number leads to a live node."""
@@ -164,7 +190,7 @@ class DraftTrie:
 
     def token(self, number: int) -> int:
         """The token the node supposes."""
-        return self._node(number).token
+        return self._node(number)[3]
 
     def parent(self, number: int) -> int:
         """The live parent's number, or ROOT below the frontier."""
@@ -172,27 +198,28 @@ class DraftTrie:
 
     def position(self, number: int) -> int:
         """Absolute position of the node's token."""
-        return self._node(number).position
+        return self._node(number)[4]
 
     def depth(self, number: int) -> int:
         """Steps from the frontier: 1 for its children."""
-        return self._node(number).position - self._root.position
+        return self._node(number)[4] - self._root[4]
 
     def score(self, reference: int) -> float:
         """Log-probability of the path from the frontier: 0 for anything committed, -inf for the dead."""
         home = self.canonical(reference)
         if home >= 0:
-            return self._live[home].raw - self._root.raw
+            return self._root[0] - self._live[home][0]
         return 0.0 if home != DEAD else -float("inf")
 
     def children(self, number: int) -> Mapping[int, int]:
-        """Live children by token, of a live node or of the ROOT; a view that follows the trie."""
-        return (self._root if number == ROOT else self._node(number)).children
+        """Live children by token, of a live node or of the ROOT; a view that follows the trie until a commit."""
+        _, home, *_ = self._root if number == ROOT else self._node(number)
+        return self._children.setdefault(home, {})
 
     def path(self, number: int) -> list[int]:
         """The numbers from depth 1 down to the node."""
         node = self._node(number)
-        path = [node.number]
+        path = [node[1]]
         while (parent := self._parent(node)) != ROOT:
             path.append(parent)
             node = self._live[parent]
@@ -201,19 +228,31 @@ class DraftTrie:
 
     def live_numbers(self) -> list[int]:
         """All live nodes in order of arrival."""
-        return list(self._live)
+        return sorted(self._live)
 
     def select(self, limit: int) -> list[int]:
         """The best nodes, best first and parents before children (Rule 6)."""
-        return [number for _, number in self._best_first()[:limit]]
+        return [node[1] for node in self._best_first()[:limit]]
+
+    def ranking(self, limit: int, max_depth: int) -> list[Node]:
+        """Those of the `limit` best nodes that are at most `max_depth` deep, best first.
+
+        What `select` and `best` tell in a form that costs least when many tries are asked: scores are left to be
+        computed for all of them at once.
+        """
+        order = self._best_first()[:limit]
+        if max_depth < len(order):
+            deepest = self._root[4] + max_depth
+            order = [node for node in order if node[4] <= deepest]
+        return order
 
     def best(self, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """`select` as read-only arrays of numbers and of scores; cached until the trie changes."""
         order = self._best_first()
         if self._best is None or self._best[0] != limit:
             chosen = order[:limit]
-            numbers = np.array([number for _, number in chosen], dtype=np.int64)
-            scores = -np.array([key for key, _ in chosen], dtype=np.float64) - self._root.raw
+            numbers = np.array([node[1] for node in chosen], dtype=np.int64)
+            scores = self._root[0] - np.array([node[0] for node in chosen], dtype=np.float64)
             numbers.flags.writeable = scores.flags.writeable = False
             self._best = limit, numbers, scores
         return self._best[1:]
@@ -226,31 +265,69 @@ class DraftTrie:
         Args:
             numbers: live numbers, closed under ancestors, parents before children; as `select` gives them.
         """
-        rows = {self._root.number: 0}
+        rows = {self._root[1]: 0}
         parents = [ROOT]
         for row, number in enumerate(numbers, start=1):
-            parents.append(rows[self._live[number].parent])
+            parents.append(rows[self._live[number][2]])
             rows[number] = row
         return parents
+
+    def rows(self, ranked: Sequence[Node]) -> TreeRows:
+        """The best nodes as rows, reordered so that the most probable path leads, in order of depth.
+
+        Its rows then follow the frontier's directly: when the target takes that path, no keys and values have to move.
+
+        Args:
+            ranked: the beginning of a `ranking` of this trie, unchanged since.
+        """
+        root_loss, root, *_ = self._root
+        path: list[Node] = []
+        others: list[Node] = []
+        end = root
+        for node in ranked:
+            if node[2] == end:
+                path.append(node)
+                end = node[1]
+            else:
+                others.append(node)
+        rows = TreeRows([], [ROOT], [], [], [])
+        row_of = {root: 0}
+        for row, (loss, number, parent, token, position) in enumerate(path + others, start=1):
+            row_of[number] = row
+            rows.numbers.append(number)
+            rows.parents.append(row_of[parent])
+            rows.token_ids.append(token)
+            rows.positions.append(position)
+            rows.scores.append(root_loss - loss)
+        return rows
 
     def commit(self, tokens: Sequence[int]) -> Commit:
         """Append tokens to the committed ones and hang the surviving nodes below the last (Rule 5)."""
         accepted: list[int] = []
-        dead: list[int] = []
+        if not tokens:
+            return Commit(accepted, [])
+        before, children = self._live, self._children
         for token in tokens:
-            children = self._root.children
-            match = children.pop(token, None)
-            for child in children.values():
-                self._kill(child, dead)
+            match = children.get(self._root[1], {}).get(token)
             self.committed.append(token)
             if match is None:
-                self._root = self._new_root()
+                self._root, children = self._new_root(), {}
             else:
-                self._root = self._live.pop(match)
+                self._root = before.pop(match)
                 self._home[match] = self.frontier
                 accepted.append(match)
-        self._is_ordered = False
-        return Commit(accepted, dead)
+        self._live, self._children = {}, {}
+        survivors = [self._root[1]]
+        for number in survivors:  # grows while it is walked
+            if below := children.get(number):
+                self._children[number] = below
+                for child in below.values():
+                    self._live[child] = before.pop(child)
+                    survivors.append(child)
+        self._order = sorted(self._live.values())
+        self._is_ordered = True
+        self._best = None
+        return Commit(accepted, list(before))
 
     def trim(self) -> list[int]:
         """Drop the worst nodes beyond the cap (Rule 7) and return them; to be called after each batch of adds."""
@@ -259,37 +336,24 @@ class DraftTrie:
             return dropped
         order = self._best_first()
         while len(order) > self.max_live_nodes:
-            _, number = order.pop()  # the last in order has no children left
-            node = self._live[number]
-            above = self._root if (parent := self._parent(node)) == ROOT else self._live[parent]
-            del above.children[node.token]
-            self._kill(number, dropped)
+            _, number, parent, token, _ = order.pop()  # the last in order has no children left
+            del self._children[parent][token], self._live[number]
+            self._children.pop(number, None)
+            dropped.append(number)
         self._best = None
         return dropped
 
-    def _new_root(self) -> _Node:
-        return _Node(ROOT, ROOT, self.committed[-1], len(self.committed) - 1, 0.0)
+    def _new_root(self) -> Node:
+        return 0.0, ROOT, ROOT, self.committed[-1], len(self.committed) - 1
 
-    def _node(self, number: int) -> _Node:
+    def _node(self, number: int) -> Node:
         return self._live[self.canonical(number)]
 
-    def _parent(self, node: _Node) -> int:
-        return ROOT if node.parent == self._root.number else node.parent
+    def _parent(self, node: Node) -> int:
+        return ROOT if node[2] == self._root[1] else node[2]
 
-    def _kill(self, number: int, dead: list[int]) -> None:
-        """Make a node and all below it dead, and list them."""
-        doomed = [number]
-        while doomed:
-            number = doomed.pop()
-            dead.append(number)
-            self._home[number] = DEAD
-            doomed.extend(self._live.pop(number).children.values())
-
-    def _best_first(self) -> list[tuple[float, int]]:
+    def _best_first(self) -> list[Node]:
         if not self._is_ordered:
-            if len(self._order) != len(self._live):
-                self._order = [entry for entry in self._order if entry[1] in self._live]
             self._order.sort()
             self._is_ordered = True
-            self._best = None
         return self._order

@@ -45,6 +45,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("verifier", help="run the verification service with the target model", add_help=False)
     commands.add_parser("edge", help="run the edge agent: draft model and OpenAI-compatible HTTP API", add_help=False)
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
+    commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
     commands.add_parser("version", help="print the version", add_help=False)
     parser.parse_args(arguments[:1])
@@ -75,6 +76,12 @@ def _demo(arguments: list[str]) -> int:
     return run_demo(arguments)
 
 
+def _bench(arguments: list[str]) -> int:
+    from specedge_bench.main import main as bench
+
+    return bench(arguments)
+
+
 def _health(arguments: list[str]) -> int:
     from specedge_cli.probe import probe
 
@@ -97,6 +104,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verifier": _verifier,
     "edge": _edge,
     "demo": _demo,
+    "bench": _bench,
     "health": _health,
     "version": _version,
 }

@@ -21,15 +21,15 @@ def walk(parents: Sequence[int], tokens: Sequence[int], sampled: Sequence[int]) 
 
     Args:
         parents: the row of each row's parent, always an earlier one; row 0 is the root and its entry is not read.
-        tokens: each row's own token; siblings differ.
+        tokens: each row's own token, without the root's; siblings differ.
         sampled: the target's token after each row.
     """
     rows: list[int] = []
     current = 0
     wanted = sampled[0]
     committed = [wanted]
-    for row in range(1, len(parents)):
-        if parents[row] == current and tokens[row] == wanted:
+    for row, token in enumerate(tokens, start=1):
+        if token == wanted and parents[row] == current:
             current = row
             wanted = sampled[row]
             rows.append(row)

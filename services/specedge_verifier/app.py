@@ -1,18 +1,24 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
+import gc
 import logging
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from specedge import __version__
 from specedge.background import start_in_background
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_metrics import DraftMetrics
+from specedge.drafting.draft_model import RankedDraftModel
+from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.loading import MakeRunner, load_draft_runner
+from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import load_generation_defaults, load_model
@@ -21,13 +27,15 @@ from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import DRAFT_TRIES, DefaultSampling, ServerInfo
 from specedge_verifier.core import EngineCore
-from specedge_verifier.engine import EngineThread, monotonic_s
+from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.kv_sizing import choose_num_blocks, context_length
+from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.step_log import Observers, StepLog
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
 from specedge_verifier.waiting import BatchType
@@ -44,25 +52,26 @@ class Verifier:
     info: ServerInfo
     metrics: VerifierMetrics
     max_sessions: int
+    observer: EngineObserver
 
     def start_engine(self, loop: asyncio.AbstractEventLoop) -> EngineThread:
-        engine = EngineThread(self.core, self.info, self.max_sessions, loop, self.metrics)
+        engine = EngineThread(self.core, self.info, self.max_sessions, loop, self.observer)
         engine.start()
         return engine
 
 
-def run(settings: VerifierSettings) -> None:
+def run(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the service cannot start."""
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: VerifierSettings) -> None:
+async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loading = start_in_background(lambda: load(settings), "loading")
+    loading = start_in_background(lambda: load(settings, make_runner), "loading")
     stopped = asyncio.create_task(stop.wait())
     first: set[asyncio.Future[Any]] = {loading, stopped}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +79,7 @@ async def serve(settings: VerifierSettings) -> None:
         logger.info("stopped while loading")
         return
     verifier = loading.result()
+    gc.freeze()  # what has been loaded stays: collections between steps need not look at it again
     metrics_server = _serve_metrics(settings, verifier.metrics)
     engine = verifier.start_engine(loop)
     server = VerifierServer(
@@ -90,7 +100,7 @@ async def serve(settings: VerifierSettings) -> None:
     logger.info("stopped")
 
 
-def load(settings: VerifierSettings, make_runner: Callable[[Any, int], ModelRunner] = ModelRunner) -> Verifier:
+def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> Verifier:
     """Load the target, size its KV cache and measure its steps.
 
     Args:
@@ -150,9 +160,37 @@ def load(settings: VerifierSettings, make_runner: Callable[[Any, int], ModelRunn
         ),
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
-    core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s)
     metrics = VerifierMetrics(info.target_model, scheduler)
-    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting)
+    drafts = load_drafts(settings, tokenizer, metrics, make_runner) if settings.system == "server-only" else None
+    core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
+    observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
+    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer)
+
+
+def load_drafts(
+    settings: VerifierSettings, tokenizer: PreTrainedTokenizerBase, metrics: VerifierMetrics, make_runner: MakeRunner
+) -> LocalDrafts:
+    """Load the draft model beside the target; raises ModelLoadError when it cannot be had."""
+    assert settings.draft_model is not None, "checked with the settings"
+    runner, positions = load_draft_runner(
+        settings.draft_model,
+        target_name=settings.target_model,
+        target_tokenizer=tokenizer,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_slots=settings.num_draft_slots,
+        make_runner=make_runner,
+    )
+    drafting = DraftingSettings(growth=settings.growth)
+    if positions is not None:
+        drafting = replace(drafting, max_positions=positions)
+    steps = DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step)
+    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=len(tokenizer)))
+    drafts = LocalDrafts(
+        model, drafting, runner.num_slots, f"local/{settings.draft_model}", monotonic_s, on_step=steps.step
+    )
+    steps.watch(drafts.core.stats, drafts.core.pool)
+    return drafts
 
 
 def _serve_metrics(settings: VerifierSettings, metrics: VerifierMetrics) -> WSGIServer | None:

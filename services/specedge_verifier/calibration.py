@@ -8,6 +8,7 @@ has seen) keeps the calibrated probability non-increasing along the bins, so tha
 ancestor-closed.
 """
 
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -17,85 +18,122 @@ FloatArray = npt.NDArray[np.float64]
 
 _BIN_WIDTH = 0.5  # nats
 _NUM_BINS = 24
+_CENTRES = _BIN_WIDTH * (np.arange(_NUM_BINS) + 0.5)
+_CLAIMED = np.exp(-_CENTRES)
 _PRIOR_WEIGHT = 8.0  # verified nodes the drafter's own claim counts for
 _MAX_WEIGHT = 400.0
 _AGE = 0.999  # per step, so that a drafter once found worthless is tried again
 
 
-class Calibration:
-    """Maps the scores of one drafter to acceptance probabilities.
+class Drafter:
+    """One known drafter.
 
     Attributes:
-        late_s: what the drafter's last session knew of its gap (`DraftGap.late_s`); inf before any did.
+        row: where its bins are kept.
+        late_s: what its last session knew of its gap (`DraftGap.late_s`); inf before any did.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("late_s", "row")
+
+    def __init__(self, row: int) -> None:
+        self.row = row
         self.late_s = inf
-        self._centres = _BIN_WIDTH * (np.arange(_NUM_BINS) + 0.5)
-        self._claimed = np.exp(-self._centres)
-        self._verified = np.zeros(_NUM_BINS)
-        self._accepted = np.zeros(_NUM_BINS)
-        self._curve = self._claimed
-        self._is_current = True
-
-    def probabilities(self, scores: npt.ArrayLike) -> FloatArray:
-        """Acceptance probability of nodes with these path log-probabilities (any shape), non-decreasing in score."""
-        if not self._is_current:
-            weights = self._verified + _PRIOR_WEIGHT
-            self._curve = non_increasing((self._accepted + _PRIOR_WEIGHT * self._claimed) / weights, weights)
-            self._is_current = True
-        return np.asarray(np.interp(-np.asarray(scores), self._centres, self._curve), dtype=np.float64)
-
-    def observe(self, scores: npt.ArrayLike, accepted: npt.ArrayLike) -> None:
-        """Learn from one session's verified nodes.
-
-        Args:
-            scores: [num_nodes] path log-probabilities as the drafter claimed them.
-            accepted: [num_nodes] whether each was on the accepted path.
-        """
-        bins = np.minimum((-np.asarray(scores) / _BIN_WIDTH).astype(np.int64), _NUM_BINS - 1)
-        self._verified += np.bincount(bins, minlength=_NUM_BINS)
-        self._accepted += np.bincount(bins, weights=np.asarray(accepted, dtype=np.float64), minlength=_NUM_BINS)
-        shrink = np.minimum(1.0, _MAX_WEIGHT / np.maximum(self._verified, 1.0))
-        self._verified *= shrink
-        self._accepted *= shrink
-        self._is_current = False
-
-    def age(self) -> None:
-        """Forget a little; called once per step."""
-        self._verified *= _AGE
-        self._accepted *= _AGE
-        self._is_current = False
-
-
-def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """The non-increasing sequence nearest to `values` in weighted least squares (pool adjacent violators)."""
-    pools: list[list[float]] = []  # value, weight, length
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        pools.append([value, weight, 1])
-        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
-            value, weight, length = pools.pop()
-            last = pools[-1]
-            last[0] = (last[0] * last[1] + value * weight) / (last[1] + weight)
-            last[1] += weight
-            last[2] += length
-    return np.repeat([pool[0] for pool in pools], [int(pool[2]) for pool in pools])
 
 
 class Calibrations:
-    """One Calibration per drafter id, at most `max_drafters`; the one unused longest makes room."""
+    """Maps scores to acceptance probabilities, for at most `max_drafters`; the one unused longest makes room.
 
-    def __init__(self, max_drafters: int = 64) -> None:
+    The bins of all drafters are one array, so that a step costs a few array operations however many drafters it has.
+    """
+
+    def __init__(self, max_drafters: int = 1024) -> None:
         self._max_drafters = max_drafters
-        self._by_drafter: dict[str, Calibration] = {}
+        self._drafters: dict[str, Drafter] = {}
+        self._verified = np.zeros((max_drafters, _NUM_BINS))
+        self._accepted = np.zeros((max_drafters, _NUM_BINS))
 
-    def of(self, drafter_id: str) -> Calibration:
-        calibration = self._by_drafter.pop(drafter_id, None) or Calibration()
-        self._by_drafter[drafter_id] = calibration
-        if len(self._by_drafter) > self._max_drafters:
-            del self._by_drafter[next(iter(self._by_drafter))]
-        return calibration
+    def of(self, drafter_id: str) -> Drafter:
+        """The drafter with this id, now the one used last."""
+        drafter = self._drafters.pop(drafter_id, None)
+        if drafter is None:
+            row = len(self._drafters)
+            if row == self._max_drafters:
+                row = self._drafters.pop(next(iter(self._drafters))).row
+            drafter = Drafter(row)
+            self._verified[row] = self._accepted[row] = 0.0
+        self._drafters[drafter_id] = drafter
+        return drafter
+
+    def probabilities(self, drafter_ids: Sequence[str], counts: Sequence[int], scores: FloatArray) -> FloatArray:
+        """Acceptance probability of nodes with these path log-probabilities, non-decreasing in score per drafter.
+
+        Args:
+            drafter_ids: per session.
+            counts: per session, how many nodes it has.
+            scores: [num_nodes] the sessions' nodes end to end.
+        """
+        rows, owners = self._rows(drafter_ids, counts)
+        weights = self._verified[rows] + _PRIOR_WEIGHT
+        curves = non_increasing((self._accepted[rows] + _PRIOR_WEIGHT * _CLAIMED) / weights, weights)
+        slopes = np.zeros_like(curves)
+        slopes[:, :-1] = np.diff(curves) / _BIN_WIDTH
+        depths = np.clip(-scores, _CENTRES[0], _CENTRES[-1])
+        places = ((depths - _CENTRES[0]) / _BIN_WIDTH).astype(np.int64)
+        cells = owners * _NUM_BINS + places
+        values: FloatArray = slopes.take(cells) * (depths - _CENTRES.take(places)) + curves.take(cells)
+        return values
+
+    def observe(
+        self, drafter_ids: Sequence[str], counts: Sequence[int], scores: FloatArray, accepted: npt.ArrayLike
+    ) -> None:
+        """Learn from one step's verified nodes.
+
+        Args:
+            drafter_ids, counts: as for `probabilities`.
+            scores: [num_nodes] path log-probabilities as the drafters claimed them.
+            accepted: [num_nodes] whether each was on the accepted path.
+        """
+        rows, owners = self._rows(drafter_ids, counts)
+        shape = len(rows), _NUM_BINS
+        cells = owners * _NUM_BINS + np.minimum((-scores / _BIN_WIDTH).astype(np.int64), _NUM_BINS - 1)
+        hits = np.asarray(accepted, dtype=np.float64)
+        verified = self._verified[rows] + np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+        right = self._accepted[rows] + np.bincount(cells, hits, shape[0] * shape[1]).reshape(shape)
+        shrink = np.minimum(1.0, _MAX_WEIGHT / np.maximum(verified, 1.0))
+        self._verified[rows] = verified * shrink
+        self._accepted[rows] = right * shrink
 
     def age(self) -> None:
-        for calibration in self._by_drafter.values():
-            calibration.age()
+        """Forget a little; called once per step."""
+        num_drafters = len(self._drafters)
+        self._verified[:num_drafters] *= _AGE
+        self._accepted[:num_drafters] *= _AGE
+
+    def _rows(self, drafter_ids: Sequence[str], counts: Sequence[int]) -> tuple[list[int], npt.NDArray[np.int64]]:
+        """Rows of the distinct drafters, and per node which of these is its own."""
+        index: dict[str, int] = {}
+        owners = [index.setdefault(drafter_id, len(index)) for drafter_id in drafter_ids]
+        rows = [self.of(drafter_id).row for drafter_id in index]
+        return rows, np.repeat(owners, counts)
+
+
+def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Per row the non-increasing sequence nearest to `values` in weighted least squares; [num_rows, num_bins] each.
+
+    Where a row violates the order its solution is g[i] = min over a <= i of max over b >= i of the mean of a..b.
+    """
+    wrong = np.flatnonzero((values[:, 1:] > values[:, :-1]).any(axis=1))
+    if not len(wrong):
+        return values
+    num_bins = values.shape[1]
+    sums, totals = (np.zeros((num_bins + 1, len(wrong))) for _ in range(2))  # bins first: fastest to accumulate over
+    np.cumsum((values[wrong] * weights[wrong]).T, axis=0, out=sums[1:])
+    np.cumsum(weights[wrong].T, axis=0, out=totals[1:])
+    is_span = np.tri(num_bins, dtype=np.bool_).T[:, :, None]  # [a, b, 1]: a <= b
+    spans = np.where(is_span, totals[None, 1:] - totals[:-1, None], 1.0)
+    means = np.where(is_span, (sums[None, 1:] - sums[:-1, None]) / spans, -np.inf)  # [a, b, row]
+    highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # over b from i on
+    every = np.arange(num_bins)
+    result = values.copy()
+    result[wrong] = np.minimum.accumulate(highest, axis=0)[every, every].T  # over a up to i
+    return result

@@ -15,6 +15,7 @@ from specedge.stopping import TokenStops
 from specedge.trie import DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.acceptance import Walk, walk
+from specedge_verifier.local_drafts import LocalDrafts, add_nodes
 from specedge_verifier.scheduler import Planned, Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
@@ -52,12 +53,13 @@ class StepReport:
     forward_s: float
     sample_s: float
     settle_s: float
+    draft_s: float = 0.0  # drafting beside the target, before the step
     accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
     queue_s: list[float] = field(default_factory=list)
 
     @property
     def step_s(self) -> float:
-        return self.schedule_s + self.forward_s + self.sample_s + self.settle_s
+        return self.draft_s + self.schedule_s + self.forward_s + self.sample_s + self.settle_s
 
 
 @dataclass(slots=True)
@@ -77,13 +79,22 @@ class EngineCore:
         model: the target.
         info: what the verifier serves; limits and EOS ids are taken from here.
         clock: seconds, monotonic.
+        drafts: drafts beside the target for every session; without, sessions are drafted for by their edges.
     """
 
-    def __init__(self, scheduler: Scheduler, model: StepModel, info: ServerInfo, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        model: StepModel,
+        info: ServerInfo,
+        clock: Callable[[], float],
+        drafts: LocalDrafts | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self._model = model
         self._info = info
         self._clock = clock
+        self._drafts = drafts
         self._sessions: dict[int, Session] = {}
         self._opened: set[int] = set()
 
@@ -94,6 +105,7 @@ class EngineCore:
     def open(self, handle: int, message: OpenSession) -> None:
         """Queue a validated session."""
         params = message.sampling
+        drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
         committed = [*message.prompt_ids, *message.committed_ids]
         counts = None
         if params.needs_paths:
@@ -109,31 +121,25 @@ class EngineCore:
             blocks=SessionBlocks(self.scheduler.pool),
             arrived_s=self._clock(),
             priority=message.priority,
-            drafter_id=message.drafter_id,
-            speculative=message.system == "specedge" and bool(message.drafter_id),
+            drafter_id=drafter_id,
+            speculative=self._drafts is not None or (message.system == "specedge" and bool(drafter_id)),
             counts=counts,
         )
-        session.gap.late_s = self.scheduler.calibrations.of(message.drafter_id).late_s
+        session.gap.late_s = self.scheduler.calibrations.of(drafter_id).late_s
         self._sessions[handle] = session
         self.scheduler.add(session)
 
     def draft(self, handle: int, nodes: DraftNodes) -> list[Event]:
-        """Take in draft nodes; a session that has ended, or does not speculate, ignores them.
-
-        Nodes carry the log-probability of their own step, so that a late node's path counts from today's frontier.
-        """
+        """Take in an edge's draft nodes; a session that has ended, or takes none, ignores them."""
         session = self._sessions.get(handle)
-        if session is None or not session.speculative:
+        if session is None or not session.speculative or self._drafts is not None:
             return []
-        trie = session.trie
         try:
-            for parent, token, score in zip(nodes.parents, nodes.token_ids, nodes.scores, strict=True):
-                trie.add(parent, token, trie.score(parent) + score)
+            add_nodes(session, nodes)
         except ProtocolError as error:
             self.close(handle)
             return [(handle, error)]
-        trie.trim()
-        if trie.num_live:
+        if session.trie.num_live:
             now_s = self._clock()
             session.gap.drafted(now_s)
             self.scheduler.calibrations.of(session.drafter_id).late_s = session.gap.late_s
@@ -147,6 +153,8 @@ class EngineCore:
         self._opened.discard(handle)
         if session is not None:
             self.scheduler.remove(session)
+        if self._drafts is not None:
+            self._drafts.close(handle)
 
     def pause(self, handle: int, is_paused: bool) -> None:
         """Leave a session out of steps while its reader is too slow."""
@@ -155,6 +163,7 @@ class EngineCore:
 
     def step(self) -> StepResult:
         """One step of all sessions that have something to compute."""
+        draft_s = self._drafts.grow(self.scheduler.running, self.scheduler.step_time) if self._drafts else 0.0
         started_s = self._clock()
         schedule = self.scheduler.schedule(started_s)
         if not schedule.planned:
@@ -168,10 +177,11 @@ class EngineCore:
         num_moved = self._keep_accepted(schedule, walks)
         events = self._verdicts(schedule, walks, sampled_s - started_s)
         self.scheduler.settle(schedule, walks, sampled_s, sampled_s - started_s)
-        self._end_finished(events)
+        self._pass_on(events)
         report = report_of(schedule, walks, num_moved)
         report.schedule_s, report.forward_s = scheduled_s - started_s, forwarded_s - scheduled_s
         report.sample_s, report.settle_s = sampled_s - forwarded_s, self._clock() - sampled_s
+        report.draft_s = draft_s
         return StepResult(events, report)
 
     def _keep_accepted(self, schedule: Schedule, walks: list[Walk | None]) -> int:
@@ -182,7 +192,7 @@ class EngineCore:
             if path is None or not path.rows or path.rows[-1] == len(path.rows):
                 continue
             root = item.start + item.num_chunk - 1
-            slots = item.session.blocks.slots(root, root + 1 + len(item.nodes))
+            slots = item.session.blocks.slots(root, root + len(item.tree.parents))
             for index, row in enumerate(path.rows, start=1):
                 if row != index:
                     source.append(int(slots[row]))
@@ -217,9 +227,14 @@ class EngineCore:
             events.append((session.handle, verdict))
         return events
 
-    def _end_finished(self, events: list[Event]) -> None:
+    def _pass_on(self, events: list[Event]) -> None:
+        """Tell the local drafts what was committed, and end the sessions that are finished."""
         for handle, event in events:
-            if isinstance(event, Verdict) and event.finish_reason:
+            if not isinstance(event, Verdict):
+                continue
+            if self._drafts is not None:
+                self._drafts.verdict(handle, event.token_ids, event.num_nodes_verified, event.num_accepted)
+            if event.finish_reason:
                 self.close(handle)
 
 
@@ -236,15 +251,10 @@ def accept(schedule: Schedule, sampled: Sequence[int]) -> list[Walk | None]:
         if not item.samples:
             walks.append(None)
             continue
-        num_rows = 1 + len(item.nodes)
+        num_rows = len(item.tree.parents)
         own = sampled[first : first + num_rows]
         first += num_rows
-        if not item.nodes:
-            walks.append(Walk([], [own[0]]))
-            continue
-        trie = item.session.trie
-        tokens = [0, *(trie.token(number) for number in item.nodes)]
-        walks.append(walk(item.parents, tokens, own))
+        walks.append(walk(item.tree.parents, item.tree.token_ids, own))
     return walks
 
 

@@ -30,6 +30,8 @@ class VerifierMetrics:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry, "namespace": "specedge_verifier"}
         self._steps = Histogram("step_seconds", "Engine step by phase", ["phase"], buckets=_STEP_BUCKETS, **own)
+        draft_help = "Draft step beside the target"
+        self.draft_step = Histogram("draft_step_seconds", draft_help, buckets=_STEP_BUCKETS, **own)
         self._rows = Histogram("step_rows", "Rows per step", buckets=_ROW_BUCKETS, **own)
         self._sessions = Histogram("step_sessions", "Sessions per step", buckets=_ROW_BUCKETS, **own)
         self._queue = Histogram("queue_seconds", "Ready to step, per session", buckets=_QUEUE_BUCKETS, **own)
@@ -58,7 +60,7 @@ class VerifierMetrics:
 
     def step(self, report: StepReport) -> None:
         """Book a finished step."""
-        for phase in ("schedule", "forward", "sample", "settle"):
+        for phase in ("draft", "schedule", "forward", "sample", "settle"):
             self._steps.labels(phase).observe(getattr(report, f"{phase}_s"))
         self._steps.labels("all").observe(report.step_s)
         num_rows = report.num_prefill + report.num_nodes + len(report.queue_s)

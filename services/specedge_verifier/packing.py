@@ -3,72 +3,91 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from specedge.model.batch import PackedBatch, Segment
+from specedge.model.batch import BoolArray, PackedBatch, Segment
 from specedge.row_group import RowGroup
 from specedge_verifier.scheduler import Planned, Schedule
 
 
 def pack(schedule: Schedule) -> PackedBatch:
     """Lay a schedule's rows end to end."""
-    tokens: list[int] = []
-    positions, slots, segments, wanted = [], [], [], []
+    token_ids: list[int] = []
+    positions: list[int] = []
+    wanted: list[int] = []
+    contexts = []
     for item in schedule.planned:
-        session, num_nodes, root = item.session, len(item.nodes), item.start + item.num_chunk - 1
-        trie = session.trie
+        session, tree = item.session, item.tree
+        end = item.start + item.num_chunk
         if item.samples:
-            wanted.append(np.arange(len(tokens) + item.num_chunk - 1, len(tokens) + item.num_rows))
-        tokens += session.tokens[item.start : root + 1]
-        tokens += [trie.token(number) for number in item.nodes]
-        positions.append(np.arange(item.start, root + 1))
-        if num_nodes:
-            positions.append(np.array([trie.position(number) for number in item.nodes], dtype=np.int64))
-        context = session.blocks.slots(0, item.start + item.num_rows)
-        slots.append(context[item.start :])
-        mask = tree_mask(item.parents, item.num_chunk) if num_nodes else None
-        segments.append(Segment(item.num_rows, context, mask))
+            wanted += range(len(token_ids) + item.num_chunk - 1, len(token_ids) + item.num_rows)
+        token_ids += session.tokens[item.start : end]
+        token_ids += tree.token_ids
+        positions += range(item.start, end)
+        positions += tree.positions
+        contexts.append(session.blocks.slots(0, end + len(tree.numbers)))
+    masks = tree_masks(schedule.planned)
+    planned = list(zip(schedule.planned, contexts, masks, strict=True))
     return PackedBatch(
-        token_ids=np.array(tokens, dtype=np.int64),
-        positions=np.concatenate(positions),
-        slots=np.concatenate(slots),
-        segments=tuple(segments),
-        logits_rows=np.concatenate(wanted) if wanted else np.empty(0, dtype=np.int64),
+        token_ids=np.array(token_ids, dtype=np.int64),
+        positions=np.array(positions, dtype=np.int64),
+        slots=np.concatenate([context[item.start :] for item, context, _ in planned]),
+        segments=tuple([Segment(item.num_rows, context, mask) for item, context, mask in planned]),
+        logits_rows=np.array(wanted, dtype=np.int64),
     )
 
 
-def tree_mask(parents: Sequence[int], num_chunk: int) -> npt.NDArray[np.bool_]:
-    """Which rows each row sees, for a chunk of committed tokens whose last one is the root of a tree.
+def tree_masks(planned: Sequence[Planned]) -> list[BoolArray | None]:
+    """The mask of each session that has a tree; None for the others, whose rows form a causal chain.
+
+    The trees of all sessions are filled in together, row by row: a row sees what its parent sees, and itself.
+    """
+    owners = [index for index, item in enumerate(planned) if item.tree.numbers]
+    masks: list[BoolArray | None] = [None] * len(planned)
+    if not owners:
+        return masks
+    sizes = [len(planned[index].tree.parents) for index in owners]
+    parents = np.zeros((max(sizes), len(owners)), dtype=np.int64)
+    is_row = np.arange(max(sizes)) < np.array(sizes)[:, None]
+    parents.T[is_row] = [parent for index in owners for parent in planned[index].tree.parents]
+    trees = np.zeros((len(owners), max(sizes), max(sizes)), dtype=np.bool_)
+    trees[:, 0, 0] = True
+    every = np.arange(len(owners))
+    for row in range(1, max(sizes)):
+        trees[:, row] = trees[every, parents[row]]
+        trees[:, row, row] = True
+    for index, size, tree in zip(owners, sizes, trees, strict=True):
+        masks[index] = below_chunk(tree[:size, :size], planned[index].num_chunk)
+    return masks
+
+
+def below_chunk(tree: BoolArray, num_chunk: int) -> BoolArray:
+    """The mask of a tree's rows when `num_chunk` committed tokens, the root included, are computed with it.
 
     Args:
-        parents: per tree row (root first) the tree row of its parent; the root's entry is not read.
-        num_chunk: committed tokens, the root included.
+        tree: [1 + num_nodes] squared, the root first: which tree rows each of them sees.
 
     Returns:
         bool [num_chunk + num_nodes] squared: causal within the chunk, ancestors and self within the tree.
     """
-    num_rows = num_chunk + len(parents) - 1
-    mask = np.zeros((num_rows, num_rows), dtype=np.bool_)
-    mask[:num_chunk, :num_chunk] = np.tri(num_chunk, dtype=np.bool_)
-    root = num_chunk - 1
-    for row in range(1, len(parents)):
-        mask[root + row] = mask[root + parents[row]]
-        mask[root + row, root + row] = True
+    if num_chunk == 1:
+        return tree
+    num_before = num_chunk - 1
+    mask = np.tri(num_before + len(tree), dtype=np.bool_)
+    mask[num_before:, num_before:] = tree
     return mask
 
 
 def row_group(item: Planned) -> RowGroup:
     """What the sampler needs to know about one session's rows: the root's, then the nodes'."""
-    session, trie = item.session, item.session.trie
-    positions = np.empty(1 + len(item.nodes), dtype=np.int64)
-    positions[0] = len(session.tokens)
-    positions[1:] = [trie.position(number) + 1 for number in item.nodes]
+    session, tree = item.session, item.tree
     paths: list[list[int]] | None = None
     if session.params.needs_paths:
-        paths = [[], *([trie.token(step) for step in trie.path(number)] for number in item.nodes)]
+        paths = [[]]
+        for parent, token in zip(tree.parents[1:], tree.token_ids, strict=True):
+            paths.append([*paths[parent], token])
     return RowGroup(
         params=session.params,
-        positions=positions,
+        positions=np.array([len(session.tokens) - 1, *tree.positions], dtype=np.int64) + 1,
         eos_ids=session.eos_ids,
         prompt_len=session.num_prompt,
         counts=session.counts,

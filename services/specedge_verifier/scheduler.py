@@ -11,18 +11,29 @@ Rule 4  Deciding changes nothing but block reservations and preemptions; `settle
 """
 
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 from math import inf
+from operator import attrgetter
+
+import numpy as np
+import numpy.typing as npt
 
 from specedge.block_pool import BlockPool
 from specedge.errors import OutOfBlocks
-from specedge.trie import ROOT, DraftTrie
+from specedge.trie import ROOT, Node, TreeRows
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.calibration import Calibrations
 from specedge_verifier.draft_budget import draft_budget
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import RUN_ALL, BatchType, Decision, Readiness, decide
+
+FloatArray = npt.NDArray[np.float64]
+
+_NO_NODES = TreeRows([], [ROOT], [], [], [])
+_order = attrgetter("order")
+_item_order = attrgetter("session.order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,7 @@ class Planned:
     Attributes:
         samples: whether the chunk reaches the session's last committed token (the root), so that a token is sampled.
         queue_s: how long the session has had something to compute.
-        nodes: numbers of the draft nodes, parents first.
-        parents: per tree row (the root's first, then the nodes') the tree row of its parent.
+        tree: the draft nodes and how they hang below the root.
     """
 
     session: Session
@@ -60,12 +70,21 @@ class Planned:
     num_chunk: int
     samples: bool
     queue_s: float
-    nodes: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=lambda: [ROOT])
+    tree: TreeRows = _NO_NODES
+
+    @property
+    def nodes(self) -> list[int]:
+        """Numbers of the draft nodes, parents first."""
+        return self.tree.numbers
+
+    @property
+    def parents(self) -> list[int]:
+        """Per tree row (the root's first, then the nodes') the tree row of its parent."""
+        return self.tree.parents
 
     @property
     def num_rows(self) -> int:
-        return self.num_chunk + len(self.nodes)
+        return self.num_chunk + len(self.tree.numbers)
 
 
 @dataclass(slots=True)
@@ -137,23 +156,27 @@ class Scheduler:
                     session.counts.append(walk.tokens)
                 session.gap.verdict(now_s, session.trie.num_live > 0)
                 session.ready_since_s = now_s if session.trie.num_live or not session.is_drafted else None
-            session.blocks.publish(session.tokens, session.num_computed)
-            session.blocks.trim(session.num_computed + 1)
+            session.blocks.settle(session.tokens, session.num_computed)
         self.step_time.observe(schedule.num_rows, step_s)
         self._free_since_s = now_s
 
     def _calibrate(self, schedule: Schedule, walks: list[Walk | None]) -> None:
-        """Learn what scores were worth, drafter by drafter; before anything is committed, which changes the scores."""
-        verified: dict[str, tuple[list[float], list[bool]]] = {}
+        """Learn what scores were worth, drafter by drafter."""
+        drafters: list[str] = []
+        counts: list[int] = []
+        scores: list[float] = []
+        accepted: list[int] = []
         for item, walk in zip(schedule.planned, walks, strict=True):
-            if not item.nodes or walk is None:
+            if not item.tree.numbers or walk is None:
                 continue
-            scores, accepted = verified.setdefault(item.session.drafter_id, ([], []))
-            on_path = set(walk.rows)
-            scores += [item.session.trie.score(number) for number in item.nodes]
-            accepted += [row in on_path for row in range(1, 1 + len(item.nodes))]
-        for drafter_id, (scores, accepted) in verified.items():
-            self.calibrations.of(drafter_id).observe(scores, accepted)
+            drafters.append(item.session.drafter_id)
+            counts.append(len(item.tree.numbers))
+            accepted += [len(scores) + row - 1 for row in walk.rows]
+            scores += item.tree.scores
+        if scores:
+            is_accepted = np.zeros(len(scores))
+            is_accepted[accepted] = 1.0
+            self.calibrations.observe(drafters, counts, np.array(scores), is_accepted)
         self.calibrations.age()
 
     def _admit(self) -> None:
@@ -163,7 +186,7 @@ class Scheduler:
             num_cached = session.blocks.match_prefix(session.tokens)
             missing = len(session.tokens) + 1 - num_cached
             if self.running and -(-missing // self.pool.block_size) > self.pool.num_free:
-                session.blocks.release()
+                session.blocks.withdraw()
                 return
             session.num_computed = num_cached
             session.num_cached = min(num_cached, session.num_prompt)
@@ -215,7 +238,7 @@ class Scheduler:
     def _reserve_rows(self, planned: list[Planned]) -> None:
         """Hold blocks for every planned committed token, preempting the newest sessions while they are missing."""
         preempted: set[Session] = set()
-        for item in sorted(planned, key=lambda item: item.session.order):
+        for item in sorted(planned, key=_item_order):
             while item.session not in preempted:
                 try:
                     item.session.blocks.reserve(item.start + item.num_chunk)
@@ -235,50 +258,37 @@ class Scheduler:
 
     def _plan_nodes(self, planned: list[Planned]) -> None:
         """Give each session that samples its share of the draft budget, as far as blocks reach."""
-        candidates, values = [], []
+        candidates: list[tuple[Planned, list[Node]]] = []
         for item in planned:
             session = item.session
-            if not (item.samples and session.is_drafted and session.trie.num_live):
-                continue
-            numbers, scores = session.trie.best(self.limits.max_tree_nodes)
-            if session.num_remaining <= len(numbers):  # a node as deep as the answer may still grow brings nothing
-                useful = [session.trie.depth(number) < session.num_remaining for number in numbers.tolist()]
-                numbers, scores = numbers[useful], scores[useful]
-            candidates.append((item, numbers))
-            values.append(self.calibrations.of(session.drafter_id).probabilities(scores))
+            if item.samples and session.is_drafted and session.trie.num_live:
+                # a node as deep as the answer may still grow brings nothing
+                ranking = session.trie.ranking(self.limits.max_tree_nodes, session.num_remaining - 1)
+                candidates.append((item, ranking))
         if not candidates:
             return
         num_rows = sum(item.num_rows for item in planned)
         counts = draft_budget(
-            values,
+            self._probabilities(candidates),
             num_rows=num_rows,
             num_tokens=sum(item.samples for item in planned),
             max_nodes=self.limits.max_num_batched_tokens - num_rows,
             step_time=self.step_time,
         )
-        for (item, numbers), count in zip(candidates, counts, strict=True):
+        for (item, ranking), count in zip(candidates, counts, strict=True):
+            if not count:
+                continue
             blocks, end = item.session.blocks, item.start + item.num_chunk
-            room = blocks.num_slots - end + self.pool.num_free * self.pool.block_size
-            count = min(count, room)
+            count = min(count, blocks.num_slots - end + self.pool.num_free * self.pool.block_size)
             blocks.reserve(end + count)
-            item.nodes = principal_path_first(item.session.trie, numbers[:count].tolist())
-            item.parents = item.session.trie.tree(item.nodes)
+            item.tree = item.session.trie.rows(ranking[:count])
 
-
-def principal_path_first(trie: DraftTrie, numbers: list[int]) -> list[int]:
-    """Reorder best-first nodes so that the most probable path leads, in order of depth.
-
-    Its rows then follow the root's directly: when the target takes that path, no keys and values have to move.
-    """
-    path, others, end = [], [], ROOT
-    for number in numbers:
-        if trie.parent(number) == end:
-            path.append(number)
-            end = number
-        else:
-            others.append(number)
-    return path + others
-
-
-def _order(session: Session) -> tuple[int, float, int]:
-    return session.order
+    def _probabilities(self, candidates: list[tuple[Planned, list[Node]]]) -> list[FloatArray]:
+        """What each candidate node is worth, per session; computed for all of them at once."""
+        counts = [len(ranking) for _, ranking in candidates]
+        losses = np.array([node[0] for _, ranking in candidates for node in ranking], dtype=np.float64)
+        root_losses = np.repeat([item.session.trie.root_loss for item, _ in candidates], counts)
+        drafters = [item.session.drafter_id for item, _ in candidates]
+        values = self.calibrations.probabilities(drafters, counts, root_losses - losses)
+        ends = list(accumulate(counts))
+        return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]

@@ -63,6 +63,7 @@ class Session:
         num_cached: prompt tokens the prefix cache spared at admission.
         ready_since_s: since when there has been something to compute; None while only a draft could add to it.
         is_paused: its reader is too slow; it takes no step until the outbox has drained.
+        order: sort key of service: higher priority first, then first come.
     """
 
     handle: int
@@ -82,8 +83,10 @@ class Session:
     is_paused: bool = False
     ready_since_s: float | None = None
     gap: DraftGap = field(default_factory=DraftGap)
+    order: tuple[int, float, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.order = (-self.priority, self.arrived_s, self.handle)
         self.ready_since_s = self.arrived_s
 
     def queued_s(self, now_s: float) -> float:
@@ -111,9 +114,5 @@ class Session:
     @property
     def is_drafted(self) -> bool:
         """Whether draft nodes could still shorten this session."""
-        return self.speculative and self.num_remaining > 1
-
-    @property
-    def order(self) -> tuple[int, float, int]:
-        """Sort key of service: higher priority first, then first come."""
-        return (-self.priority, self.arrived_s, self.handle)
+        num_generated = len(self.trie.committed) - self.num_prompt
+        return self.speculative and num_generated < self.params.max_tokens - 1

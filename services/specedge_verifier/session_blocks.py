@@ -20,12 +20,14 @@ class SessionBlocks:
         self._namespace = namespace
         self._block_ids: list[int] = []
         self._slots = np.empty(0, dtype=np.int64)
+        self._offsets = np.arange(pool.block_size)
         self._num_published = 0
         self._last_key = root_key(namespace)
         self._prefix_keys: tuple[int, list[bytes]] = (0, [])  # number of tokens they were made for, and keys
 
     @property
     def num_slots(self) -> int:
+        """Indices that have a slot."""
         return len(self._block_ids) * self._pool.block_size
 
     def slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
@@ -50,11 +52,18 @@ class SessionBlocks:
             self._last_key = keys[len(matched) - 1]
         return len(matched) * size
 
+    def withdraw(self) -> None:
+        """Undo the last `match_prefix` of a session that must wait; its next lookup is the one that counts."""
+        self._pool.stats.queries -= len(self._prefix_keys[1])
+        self._pool.stats.hits -= self._num_published
+        self.release()
+
     def reserve(self, num_slots: int) -> None:
         """Hold blocks for at least `num_slots` indices; raises OutOfBlocks and changes nothing if they are not free."""
-        missing = num_slots - self.num_slots
+        size = self._pool.block_size
+        missing = num_slots - len(self._block_ids) * size
         if missing > 0:
-            self._append(self._pool.allocate(-(-missing // self._pool.block_size)))
+            self._append(self._pool.allocate(-(-missing // size)))
 
     def publish(self, token_ids: Sequence[int], num_computed: int) -> None:
         """Make the blocks that `num_computed` tokens have filled since the last call findable by others."""
@@ -71,6 +80,14 @@ class SessionBlocks:
             self._pool.release(self._block_ids[keep:])
             del self._block_ids[keep:]
 
+    def settle(self, token_ids: Sequence[int], num_computed: int) -> None:
+        """After a step: publish what is full, keep room for the root, give back the rest (rejected nodes)."""
+        size = self._pool.block_size
+        if num_computed >= (self._num_published + 1) * size:
+            self.publish(token_ids, num_computed)
+        if len(self._block_ids) * size > num_computed + size:
+            self.trim(num_computed + 1)
+
     def release(self) -> None:
         """Give everything back; what was published stays findable until evicted."""
         self._pool.release(self._block_ids)
@@ -85,6 +102,9 @@ class SessionBlocks:
             grown = np.empty(max(end, 2 * len(self._slots)), dtype=np.int64)
             grown[:start] = self._slots[:start]
             self._slots = grown
-        first = np.asarray(block_ids, dtype=np.int64) * size
-        self._slots[start:end] = (first[:, None] + np.arange(size)).ravel()
+        if len(block_ids) == 1:  # the usual case while decoding
+            np.add(self._offsets, block_ids[0] * size, out=self._slots[start:end])
+        else:
+            first = np.asarray(block_ids, dtype=np.int64) * size
+            self._slots[start:end] = (first[:, None] + self._offsets).ravel()
         self._block_ids += block_ids

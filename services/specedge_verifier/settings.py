@@ -1,13 +1,15 @@
 """The verifier's settings."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from specedge.settings import Port, PositiveInt, ProcessSettings, Seconds
+from specedge.drafting.settings import DrafterSettings
+from specedge.settings import Port, PositiveInt, Seconds
 
 
-class VerifierSettings(ProcessSettings):
+class VerifierSettings(DrafterSettings):
     """Everything that can be set on the verifier; see `specedge verifier --help`."""
 
     target_model: str = Field(
@@ -15,9 +17,10 @@ class VerifierSettings(ProcessSettings):
         min_length=1,
         description="target model: a Hugging Face id, a local folder, or demo for the embedded one",
     )
-    system: Literal["specedge", "autoregressive"] = Field(
+    system: Literal["specedge", "server-only", "autoregressive"] = Field(
         default="specedge",
-        description="specedge verifies drafts; autoregressive ignores them (plain continuous batching)",
+        description="specedge verifies what edges draft; server-only drafts beside the target, with draft_model; "
+        "autoregressive takes no drafts (plain continuous batching)",
     )
     max_len: PositiveInt | None = Field(
         default=None,
@@ -74,6 +77,11 @@ class VerifierSettings(ProcessSettings):
         description="share of the device's free memory that KV blocks may take when num_kv_blocks is auto",
     )
 
+    step_log: Path | None = Field(
+        default=None,
+        description="file to which every engine step is appended as a line of JSON; off writes none",
+        json_schema_extra={"unset_word": "off"},
+    )
     open_timeout_s: Seconds = Field(
         default=10.0, description="seconds a new stream may stay silent before its opening message; then it is ended"
     )
@@ -85,4 +93,6 @@ class VerifierSettings(ProcessSettings):
                 f"max_tree_nodes ({self.max_tree_nodes}) is above max_live_nodes ({self.max_live_nodes}): a step "
                 "cannot verify more nodes than a session may keep"
             )
+        if self.system == "server-only" and self.draft_model is None:
+            raise ValueError("system server-only drafts beside the target, and draft_model is none")
         return self

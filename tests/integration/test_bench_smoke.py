@@ -14,10 +14,10 @@ from benchmarks.speculation import report
 from benchmarks.speculation.acceptance import Lockstep
 from benchmarks.speculation.cells import AUTOREGRESSIVE, Cell, Section
 from benchmarks.speculation.deployment import Pace
-from benchmarks.speculation.modelled_pair import AGREEMENT, ModelledDraft, ModelledTarget
 from benchmarks.speculation.run import Effort, Measured, measure_section
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_model
+from specedge_bench.pace.modelled_pair import AGREEMENT, ModelledDraft, ModelledTarget
 from specedge_cli.supervisor import Interrupts
 
 EFFORT = Effort(num_answers=1, num_repetitions=1, max_tokens=24, warm_up_tokens=4)

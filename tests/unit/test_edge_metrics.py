@@ -7,11 +7,11 @@ import pytest
 from prometheus_client import generate_latest
 
 from edge_agent.answer_meter import AnswerMeter
-from edge_agent.draft_metrics import DraftMetrics
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.stream_observer import StreamObserver
 from specedge.block_pool import BlockPool
+from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.wire.messages import SessionOpened, Verdict
 
@@ -138,7 +138,7 @@ def test_vllms_names_show_the_same_values() -> None:
 
 def test_the_drafters_totals_are_read_when_scraped() -> None:
     metrics = EdgeMetrics()
-    draft_metrics = DraftMetrics(metrics)
+    draft_metrics = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
     stats = DrafterStats(num_rows=12, num_session_steps=5, num_guesses_hit=2, wasted=Counter({"rejected": 3}))
     pool = BlockPool(16, block_size=1)
     draft_metrics.watch(stats, pool)

@@ -162,8 +162,8 @@ def test_a_flag_is_never_abbreviated() -> None:
 
 
 def test_a_flat_file_names_the_section_of_the_other_process(tmp_path: Path) -> None:
-    message = refusal_of(VERIFIER, "--config", write(tmp_path, "max_budget: 4"))
-    assert "max_budget = '4'" in message and "under 'edge:'" in message
+    message = refusal_of(VERIFIER, "--config", write(tmp_path, "max_new_tokens: 4"))
+    assert "max_new_tokens = '4'" in message and "under 'edge:'" in message
 
 
 @pytest.mark.parametrize(

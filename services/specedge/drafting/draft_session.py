@@ -47,10 +47,11 @@ class DraftRequest:
 
     Attributes:
         session_id: for the log.
-        committed: prompt and tokens committed so far; what comes later counts as the answer.
+        committed: prompt and tokens committed so far.
         sampling: the session's parameters.
         eos_ids: the target's end-of-sequence tokens.
         max_live_nodes: the verifier's limit.
+        prompt_len: how many of the committed tokens are the prompt; None: all of them.
     """
 
     session_id: str
@@ -58,6 +59,7 @@ class DraftRequest:
     sampling: SamplingParams
     eos_ids: tuple[int, ...]
     max_live_nodes: int
+    prompt_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,12 @@ class SessionDrafting:
     def __init__(self, request: DraftRequest, settings: DraftingSettings, pool: BlockPool, stats: DrafterStats) -> None:
         self.request = request
         self.settings = settings
-        self.prompt_len = len(request.committed)
-        self.counts = TokenCounts(request.committed) if request.sampling.needs_paths else None
+        committed = request.committed
+        self.prompt_len = len(committed) if request.prompt_len is None else request.prompt_len
+        self.counts: TokenCounts | None = None
+        if request.sampling.needs_paths:
+            self.counts = TokenCounts(committed[: self.prompt_len])
+            self.counts.append(committed[self.prompt_len :])
         self.max_tree_nodes = min(settings.growth.max_budget, request.max_live_nodes)
         self.epoch = 0
         self.is_paused = False
@@ -102,7 +108,7 @@ class SessionDrafting:
         self._last_position = min(self.prompt_len + sampling.max_tokens - 1, settings.max_positions)
         self._stream_numbers: dict[int, int] = {}  # of the live nodes that have been sent in this epoch
         self._num_sent = 0
-        self.tree = self._new_tree(request.committed)
+        self.tree = self._new_tree(committed)
 
     @property
     def committed(self) -> list[int]:

@@ -2,30 +2,38 @@
 
 from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_agent.metrics import EdgeMetrics
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 
 
 class DraftMetrics(Collector):
-    """Give `step` to the drafter as `on_step`, then `watch` its statistics."""
+    """Give `step` to the drafter as `on_step`, then `watch` its statistics.
 
-    def __init__(self, metrics: EdgeMetrics) -> None:
-        self._metrics = metrics
+    Args:
+        registry: where the totals are shown.
+        prefix: of their names.
+        durations: takes the duration of each step, in seconds.
+    """
+
+    def __init__(self, registry: CollectorRegistry, prefix: str, durations: Histogram) -> None:
+        self._registry = registry
+        self._prefix = prefix
+        self._durations = durations
         self._stats = DrafterStats()
         self._pool: BlockPool | None = None
 
     def step(self, report: StepReport) -> None:
         """Takes the duration of a step; may be called on any thread."""
-        self._metrics.draft_step.observe(report.schedule_s + report.forward_s + report.settle_s)
+        self._durations.observe(report.schedule_s + report.forward_s + report.settle_s)
 
     def watch(self, stats: DrafterStats, pool: BlockPool) -> None:
         """Shows these totals from now on."""
         self._stats, self._pool = stats, pool
-        self._metrics.registry.register(self)
+        self._registry.register(self)
 
     def describe(self) -> list[Metric]:
         """No families: nothing has to be read to register this collector."""
@@ -47,20 +55,19 @@ class DraftMetrics(Collector):
             ),
             ("draft_sessions_starved", "Times a session had to give its slots up", stats.num_starved),
         ):
-            yield CounterMetricFamily(f"specedge_edge_{name}", documentation, value=value)
+            yield CounterMetricFamily(f"{self._prefix}_{name}", documentation, value=value)
         wasted = {reason: stats.wasted[reason] for reason in ("rejected", "trimmed", "guess_missed", "released")}
-        yield _by_label("wasted_draft_nodes", "Draft nodes lost, by reason", "reason", wasted)
+        yield self._by_label("wasted_draft_nodes", "Draft nodes lost, by reason", "reason", wasted)
         guesses = {"hit": stats.num_guesses_hit, "missed": stats.num_guesses_missed}
-        yield _by_label("draft_guesses", "Expansion heads guessed, by outcome", "outcome", guesses)
+        yield self._by_label("draft_guesses", "Expansion heads guessed, by outcome", "outcome", guesses)
         if self._pool is not None:
-            slots = GaugeMetricFamily("specedge_edge_draft_kv_slots", "KV slots of the draft model", labels=["state"])
+            slots = GaugeMetricFamily(f"{self._prefix}_draft_kv_slots", "KV slots of the draft model", labels=["state"])
             slots.add_metric(["held"], self._pool.num_held)
             slots.add_metric(["free"], self._pool.num_free)
             yield slots
 
-
-def _by_label(name: str, documentation: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"specedge_edge_{name}", documentation, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
-    return family
+    def _by_label(self, name: str, documentation: str, label: str, values: dict[str, int]) -> Metric:
+        family = CounterMetricFamily(f"{self._prefix}_{name}", documentation, labels=[label])
+        for value, count in values.items():
+            family.add_metric([value], count)
+        return family

@@ -8,9 +8,9 @@ at an acceptance that is known: the one for which the design's simulation gives 
 import numpy as np
 import torch
 
-from benchmarks.speculation.paced import PacedRunner
 from specedge.model.batch import IntArray, PackedBatch
 from specedge.noise import noise_keys
+from specedge_bench.pace.runner import PacedRunner
 
 AGREEMENT = (0.86, 0.06, 0.03, 0.02)
 """Probabilities that the target's token is the draft's first, second, third, fourth choice."""

@@ -1,0 +1,35 @@
+"""What a run was measured on."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from specedge import __version__
+from specedge_cli.cores import available_cores
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def this_machine() -> dict[str, str]:
+    """Processor, cores that may be used, GPUs, and the versions that matter."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu(),
+        "cores": str(available_cores()),
+        "gpu": ", ".join(gpus) or "none",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "specedge": __version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,171 @@
+"""The two models as arithmetic: what they say comes from an acceptance trace, how long they take from a curve.
+
+Every token of the target's answers is TRUE_TOKEN, and a draft's other choices have other numbers. A draft node below a
+wrong one never gets TRUE_TOKEN, so a node's own token tells whether its whole path is the target's.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from specedge.drafting.draft_session import SessionDrafting
+from specedge.drafting.draft_step import DraftStep
+from specedge.drafting.draft_tree import DraftTree
+from specedge.drafting.growth import Candidates
+from specedge_bench.simulation.acceptance_trace import NOT_AMONG, AcceptanceTrace
+from specedge_bench.simulation.events import DeviceClock
+from specedge_verifier.scheduler import Schedule
+
+TRUE_TOKEN = 0
+FIRST_PROMPT_TOKEN = 16
+"""Prompts and wrong choices use other numbers than the target's answers."""
+
+
+class Curve(Protocol):
+    """How long a forward takes; see `specedge_bench.curves.StepCurve`."""
+
+    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
+        """Seconds for so many rows that read so many keys and values, both over all sessions."""
+
+
+class ConstantCurve:
+    """Every forward takes the same time.
+
+    Args:
+        step_s: seconds.
+    """
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+
+    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
+        """Seconds for any step."""
+        return self._step_s
+
+
+class ModelledTarget:
+    """Implements `specedge_verifier.core.StepModel`: takes its time, and says TRUE_TOKEN.
+
+    Args:
+        curve: of the target on the verifier's device.
+        host_s: what a step costs beside its forward.
+    """
+
+    def __init__(self, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+        self._curve = curve
+        self._clock = clock
+        self._host_s = host_s
+
+    def forward(self, schedule: Schedule) -> None:
+        """Takes the step's time."""
+        planned = schedule.planned
+        kv_tokens = sum(item.start + item.num_rows for item in planned)
+        self._clock.work(self._curve.seconds(schedule.num_rows, kv_tokens, len(planned)) + self._host_s)
+
+    def sample(self, schedule: Schedule, logits: None) -> Sequence[int]:
+        """The target's tokens; below wrong nodes they are not looked at."""
+        return [TRUE_TOKEN] * sum(1 + len(item.nodes) for item in schedule.planned if item.samples)
+
+    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
+        """Nothing is there to be copied."""
+
+
+class TraceReplay:
+    """An acceptance trace as children of draft rows, the same objects again and again.
+
+    Args:
+        trace: what to replay.
+    """
+
+    def __init__(self, trace: AcceptanceTrace) -> None:
+        self.num_positions = len(trace.ranks)
+        self._right: list[Candidates] = []
+        self._wrong: list[Candidates] = []
+        for claims, rank in zip(trace.log_probs, trace.ranks, strict=True):
+            wrong_tokens = list(range(TRUE_TOKEN + 1, TRUE_TOKEN + 1 + len(claims)))
+            tokens = list(wrong_tokens)
+            if rank != NOT_AMONG:
+                tokens[rank] = TRUE_TOKEN
+            self._right.append(_candidates(tokens, claims))
+            self._wrong.append(_candidates(wrong_tokens, claims))
+
+    def on_path(self, index: int) -> Candidates:
+        """Children of a row of the target's own text."""
+        return self._right[index % self.num_positions]
+
+    def off_path(self, index: int) -> Candidates:
+        """Children of a row of other text: none is right."""
+        return self._wrong[index % self.num_positions]
+
+
+def _candidates(token_ids: list[int], claims: Sequence[float]) -> Candidates:
+    scores = np.array(claims)
+    return Candidates(token_ids, list(claims), scores, np.zeros(1), is_greedy=True)
+
+
+class ModelledDraft:
+    """Implements `specedge.drafting.core.DraftModel`: children from a trace.
+
+    A session's seed is where in the trace its text begins.
+    """
+
+    def __init__(self, replay: TraceReplay) -> None:
+        self._replay = replay
+
+    def children(self, step: DraftStep) -> list[Candidates]:
+        """The wanted rows' children."""
+        found: list[Candidates] = []
+        for session, tree, rows in step.parts:
+            if not rows.wanted:
+                continue
+            offset = session.request.sampling.seed
+            is_true = _is_true_text(session, tree)
+            for row, reference in zip(rows.wanted, rows.references, strict=True):
+                index = offset + rows.positions[row] + 1
+                if is_true and (reference < 0 or rows.token_ids[row] == TRUE_TOKEN):
+                    found.append(self._replay.on_path(index))
+                else:  # any other position's claims, the same whenever this row is asked for
+                    found.append(self._replay.off_path(offset + 7919 * (index + 31 * (reference & 1023))))
+        return found
+
+    def observe(self, evidence: Iterable[tuple[Candidates, int]]) -> None:
+        """A trace's claims are final."""
+
+
+def _is_true_text(session: SessionDrafting, tree: DraftTree) -> bool:
+    """Whether the tree supposes only the target's tokens after the committed ones."""
+    if tree is session.tree:
+        return True
+    return not any(token != TRUE_TOKEN for token in tree.trie.committed[len(session.committed) :])
+
+
+def draft_seconds(curve: Curve, step: DraftStep) -> float:
+    """How long a draft step's forward takes."""
+    kv_tokens = sum(len(rows.segment.context_slots) for _, _, rows in step.parts)
+    return curve.seconds(step.num_rows, kv_tokens, len(step.parts))
+
+
+class LocalDraft(ModelledDraft):
+    """A draft model on the verifier's own device: it takes that device's time.
+
+    Args:
+        replay: what it says.
+        curve: of the draft on the verifier's device.
+        clock: of that device.
+        host_s: what a draft step costs beside its forward.
+    """
+
+    def __init__(self, replay: TraceReplay, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+        super().__init__(replay)
+        self.busy_s = 0.0
+        self._curve = curve
+        self._clock = clock
+        self._host_s = host_s
+
+    def children(self, step: DraftStep) -> list[Candidates]:
+        """The wanted rows' children, and the time they take."""
+        step_s = draft_seconds(self._curve, step) + self._host_s
+        self._clock.work(step_s)
+        self.busy_s += step_s
+        return super().children(step)

@@ -1,0 +1,93 @@
+"""What is simulated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from specedge.drafting.growth import GrowthSettings
+from specedge.errors import SpecEdgeError
+from specedge_bench.simulation.acceptance_trace import AcceptanceTrace
+from specedge_bench.simulation.models import Curve
+
+System = Literal["autoregressive", "server-only", "specedge"]
+Mode = Literal["streamed", "included", "excluded", "off"]
+Batching = Literal["ready", "static", "dynamic"]
+SYSTEMS: tuple[System, ...] = ("autoregressive", "server-only", "specedge")
+MODES: tuple[Mode, ...] = ("streamed", "included", "excluded", "off")
+BATCH_TYPES: tuple[Batching, ...] = ("ready", "static", "dynamic")
+
+Progress = Callable[[int, int], None]
+"""Told how many answers of how many are finished."""
+
+
+class ScenarioError(SpecEdgeError):
+    """A simulation was asked for that makes no sense; names the value and the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One simulation.
+
+    Attributes:
+        system: see `specedge bench`.
+        verifier_curve: the target's step time on a verifier's device.
+        draft_curve: the draft's, on an edge's device, or for "server-only" on a verifier's.
+        trace: how well draft and target agree.
+        num_sessions: users in a closed loop, or answers in all where `arrival_rate` is given.
+        requests_per_user: answers of one user, one after the other; closed loop only.
+        arrival_rate: answers begun per second in all (Poisson); None is a closed loop.
+        num_edges: users are spread over them evenly, and they over the verifiers.
+        num_verifiers: each with a device of its own.
+        rtt_s: between edge and verifier; half of it each way.
+        jitter_s: the most that chance adds to one way.
+        mode, growth: how edges draft. "server-only" drafts in synchronous rounds.
+        batch_type: the verifier's waiting rule.
+        num_prompt_tokens, max_tokens: means of prompt and answer length.
+        length_spread: lengths are drawn uniformly within this share of their means.
+        max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
+        num_kv_blocks: of 16 tokens; None gives every running session what it needs.
+        verifier_host_s, edge_host_s: what a step costs beside its forward.
+        seed: names the run.
+    """
+
+    system: System
+    verifier_curve: Curve
+    draft_curve: Curve
+    trace: AcceptanceTrace
+    num_sessions: int = 8
+    requests_per_user: int = 1
+    arrival_rate: float | None = None
+    num_edges: int = 1
+    num_verifiers: int = 1
+    rtt_s: float = 0.015
+    jitter_s: float = 0.0
+    mode: Mode = "streamed"
+    growth: GrowthSettings = field(default_factory=lambda: GrowthSettings(max_budget=64))
+    batch_type: Batching = "ready"
+    num_prompt_tokens: int = 256
+    max_tokens: int = 128
+    length_spread: float = 0.25
+    max_batch_size: int = 64
+    max_num_batched_tokens: int = 1024
+    max_tree_nodes: int = 64
+    max_live_nodes: int = 256
+    num_kv_blocks: int | None = None
+    verifier_host_s: float = 0.001
+    edge_host_s: float = 0.0005
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("system", SYSTEMS), ("mode", MODES), ("batch_type", BATCH_TYPES)):
+            if getattr(self, name) not in known:
+                raise ScenarioError(f"{name} is {getattr(self, name)}; known are {', '.join(known)}")
+        counts = ("num_sessions", "requests_per_user", "num_edges", "num_verifiers", "num_prompt_tokens", "max_tokens")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 1")
+        for name in ("rtt_s", "jitter_s", "verifier_host_s", "edge_host_s"):
+            if not 0 <= getattr(self, name) < 3600:
+                raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 0 and below 3600")
+        if not 0 <= self.length_spread < 1:
+            raise ScenarioError(f"length_spread is {self.length_spread}; it has to be at least 0 and below 1")
+        if self.arrival_rate is not None and not self.arrival_rate > 0:
+            raise ScenarioError(f"arrival_rate is {self.arrival_rate}; it has to be above 0")

@@ -1,0 +1,140 @@
+"""`specedge bench sweep`: tries drafting modes and growth parameters, one after the other, and recommends settings.
+
+Parameters are searched one at a time, each with the best value of those before it: a run of all its candidates in
+turns, so that they share the machine's moods. A candidate replaces the present settings only when it is better by more
+than `--margin`, because the best of several equal ones always looks better by chance.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from specedge_bench.options import parse_options
+from specedge_bench.run import run
+from specedge_bench.run_folder import RunFolder
+from specedge_bench.summary import CellSummary, summarise
+from specedge_bench.systems import MODES
+
+STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mode", MODES),
+    ("max_budget", ("16", "32", "64")),
+    ("max_beam_len", ("4", "8", "12")),
+    ("max_branch_width", ("2", "4", "8")),
+    ("max_n_beams", ("8", "32")),
+)
+"""What is tried, in this order; those named first matter most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Settings of an edge: the mode, and the growth parameters that differ from the edge's own defaults."""
+
+    mode: str = "streamed"
+    growth: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def system(self) -> str:
+        """Its name in a run."""
+        growth = "+".join(f"{name}={value}" for name, value in self.growth)
+        return f"specedge:{self.mode}:ready" + (f":{growth}" if growth else "")
+
+    def changed(self, name: str, value: str) -> "Candidate":
+        """The same with one parameter changed."""
+        if name == "mode":
+            return replace(self, mode=value)
+        kept = tuple(pair for pair in self.growth if pair[0] != name)
+        return replace(self, growth=(*kept, (name, value)))
+
+    def settings(self) -> str:
+        """As the `edge` section of a settings file."""
+        lines = [
+            "edge:",
+            *(f"  {name}: {value}" for name, value in self.growth),
+            "  proactive:",
+            f"    type: {self.mode}",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a system reached over all cells of a run.
+
+    Attributes:
+        tokens_per_s: geometric mean over the cells.
+        is_complete: no request failed.
+    """
+
+    system: str
+    tokens_per_s: float
+    is_complete: bool
+
+
+def scores(summaries: Sequence[CellSummary]) -> dict[str, Score]:
+    """Geometric mean of the throughput over cells, by system."""
+    rates: dict[str, list[float]] = {}
+    complete: dict[str, bool] = {}
+    for cell in summaries:
+        rates.setdefault(cell.system, []).append(cell.throughput.mean)
+        complete[cell.system] = complete.get(cell.system, True) and not cell.num_failed
+    result = {}
+    for system, values in rates.items():
+        product = 1.0
+        for value in values:
+            product *= max(value, 0.0)
+        result[system] = Score(system, product ** (1 / len(values)), complete[system])
+    return result
+
+
+def choose(present: Candidate, candidates: Sequence[Candidate], found: dict[str, Score], margin: float) -> Candidate:
+    """The best of the candidates, if it beats the present one by more than `margin` (a share)."""
+    best, best_rate = present, found[present.system].tokens_per_s * (1 + margin)
+    for candidate in candidates:
+        score = found.get(candidate.system)
+        if candidate != present and score is not None and score.is_complete and score.tokens_per_s > best_rate:
+            best, best_rate = candidate, score.tokens_per_s
+    return best
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the stages and prints what it recommends; returns the exit code of the first run that fails, or 0."""
+    options, bench_arguments = _parser().parse_known_args(arguments)
+    present, found = Candidate(), dict[str, Score]()
+    for number, (name, values) in enumerate(STAGES, start=1):
+        if name not in options.stages.split(","):
+            continue
+        candidates = list(dict.fromkeys([present, *(present.changed(name, value) for value in values)]))
+        folder = options.out / f"{number}-{name}"
+        systems = ",".join(["autoregressive", *(candidate.system for candidate in candidates)])
+        run_options = parse_options([*bench_arguments, "--systems", systems, "--out", str(folder)])
+        code = run(run_options)
+        if code:
+            return code
+        found = scores(summarise(RunFolder.load(folder), run_options.slo))
+        present = choose(present, candidates, found, options.margin)
+        print(f"{name}: going on with {present.system}")
+    plain = found.get("autoregressive")
+    if plain is not None and plain.tokens_per_s > found[present.system].tokens_per_s:
+        share = found[present.system].tokens_per_s / plain.tokens_per_s
+        print(f"Drafting does not pay here: it reaches {share:.2f} of plain decoding. Recommended:\n\nedge:")
+        print("  draft_model: none")
+        return 0
+    print(f"Recommended:\n\n{present.settings()}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    known = ",".join(name for name, _ in STAGES)
+    parser = argparse.ArgumentParser(
+        prog="specedge bench sweep",
+        description="Tries modes and growth parameters and recommends settings. All other flags of `specedge bench` "
+        "(models, networks, loads, prompts) are taken as well, but --systems.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; each stage writes one into it")
+    parser.add_argument("--stages", default=known, metavar="LIST", help=f"what is tried (default {known})")
+    parser.add_argument(
+        "--margin", type=float, default=0.03, metavar="SHARE", help="by how much better a change must be (default 0.03)"
+    )
+    return parser

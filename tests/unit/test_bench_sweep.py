@@ -1,0 +1,45 @@
+"""What a sweep tries next and what it recommends."""
+
+import pytest
+
+from specedge_bench.sweep import Candidate, Score, choose
+from specedge_bench.systems import UnknownSystem, parse_system
+
+PRESENT = Candidate()
+
+
+def found(**rates: float) -> dict[str, Score]:
+    by_name = {"present": PRESENT, "small": PRESENT.changed("max_budget", "16"), "off": PRESENT.changed("mode", "off")}
+    return {by_name[name].system: Score(by_name[name].system, rate, True) for name, rate in rates.items()}
+
+
+def test_only_a_clear_gain_changes_a_setting() -> None:
+    candidates = [PRESENT, PRESENT.changed("max_budget", "16"), PRESENT.changed("mode", "off")]
+    assert choose(PRESENT, candidates, found(present=100, small=102, off=90), margin=0.03) == PRESENT
+    assert choose(PRESENT, candidates, found(present=100, small=104, off=105), margin=0.03) == candidates[2]
+
+
+def test_a_system_with_failed_requests_is_not_chosen() -> None:
+    candidate = PRESENT.changed("max_budget", "16")
+    scores = found(present=100) | {candidate.system: Score(candidate.system, 200, is_complete=False)}
+    assert choose(PRESENT, [candidate], scores, margin=0.0) == PRESENT
+
+
+def test_candidates_are_systems_of_a_run_and_settings_of_an_edge() -> None:
+    candidate = PRESENT.changed("max_budget", "16").changed("mode", "off").changed("max_beam_len", "4")
+    variant = parse_system(candidate.system)
+    assert (variant.mode, variant.batch_type) == ("off", "ready")
+    assert variant.edge_arguments("demo")[-4:] == ["--max-budget", "16", "--max-beam-len", "4"]
+    assert candidate.settings().splitlines() == [
+        "edge:",
+        "  max_budget: 16",
+        "  max_beam_len: 4",
+        "  proactive:",
+        "    type: off",
+    ]
+
+
+@pytest.mark.parametrize("growth", ["max_budget", "max_budget=0", "max_budget=x", "budget=4", "", "max_budget=4+"])
+def test_growth_that_is_none_is_refused_by_name(growth: str) -> None:
+    with pytest.raises(UnknownSystem, match="max_branch_width"):
+        parse_system(f"specedge:off:ready:{growth}")

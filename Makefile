@@ -26,9 +26,10 @@ WITH_TORCH := $(VENV)/.with-torch-$(PLACE)
 INSTALLED := $(VENV)/.installed-$(PLACE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(PLACE)
 
-# What the README's table shows.
+# What the README's table shows; a run never overwrites another one.
 BENCH := --systems autoregressive,server-only,specedge --networks wan,far --loads closed-1,closed-8 --repetitions 3 \
-  --max-new-tokens 48 --out benchmarks/results/bench
+  --num-requests 16 --max-new-tokens 48
+BENCH_OUT ?= bench-runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
@@ -48,7 +49,7 @@ test: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
 
 bench: $(INSTALLED_DEV)
-	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) $(ARGS)
+	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)

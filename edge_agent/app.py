@@ -98,16 +98,20 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -
     )
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    pinging: asyncio.Task[None] | None = None
     try:
         host, port = listener.getsockname()[:2]
         logger.info("serving on http://%s:%d", host, port)
         await asyncio.wait({stopped, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
         if meeting.done():
             meeting.result()
+            pinging = asyncio.create_task(client.measure_round_trips())
             await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
         logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
     finally:
         meeting.cancel()
+        if pinging is not None:
+            pinging.cancel()
         server.should_exit = True
         await serving
         await client.close()

@@ -106,7 +106,7 @@ class EdgeMetrics:
         )
         self.round_trip = Histogram(
             f"{name}round_trip_seconds",
-            "The network's share of a round: the round without the verifier's queue and step",
+            "A ping to the verifier and back, once a second",
             buckets=_ROUND_BUCKETS_S,
             registry=registry,
         )

@@ -20,6 +20,9 @@ class StreamObserver(Protocol):
     def verdict(self, message: Verdict, round_s: float | None) -> None:
         """A verdict arrived, `round_s` after the first draft sent since the verdict before it; None without draft."""
 
+    def round_trip(self, seconds: float) -> None:
+        """The verifier answered a ping."""
+
     def broken(self, reason: str) -> None:
         """A stream ended before its answer did; it is opened again after a while."""
 
@@ -38,6 +41,7 @@ class StreamCounters:
         self.num_bytes_received = 0
         self.num_nodes_sent = 0
         self.num_verdicts = 0
+        self.num_pings = 0
         self.num_broken = 0
         self.num_given_up = 0
 
@@ -59,6 +63,10 @@ class StreamCounters:
     def verdict(self, message: Verdict, round_s: float | None) -> None:
         """Counts verdicts."""
         self.num_verdicts += 1
+
+    def round_trip(self, seconds: float) -> None:
+        """Counts pings."""
+        self.num_pings += 1
 
     def broken(self, reason: str) -> None:
         """Counts reconnections."""

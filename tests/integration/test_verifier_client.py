@@ -9,8 +9,11 @@ import pytest
 from edge_harness import PROMPT, QUICK, Edge, answer_of, bursts_of, edge_at, wanted
 from fakes import INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
 
+from benchmarks.delay_proxy import DelayProxy
 from edge_agent.draft_source import NullDraftSource
 from edge_agent.generation import GenerationRequest
+from edge_agent.stream_observer import StreamCounters
+from edge_agent.verifier_client import VerifierClient
 from specedge.errors import (
     CapacityExceeded,
     InvalidRequest,
@@ -172,3 +175,25 @@ async def test_bad_values_come_back_as_invalid_request(
         with pytest.raises(InvalidRequest, match=details) as caught:
             await answer_of(edge.service, request_)
     assert caught.value.param == param
+
+
+async def test_round_trips_are_measured_over_the_way_that_is_there_and_outlive_a_verifier_that_is_gone() -> None:
+    engine = FakeEngine()
+    async with serving(engine) as server:
+        proxy = DelayProxy(server.port, rtt_s=0.08)
+        port = await proxy.start()
+        times_s: list[float] = []
+        observer = StreamCounters()
+        observer.round_trip = times_s.append  # type: ignore[method-assign]
+        client = VerifierClient(f"127.0.0.1:{port}", observer)
+        pinging = asyncio.create_task(client.measure_round_trips())
+        try:
+            await until(lambda: len(times_s) >= 2)
+            await proxy.stop()
+            await asyncio.sleep(1.2)
+            assert not pinging.done()
+        finally:
+            pinging.cancel()
+            await client.close()
+            await proxy.stop()
+    assert 0.08 <= times_s[-1] < 1.0

@@ -66,6 +66,24 @@ async def test_a_synchronous_round_is_one_message_of_a_bounded_tree() -> None:
     drafter.check_integrity()
 
 
+async def test_a_verdict_that_kills_a_tree_in_its_last_step_begins_a_new_round() -> None:
+    runner, drafter, keeper = make("off")
+    for _ in range(GROWTH.max_beam_len - 1):
+        drafter.step()
+    wrong = int(fake_logits(PROMPT).argmin())
+    assert not keeper.messages
+
+    def overtake(batch: object) -> None:
+        runner.during_forward = lambda batch: None
+        keeper.commit([wrong])
+
+    runner.during_forward = overtake
+    drafter.step()
+    assert not session_of(drafter).tree.trie.num_live
+    await run_until_idle(drafter)
+    assert [len(message.token_ids) for message in keeper.messages] == [GROWTH.max_budget]
+
+
 async def test_a_verdict_while_a_tree_grows_begins_a_new_round() -> None:
     _, drafter, keeper = make("off")
     drafter.step()

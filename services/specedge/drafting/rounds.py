@@ -106,7 +106,8 @@ class RoundDrafting(SessionDrafting):
 
     def _after_commit(self, token_ids: Sequence[int]) -> None:
         growth = self.settings.growth
-        if self._stage is not Stage.GROWING:  # else the target decoded plainly meanwhile, and the round goes on
+        # Where the target decoded plainly meanwhile the round goes on, unless nothing of its tree is left.
+        if self._stage is not Stage.GROWING or not self.tree.trie.num_live:
             self._stage, self._num_steps_left = Stage.GROWING, growth.max_beam_len
         guess = self.guess
         if guess is not None and guess.trie.committed == self.committed:

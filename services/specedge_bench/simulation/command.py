@@ -67,10 +67,9 @@ def main(arguments: list[str]) -> int:
 
 def scenario_of(setting: Mapping[str, Any], options: argparse.Namespace) -> Scenario:
     """The scenario of one combination of the grid's values; raises SpecEdgeError for what makes no sense."""
-    is_local = setting["system"] == "server-only"
-    draft_curve = options.server_draft_curve or options.draft_curve if is_local else setting["draft-curve"]
-    if is_local and options.server_draft_curve is None:
-        draft_curve = _on_device_of(setting["verifier-curve"], setting["draft-curve"])
+    draft_curve = setting["draft-curve"]
+    if setting["system"] == "server-only":
+        draft_curve = options.server_draft_curve or _on_device_of(setting["verifier-curve"], draft_curve)
     edges = setting["edges"] or -(-setting["sessions"] // options.users_per_edge)
     return Scenario(
         system=setting["system"],
@@ -99,8 +98,8 @@ def scenario_of(setting: Mapping[str, Any], options: argparse.Namespace) -> Scen
 
 
 def _axes(options: argparse.Namespace) -> dict[str, Sequence[object]]:
-    names = ("system", "mode", "batch_type", "sessions", "edges", "rate", "rtt_ms", "trace")
-    names += ("verifier_curve", "draft_curve", "seed")
+    names = ["system", "mode", "batch_type", "sessions", "edges", "rate", "rtt_ms", "trace"]
+    names += ["verifier_curve", "draft_curve", "seed"]
     axes: dict[str, Sequence[object]] = {name.replace("_", "-"): getattr(options, name) for name in names}
     return axes
 

@@ -10,7 +10,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.core import DraftCore
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, Verdict
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, System, Verdict
 from specedge_bench.simulation.edge import SimulatedEdge
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
@@ -90,15 +90,17 @@ class _Simulation:
         sampling = SamplingParams(temperature=0.0, seed=seed, max_tokens=max_tokens, ignore_eos=True)
         answer = Answer(self._events.now_s, [])
         self._answers.append(answer)
-        system = "specedge" if place.drafter_id else "autoregressive"
-        message = OpenSession(str(handle), prompt_ids, (), sampling, "", place.drafter_id, system)  # type: ignore[arg-type]
+        system: System = "specedge" if place.drafter_id else "autoregressive"
+        message = OpenSession(str(handle), prompt_ids, (), sampling, "", place.drafter_id, system)
         finish = partial(self._finish, place, num_requests - 1)
         receive = partial(self._receive, place, handle, answer, finish)
-        on_verdict = lambda verdict: place.down.send(partial(receive, verdict))  # noqa: E731
-        place.up.send(partial(place.verifier.open, handle, message, on_verdict))
+        place.up.send(partial(place.verifier.open, handle, message, partial(self._send_verdict, place, receive)))
         if place.edge is not None:
             request = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
             place.edge.open(handle, request, partial(self._send_nodes, place, handle))
+
+    def _send_verdict(self, place: _Place, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
+        place.down.send(partial(receive, verdict))
 
     def _send_nodes(self, place: _Place, handle: int, nodes: DraftNodes) -> None:
         place.up.send(partial(place.verifier.draft, handle, nodes))
@@ -189,8 +191,8 @@ class _Simulation:
             totals.add(verifier.totals)
         edges = [place.edge for place in self._places if place.edge is not None]
         local = [verifier.local_draft for verifier in self._verifiers if verifier.local_draft is not None]
-        drafters = [*edges, *local]
-        draft_busy_s = sum(drafter.busy_s for drafter in drafters)
+        draft_busy_s = sum(edge.busy_s for edge in edges) + sum(draft.busy_s for draft in local)
+        num_drafters = len(edges) + len(local)
         verifier_busy_s = sum(verifier.clock.busy_s for verifier in self._verifiers)
         num_tokens = sum(answer.num_tokens for answer in answers)
         tpots = [tpot for answer in answers if (tpot := answer.tpot_s) is not None]
@@ -206,7 +208,7 @@ class _Simulation:
             nodes_per_verification=totals.num_nodes / totals.num_verifications,
             with_tree=totals.num_trees / totals.num_verifications,
             verifier_busy=verifier_busy_s / wall_s / len(self._verifiers),
-            draft_busy=draft_busy_s / wall_s / len(drafters) if drafters else 0.0,
+            draft_busy=draft_busy_s / wall_s / num_drafters if num_drafters else 0.0,
             verifier_busy_s=verifier_busy_s,
             draft_busy_s=draft_busy_s,
             sessions_per_step=totals.num_verifications / totals.num_steps,

@@ -1,0 +1,235 @@
+"""The simulator: its own arithmetic, and that the product's code does in virtual time what it must."""
+
+import json
+from math import exp, log
+from random import Random
+
+import pytest
+
+from specedge_bench.simulation import command
+from specedge_bench.simulation.acceptance_trace import (
+    NOT_AMONG,
+    AcceptanceTrace,
+    TraceError,
+    list_traces,
+    load_trace,
+    synthetic_trace,
+    write_trace,
+)
+from specedge_bench.simulation.events import DeviceClock, EventQueue
+from specedge_bench.simulation.link import Link
+from specedge_bench.simulation.models import ConstantCurve
+from specedge_bench.simulation.result import Answer, percentiles_ms, token_gaps
+from specedge_bench.simulation.scenario import Scenario, ScenarioError
+from specedge_bench.simulation.simulation import simulate
+
+NEVER = AcceptanceTrace("never", "nothing agrees", ((log(0.5), log(0.3)),) * 7, (NOT_AMONG,) * 7)
+ALWAYS = AcceptanceTrace("always", "all agrees", ((log(0.98), log(0.01)),) * 7, (0,) * 7)
+
+
+def scenario(**changes):
+    values = {
+        "system": "specedge",
+        "verifier_curve": ConstantCurve(0.030),
+        "draft_curve": ConstantCurve(0.005),
+        "trace": synthetic_trace(num_positions=2000),
+        "num_sessions": 1,
+        "rtt_s": 0.0,
+        "num_prompt_tokens": 32,
+        "max_tokens": 48,
+        "length_spread": 0.0,
+        "verifier_host_s": 0.0,
+        "edge_host_s": 0.0,
+    }
+    return Scenario(**(values | changes))
+
+
+def test_events_run_in_order_of_time_and_of_arrival_on_ties():
+    events, seen = EventQueue(), []
+    events.at(2.0, lambda: seen.append(("late", events.now_s)))
+    events.at(1.0, lambda: seen.append(("first", events.now_s)))
+    events.at(1.0, lambda: events.at(0.5, lambda: seen.append(("overdue", events.now_s))))
+    events.run()
+    assert seen == [("first", 1.0), ("overdue", 1.0), ("late", 2.0)]
+
+
+def test_device_clock_runs_ahead_inside_a_step_only():
+    events = EventQueue()
+    clock = DeviceClock(events)
+    clock.work(0.25)
+    clock.work(0.5)
+    assert clock() == 0.75
+    assert clock.take_step() == 0.75
+    assert clock() == 0.0
+    assert clock.busy_s == 0.75
+
+
+def test_link_delays_without_overtaking():
+    events, arrived = EventQueue(), []
+    link = Link(events, 0.010, 0.005, Random(3))
+    for index in range(50):
+        events.at(index * 1e-4, lambda index=index: link.send(lambda: arrived.append((index, events.now_s))))
+    events.run()
+    assert [index for index, _ in arrived] == list(range(50))
+    assert all(0.010 <= at_s - index * 1e-4 <= 0.015 + 1e-9 for index, at_s in arrived)
+    assert len({round(at_s - index * 1e-4, 9) for index, at_s in arrived}) > 10
+
+
+def test_token_gaps_share_a_burst_and_tpot_leaves_the_first_one_out():
+    answer = Answer(1.0, [(1.5, 2), (1.8, 3), (2.0, 1)])
+    assert token_gaps([answer]) == pytest.approx([0.1, 0.1, 0.1, 0.2])
+    assert answer.ttft_s == 0.5
+    assert answer.tpot_s == pytest.approx(0.5 / 4)
+    assert Answer(0.0, [(1.0, 5)]).tpot_s is None
+    assert percentiles_ms([0.001, 0.002, 0.003])[0] == pytest.approx(2.0)
+
+
+def test_synthetic_trace_agrees_as_often_as_it_claims():
+    trace = synthetic_trace((0.7, 0.2), num_positions=20_000)
+    assert trace.agreement == pytest.approx([0.7, 0.2], abs=0.015)
+    assert [exp(claim) for claim in trace.log_probs[0]] == pytest.approx([0.7, 0.2])
+    kept = synthetic_trace((0.7, 0.2), persistence=0.6, num_positions=20_000)
+    assert kept.agreement == pytest.approx([0.7, 0.2], abs=0.03)
+    equal = sum(left == right for left, right in zip(kept.ranks, kept.ranks[1:], strict=False)) / 20_000
+    # With 0.6 the rank is kept; else drawn anew, and equal by chance with 0.7^2 + 0.2^2 + 0.1^2.
+    assert equal == pytest.approx(0.6 + 0.4 * 0.54, abs=0.02)
+
+
+def test_trace_survives_its_file(tmp_path):
+    trace = AcceptanceTrace("a", "b", ((-0.25, -3.0), (-1.0, -1.5)), (1, NOT_AMONG))
+    write_trace(tmp_path / "a.json", trace)
+    assert load_trace(str(tmp_path / "a.json")) == trace
+
+
+def test_recorded_traces_are_found_and_belong_to_a_useful_draft():
+    names = [name for name in list_traces() if name.startswith("embedded")]
+    assert names == ["embedded-t0", "embedded-t0.7", "embedded-t1"]
+    best = [load_trace(name).agreement[0] for name in names]
+    assert best == sorted(best, reverse=True)
+    assert 0.4 < best[-1] < best[0] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "no such file"),
+        ("synthetic:0.2/0.7", "falling"),
+        ("synthetic:0.5@1", "persistence is 1"),
+        ("synthetic:x", "could not convert"),
+    ],
+)
+def test_bad_trace_names_are_refused(name, reason):
+    with pytest.raises(TraceError, match=reason):
+        load_trace(name)
+
+
+def test_trace_of_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(TraceError, match="schema 99 is newer than 1"):
+        load_trace(str(path))
+
+
+def test_plain_decoding_takes_one_step_per_token():
+    result = simulate(scenario(system="autoregressive", rtt_s=0.060))
+    assert result.num_tokens == 48
+    assert result.itl_ms == pytest.approx((30.0, 30.0, 30.0))
+    assert result.ttft_ms[0] == pytest.approx(90.0)  # one way, one step, one way
+    assert result.wall_s == pytest.approx(0.060 + 48 * 0.030)
+    assert result.tokens_per_verification == 1.0
+    assert result.verifier_busy_s == pytest.approx(48 * 0.030)
+
+
+def test_poisson_answers_are_all_finished():
+    result = simulate(scenario(system="autoregressive", num_sessions=20, arrival_rate=5.0))
+    assert result.num_answers == 20
+    assert result.num_tokens == 20 * 48
+    assert 2.0 < result.wall_s < 10.0
+
+
+def test_a_draft_that_is_always_right_is_committed_whole():
+    result = simulate(scenario(trace=ALWAYS, mode="off", batch_type="dynamic", max_tokens=90))
+    assert result.tokens_per_verification > 6
+    worthless = simulate(scenario(trace=NEVER))
+    assert worthless.tokens_per_verification == 1.0
+    assert worthless.tpot_ms < 33.0  # never much worse than plain decoding
+
+
+@pytest.mark.parametrize("mode", ["streamed", "off", "included", "excluded"])
+def test_every_mode_answers_in_full_and_gains(mode):
+    result = simulate(scenario(mode=mode, rtt_s=0.015, requests_per_user=4))
+    assert result.num_tokens == 4 * 48
+    assert result.tpot_ms < 20.0
+    assert result.num_preemptions == 0
+    assert (result.guesses_hit > 0) == (mode in ("included", "excluded"))
+
+
+def test_guesses_of_an_always_right_draft_come_true():
+    result = simulate(scenario(trace=ALWAYS, mode="excluded", batch_type="dynamic", max_tokens=90))
+    assert result.guesses_hit > result.guesses_missed
+
+
+def test_server_only_drafts_on_the_verifiers_device():
+    result = simulate(scenario(system="server-only", num_sessions=4))
+    assert result.tokens_per_verification > 2
+    assert 0 < result.draft_busy_s < result.verifier_busy_s
+    assert result.verifier_busy <= 1.0 + 1e-9
+    assert result.tpot_ms < 25.0
+
+
+def test_the_seed_decides_everything():
+    settings = {"num_sessions": 6, "num_edges": 2, "num_verifiers": 2, "jitter_s": 0.004, "length_spread": 0.25}
+    first, again = simulate(scenario(**settings, seed=5)), simulate(scenario(**settings, seed=5))
+    assert first == again
+    assert simulate(scenario(**settings, seed=6)) != first
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("system", "magic"), ("num_edges", 0), ("rtt_s", -1.0), ("length_spread", 1.0), ("arrival_rate", 0.0)],
+)
+def test_scenarios_that_make_no_sense_are_refused(field, value):
+    with pytest.raises(ScenarioError, match=f"{field} is"):
+        scenario(**{field: value})
+
+
+def test_command_prints_a_row_per_combination_and_writes_it(tmp_path, capsys):
+    out = tmp_path / "deep" / "rows.jsonl"
+    arguments = ["--system", "autoregressive,specedge", "--sessions", "1,2", "--max-tokens", "16"]
+    arguments += ["--verifier-curve", "30ms", "--draft-curve", "5ms", "--out", str(out)]
+    assert command.main(arguments) == 0
+    table = capsys.readouterr().out
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["system"], row["sessions"]) for row in rows] == [
+        ("autoregressive", 1),
+        ("autoregressive", 2),
+        ("specedge", 1),
+        ("specedge", 2),
+    ]
+    assert table.splitlines()[0].startswith("| system | sessions | tokens/s |")
+    assert len([line for line in table.splitlines() if line.startswith("| specedge")]) == 2
+    assert "claims are honest" in table
+
+
+def test_command_keeps_what_was_simulated_before_an_interrupt(tmp_path, monkeypatch, capsys):
+    def interrupted(points, on_point, on_progress):
+        monkeypatch.undo()
+        from specedge_bench.simulation.grid import run_points
+
+        run_points(points[:1], on_point, on_progress)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_points", interrupted)
+    arguments = ["--system", "autoregressive", "--sessions", "1,2", "--max-tokens", "4", "--verifier-curve", "30ms"]
+    assert command.main(arguments) == 130
+    assert "tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--system", "magic"], ["--sessions", "0"], ["--rtt-ms", "x"], ["--sessions", "1,,2"], ["--seed", "-1"]],
+)
+def test_command_refuses_bad_flags(flags, capsys):
+    with pytest.raises(SystemExit):
+        command.main(flags)
+    assert "argument" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from specedge_verifier.calibration import Calibrations
 from specedge_verifier.draft_budget import draft_budget
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
-from specedge_verifier.waiting import RUN_ALL, BatchType, Decision, Readiness, decide
+from specedge_verifier.waiting import BatchType, Decision, Readiness, decide
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -193,26 +193,22 @@ class Scheduler:
             insort(self.running, self.waiting.pop(0), key=_order)
 
     def _decide(self, now_s: float) -> Decision:
-        has_urgent, num_ready, arrivals_s, gaps_s = False, 0, [], []
+        has_urgent, num_ready, num_fillable = False, 0, 0
         for session in self.running:
             if session.is_paused:
                 continue
             if session.num_uncomputed > 1 or not session.is_drafted:
                 has_urgent = True
                 continue
-            gaps_s.append(session.gap.mean_s)
             if session.trie.num_live:
                 num_ready += 1
             else:
-                arrivals_s.append(session.gap.arrival_s(now_s))
-        if not (has_urgent or num_ready or arrivals_s):
+                num_fillable += 1
+        if not (has_urgent or num_ready or num_fillable):
             return Decision(run=False, fill=False, wait_s=inf)
-        if not arrivals_s:
-            return RUN_ALL
-        mean_gap_s = sum(gaps_s) / len(gaps_s)
         idle_s = max(0.0, now_s - self._free_since_s)
-        readiness = Readiness(has_urgent, num_ready, tuple(sorted(arrivals_s)), mean_gap_s, idle_s)
-        return decide(self.limits.batch_type, readiness, self.step_time, self.limits.stall_s)
+        readiness = Readiness(has_urgent, num_ready, num_fillable, idle_s)
+        return decide(self.limits.batch_type, readiness, self.limits.stall_s)
 
     def _plan_rows(self, decision: Decision, now_s: float) -> list[Planned]:
         """Committed tokens per session: decoding sessions in order of service, then prompts in what budget is left."""

@@ -14,16 +14,14 @@ _GAP_WEIGHT = 0.2  # of a new observation in the moving averages
 
 @dataclass(slots=True)
 class DraftGap:
-    """Moving averages of how long a session's next draft takes, in seconds."""
+    """How long a session's next draft takes: a moving average over the verdicts that left nothing to verify."""
 
-    mean_s: float = inf  # from a verdict until there is something to verify (0 when it already was there)
-    late_s: float = inf  # the same, over the verdicts that left nothing to verify
+    late_s: float = inf  # from such a verdict until live nodes arrive, in seconds
     bare_since_s: float | None = None  # since when the session has had nothing but its root
 
     def verdict(self, now_s: float, has_nodes: bool) -> None:
         """A verdict was given; `has_nodes` says whether live nodes survived it."""
         if has_nodes:
-            self.mean_s = _average(self.mean_s, 0.0)
             self.bare_since_s = None
         elif self.bare_since_s is None:
             self.bare_since_s = now_s
@@ -32,15 +30,8 @@ class DraftGap:
         """Live nodes arrived."""
         if self.bare_since_s is not None:
             gap_s = now_s - self.bare_since_s
-            self.mean_s, self.late_s = _average(self.mean_s, gap_s), _average(self.late_s, gap_s)
+            self.late_s = _average(self.late_s, gap_s)
             self.bare_since_s = None
-
-    def arrival_s(self, now_s: float) -> float:
-        """Predicted seconds until the next draft; inf when unknown or overdue by more than half of that."""
-        if self.bare_since_s is None:
-            return inf
-        remaining_s = self.bare_since_s + self.late_s - now_s
-        return max(0.0, remaining_s) if remaining_s >= -0.5 * self.late_s else inf
 
 
 def _average(mean: float, value: float) -> float:

@@ -38,8 +38,8 @@ class VerifierSettings(DrafterSettings):
     max_batch_size: int = Field(default=64, ge=1, le=4096, description="most sessions in one step")
     batch_type: Literal["ready", "static", "dynamic"] = Field(
         default="ready",
-        description="which sessions a step takes: ready runs what is there and waits only where a prediction says it "
-        "pays; static waits for max_batch_size sessions; dynamic waits a bounded time for them",
+        description="which sessions a step takes: ready runs what is there and never waits; "
+        "static waits for max_batch_size sessions; dynamic waits a bounded time for them",
     )
     max_num_batched_tokens: int = Field(
         default=1024,

@@ -1,8 +1,8 @@
 """Step time as a function of rows, learnt online.
 
 A piecewise linear curve over powers of two. Each observation corrects the two knots around it, weighted by how near
-they are; predictions are made monotone, because more rows never cost less. One curve serves the token budget (what
-does another draft node cost?) and the waiting rule (what does a bigger group cost?).
+they are; predictions are made monotone, because more rows never cost less. The draft budget asks it what another
+draft node costs.
 """
 
 import numpy as np

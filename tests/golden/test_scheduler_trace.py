@@ -130,9 +130,7 @@ def test_five_sessions(golden: Callable[[str, str], None]) -> None:
     while trace.core.num_sessions:
         trace.step()
 
-    trace.note(
-        "eve's edge answers 3 ms after each verdict. Once that is known the device waits for it instead of filling."
-    )
+    trace.note("eve's edge answers 3 ms after each verdict. The step that runs meanwhile is a plain one.")
     trace.open("eve", [4, 4, 1], 16)
     for _ in range(3):
         trace.step()

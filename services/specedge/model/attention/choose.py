@@ -1,0 +1,89 @@
+"""Which attention backend serves a model on a device: probed, tested against the reference, and said aloud."""
+
+import logging
+from typing import Literal
+
+import torch
+
+from specedge.model.attention.interface import AttentionBackend, AttentionUnavailable
+from specedge.model.attention.sdpa import SdpaBackend
+from specedge.model.attention.self_test import TOLERANCES, self_test
+
+BackendName = Literal["auto", "sdpa", "triton", "flash"]
+
+logger = logging.getLogger(__name__)
+
+
+def choose_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    wanted: BackendName = "auto",
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+) -> AttentionBackend:
+    """The backend that is wanted, or the fastest one that passes its self-test on this very device.
+
+    The self-test also compiles the kernels for the model's shape, so that no request waits for that.
+
+    Args:
+        num_heads, num_kv_heads, head_dim: of the model (per tensor-parallel rank).
+        wanted: "auto" takes triton on CUDA and sdpa elsewhere.
+
+    Raises:
+        AttentionUnavailable: a backend asked for by name is not installed, or does not take this device, dtype or
+            head dimension. (One that is wrong on this device is replaced by sdpa, with a warning.)
+    """
+    shape = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    if wanted == "flash":
+        raise AttentionUnavailable(
+            "attention backend 'flash' is not part of this version: its kernels need KV pages of a multiple of 256 "
+            "tokens; allowed are auto, sdpa and triton"
+        )
+    if wanted == "sdpa" or (wanted == "auto" and device.type != "cuda"):
+        return SdpaBackend()
+    try:
+        backend = _triton(device, dtype, shape)
+    except AttentionUnavailable as error:
+        if wanted != "auto":
+            raise
+        logger.warning("%s; attention backend 'sdpa' is used", error)
+        return SdpaBackend()
+    return _tested(backend, device, dtype, shape)
+
+
+def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
+    if device.type != "cuda":
+        raise AttentionUnavailable(f"attention backend 'triton' needs a CUDA device, not {device}")
+    try:
+        from specedge.model.attention.triton_backend import TritonBackend
+    except ImportError as error:
+        raise AttentionUnavailable(f"attention backend 'triton' cannot be loaded: {error}") from error
+    return TritonBackend(device, dtype, **shape)
+
+
+def _tested(
+    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, shape: dict[str, int]
+) -> AttentionBackend:
+    """The backend if it agrees with the reference, else the reference."""
+    tolerance = TOLERANCES[dtype]
+    try:
+        found = self_test(backend, device=device, dtype=dtype, **shape)
+    # Whatever a compiler, its driver or the device raises, the reference still serves.
+    except Exception as error:
+        logger.warning("attention backend '%s' failed its self-test, 'sdpa' is used: %s", backend.name, error)
+        return SdpaBackend()
+    if found > tolerance:
+        logger.warning(
+            "attention backend '%s' differs from 'sdpa' by %.2g on %s with head dimension %d (allowed: %.2g); "
+            "'sdpa' is used",
+            backend.name,
+            found,
+            device,
+            shape["head_dim"],
+            tolerance,
+        )
+        return SdpaBackend()
+    logger.info("attention backend '%s' (differs from 'sdpa' by %.2g at most)", backend.name, found)
+    return backend

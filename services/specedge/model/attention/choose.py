@@ -50,7 +50,7 @@ def choose_backend(
             raise
         logger.warning("%s; attention backend 'sdpa' is used", error)
         return SdpaBackend()
-    return _tested(backend, device, dtype, shape)
+    return checked_backend(backend, device, dtype, **shape)
 
 
 def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
@@ -63,26 +63,34 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> 
     return TritonBackend(device, dtype, **shape)
 
 
-def _tested(
-    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, shape: dict[str, int]
+def checked_backend(
+    backend: AttentionBackend,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
 ) -> AttentionBackend:
-    """The backend if it agrees with the reference, else the reference."""
-    tolerance = TOLERANCES[dtype]
+    """The backend if it agrees with the reference on this device, else the reference, with a warning that says why."""
+    allowed = TOLERANCES[dtype]
     try:
-        found = self_test(backend, device=device, dtype=dtype, **shape)
+        found = self_test(
+            backend, device=device, dtype=dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
+        )
     # Whatever a compiler, its driver or the device raises, the reference still serves.
     except Exception as error:
         logger.warning("attention backend '%s' failed its self-test, 'sdpa' is used: %s", backend.name, error)
         return SdpaBackend()
-    if found > tolerance:
+    if found > allowed:
         logger.warning(
             "attention backend '%s' differs from 'sdpa' by %.2g on %s with head dimension %d (allowed: %.2g); "
             "'sdpa' is used",
             backend.name,
             found,
             device,
-            shape["head_dim"],
-            tolerance,
+            head_dim,
+            allowed,
         )
         return SdpaBackend()
     logger.info("attention backend '%s' (differs from 'sdpa' by %.2g at most)", backend.name, found)

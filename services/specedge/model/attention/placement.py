@@ -42,7 +42,7 @@ class Placement:
         is_cuda = device.type == "cuda"
         self._host = torch.empty(stop, dtype=torch.uint8, pin_memory=is_cuda)
         self._device = self._host if device.type == "cpu" else torch.empty(stop, dtype=torch.uint8, device=device)
-        self._copied = torch.cuda.Event() if is_cuda else None
+        self._copied = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
         self._offsets = {table.name: start for table, start, _ in spans}
         self._hosts: dict[str, Array] = {}
         self._tables: dict[str, torch.Tensor] = {}

@@ -49,9 +49,7 @@ def random_batch(rng: np.random.Generator, cases: Sequence[Chain | Tree], num_sl
             continue
         sees, depths = _random_tree(rng, num_computed + case.num_rows)
         tail_positions = case.prefix + depths
-        segments.append(
-            Segment(case.num_rows, context, sees[num_computed:], tail_positions if num_computed else None)
-        )
+        segments.append(Segment(case.num_rows, context, sees[num_computed:], tail_positions if num_computed else None))
         positions.append(tail_positions[num_computed:])
     assert used <= num_slots, (used, num_slots)
     rows = np.concatenate([segment.context_slots[-segment.num_rows :] for segment in segments])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from triton import next_power_of_2
 
 from specedge.model.attention.division import ITEM_FIELDS, MERGE_FIELDS, Division, divide, max_items, max_tiles
 from specedge.model.attention.interface import AttentionUnavailable
@@ -48,9 +47,10 @@ def tile_for(head_dim: int, dtype: torch.dtype, capability: int) -> Tile:
         return Tile(rows=32, keys=16, num_warps=4, num_stages=1)
     if head_dim > 128:
         return Tile(rows=64, keys=32, num_warps=8, num_stages=3)
-    # Before Hopper, Triton gives each warp whole rows only where values are no wider than the tile is high. Otherwise
+    # With mma.sync, Triton gives each warp whole rows only where values are no wider than the tile is high. Otherwise
     # all warps share all rows, and the weights of every block go through shared memory (a third more instructions).
-    num_parts = 2 if head_dim > 64 and capability < 9 else 1
+    has_wider_mma = capability in (9, 10)
+    num_parts = 1 if has_wider_mma or head_dim <= 64 else 2
     return Tile(rows=64, keys=64, num_warps=4, num_stages=3, num_parts=num_parts)
 
 
@@ -123,7 +123,8 @@ class TritonBackend:
     ) -> None:
         if not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
             raise AttentionUnavailable(
-                f"attention backend 'triton' takes head dimensions from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}, not {head_dim}"
+                f"attention backend 'triton' takes head dimensions from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}, "
+                f"not {head_dim}"
             )
         if dtype not in DTYPES:
             names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
@@ -174,8 +175,8 @@ class TritonBackend:
         if q.stride(2) != 1 or q.stride(1) != head_dim:
             q = q.contiguous()
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        block_d = next_power_of_2(head_dim)
-        with torch.cuda.device_of(q):
+        block_d = 1 << (head_dim - 1).bit_length()
+        with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
             attend_kernel[(state.num_items, self._num_kv_heads)](
                 out,
                 q,

@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-# Triton compiles these functions from their source: they are Python by syntax only.
+# ruff: noqa: N803, N806, RUF005
+# Triton compiles these functions from their source: they are Python by syntax only, with its spelling of constants.
 """Tree attention over KV slots, as two Triton kernels: one attends, one merges what several programs computed of a row.
 
 Rows and query heads that share a KV head are packed into one tile (packed row p is row p // G, head p % G of the G
@@ -88,9 +89,7 @@ def _sees(words, num_words, start, columns):
     word = start >> 6  # rounds down, also below zero
     shift = (start & 63).to(tl.uint64)
     low = tl.load(words + word, mask=(word >= 0) & (word < num_words), other=0).to(tl.uint64, bitcast=True)
-    high = tl.load(words + word + 1, mask=(word + 1 >= 0) & (word + 1 < num_words), other=0).to(
-        tl.uint64, bitcast=True
-    )
+    high = tl.load(words + word + 1, mask=(word + 1 >= 0) & (word + 1 < num_words), other=0).to(tl.uint64, bitcast=True)
     before = tl.full(low.shape, 0xFFFFFFFFFFFFFFFF, tl.uint64)
     low = tl.where(word < 0, before, low)
     high = tl.where(word + 1 < 0, before, high)

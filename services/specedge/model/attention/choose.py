@@ -29,7 +29,7 @@ def choose_backend(
 
     Args:
         num_heads, num_kv_heads, head_dim: of the model (per tensor-parallel rank).
-        wanted: "auto" takes triton on CUDA and sdpa elsewhere.
+        wanted: "auto" takes triton on CUDA, save for float32, which has no tensor cores there, and sdpa elsewhere.
 
     Raises:
         AttentionUnavailable: a backend asked for by name is not installed, or does not take this device, dtype or
@@ -41,7 +41,8 @@ def choose_backend(
             "attention backend 'flash' is not part of this version: its kernels need KV pages of a multiple of 256 "
             "tokens; allowed are auto, sdpa and triton"
         )
-    if wanted == "sdpa" or (wanted == "auto" and device.type != "cuda"):
+    is_for_kernels = device.type == "cuda" and dtype is not torch.float32
+    if wanted == "sdpa" or (wanted == "auto" and not is_for_kernels):
         return SdpaBackend()
     try:
         backend = _triton(device, dtype, shape)

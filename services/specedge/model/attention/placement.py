@@ -33,30 +33,30 @@ class Placement:
     """
 
     def __init__(self, tables: list[Table], device: torch.device) -> None:
-        spans = []
-        stop = 0
-        for table in tables:
-            num_bytes = prod(table.shape) * (8 if table.is_wide else 4)
-            spans.append((table, stop, num_bytes))
-            stop += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         is_cuda = device.type == "cuda"
+        starts, stop = [], 0
+        for table in tables:
+            starts.append(stop)
+            num_bytes = prod(table.shape) * (8 if table.is_wide else 4)
+            stop += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         self._host = torch.empty(stop, dtype=torch.uint8, pin_memory=is_cuda)
         self._device = self._host if device.type == "cpu" else torch.empty(stop, dtype=torch.uint8, device=device)
         self._copied = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
-        self._offsets = {table.name: start for table, start, _ in spans}
+        buffer = self._host.numpy()
+        words = {False: self._device.view(torch.int32), True: self._device.view(torch.int64)}
         self._hosts: dict[str, Array] = {}
+        self._starts: dict[str, int] = {}
         self._tables: dict[str, torch.Tensor] = {}
-        for table, start, num_bytes in spans:
-            dtype = torch.int64 if table.is_wide else torch.int32
-            self._hosts[table.name] = self._host[start : start + num_bytes].view(dtype).view(table.shape).numpy()
-            self._tables[table.name] = self._device[start : start + num_bytes].view(dtype).view(table.shape)
+        for table, start in zip(tables, starts, strict=True):
+            dtype = np.dtype(np.int64 if table.is_wide else np.int32)
+            host: Array = np.ndarray(table.shape, dtype, buffer, start)
+            strides = [stride // dtype.itemsize for stride in host.strides]
+            self._hosts[table.name] = host
+            self._starts[table.name] = start
+            self._tables[table.name] = words[table.is_wide].as_strided(table.shape, strides, start // dtype.itemsize)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tables[name]
-
-    def host(self, name: str) -> Array:
-        """The host's side of a table, for what must be written beyond the arrays given to `fill`."""
-        return self._hosts[name]
 
     def fill(self, arrays: dict[str, Array]) -> None:
         """Write the arrays, one for each table, and copy them to the device."""
@@ -67,7 +67,7 @@ class Placement:
             host = self._hosts[name]
             host[tuple(slice(0, length) for length in array.shape)] = array
             last = sum((length - 1) * stride for length, stride in zip(array.shape, host.strides, strict=True))
-            stop = max(stop, self._offsets[name] + last + host.itemsize)
+            stop = max(stop, self._starts[name] + last + host.itemsize)
         if self._device is not self._host:
             self._device[:stop].copy_(self._host[:stop], non_blocking=True)
         if self._copied is not None:

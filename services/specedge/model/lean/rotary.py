@@ -43,7 +43,7 @@ def rope_of(
         inv_freq, scale = _KINDS[kind](parameters, head_dim, max_positions)
     except KeyError as error:
         raise ModelLoadError(f"rope type {kind} needs {error.args[0]} in rope_parameters") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ModelLoadError(f"rope_parameters {dict(parameters)} are no valid {kind} scaling ({error})") from None
     if inv_freq.shape != (head_dim // 2,) or not bool(inv_freq.isfinite().all()):
         raise ModelLoadError(f"rope_parameters {dict(parameters)} do not give {head_dim // 2} finite frequencies")

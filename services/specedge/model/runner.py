@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import specedge.model.transformers_attention  # noqa: F401  (registers the attention function)
 from specedge.model.batch import IntArray, PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
 from specedge.model.paged_attention import PagedContext

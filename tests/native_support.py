@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from specedge.model.lean.spec import spec_of
-from specedge.model.lean.weights import load_weights
 from transformers import AutoConfig
 
 from specedge.model.batch import BoolArray, IntArray, PackedBatch, Segment
 from specedge.model.embedded import resolve_model
+from specedge.model.lean.spec import spec_of
+from specedge.model.lean.weights import load_weights
 from specedge.model.native import load_native
 from specedge.model.native.build import COMPILERS
 from specedge.model.native.runner import NativeRunner

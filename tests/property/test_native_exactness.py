@@ -17,9 +17,9 @@ from native_support import (
     sessions,
     tree_batch,
 )
-from specedge.model.lean.weights import ModelWeights
 
 from specedge.model.batch import PackedBatch, Segment
+from specedge.model.lean.weights import ModelWeights
 from specedge.model.native.engine import INSTRUCTION_SETS
 from specedge.model.native.runner import NativeRunner
 from specedge_verifier.packing import below_chunk

@@ -36,7 +36,8 @@ def _attend(
 ) -> torch.Tensor:
     bias = None if own.qkv_bias is None else own.qkv_bias.float()
     heads = linear(x, own.qkv.float(), bias).view(len(x), -1, spec.head_dim).transpose(0, 1)
-    q, k, v = heads.split((spec.num_heads, spec.num_kv_heads, spec.num_kv_heads))  # each [heads, num_tokens, head_dim]
+    # Each [heads, num_tokens, head_dim].
+    q, k, v = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads])
     if own.q_norm is not None and own.k_norm is not None:
         q, k = _norm(q, own.q_norm, spec.rms_eps), _norm(k, own.k_norm, spec.rms_eps)
     q, k = _rotate(q, cosines, sines), _rotate(k, cosines, sines)

@@ -1,6 +1,9 @@
 """The native engine against transformers, for each family and the embedded pair, and what it refuses."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -184,6 +187,26 @@ def test_a_model_it_does_not_take_is_refused() -> None:
     crowded = dataclasses.replace(spec, num_heads=97, num_kv_heads=1)
     with pytest.raises(ModelLoadError, match="97 heads share a KV head; the limit is 96"):
         NativeRunner(library(), crowded, weights, 16)
+    with pytest.raises(ModelLoadError, match="0 threads; allowed are 1 to 256"):
+        NativeRunner(library(), spec, weights, 16, num_threads=0)
+
+
+FORKED = """
+import os
+from native_support import runner_of
+runner = runner_of("draft", num_threads=2)
+expected = runner.forward(runner.chain(40)).numpy().tobytes()
+child = os.fork()
+if child == 0:
+    raise SystemExit(runner.forward(runner.chain(40)).numpy().tobytes() != expected)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_computes_and_ends() -> None:
+    """A fork copies no threads: the caller does all the work, and waits for nobody at the end."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True, timeout=100, env=environment)
 
 
 def test_self_test_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

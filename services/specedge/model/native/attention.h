@@ -55,18 +55,21 @@ INLINE void expect(const float *numbers, int head_dim) {
 /* Keys of a chunk's tokens first..end, or a few more before them. */
 static void gather_keys(const float *keys, const float *values, int64_t stride, const int32_t *slots, int first, int end,
                         int head_dim, float *panels) {
-    int at = first;
-#if WIDTH >= 8
-    for (at = first / 8 * 8; at + 8 <= end; at += 8) {
-        for (int i = at; i < at + 8; i++) {
+    for (int at = first / 8 * 8; at < end; at += 8) {
+        float *panel = panels + (int64_t)(at / PANEL) * PANEL * head_dim;
+        const int stop = at + 8 < end ? at + 8 : end;
+        for (int i = at; i < stop; i++) {
             if (i + 16 < end) expect(keys + slots[i + 16] * stride, head_dim);
             expect(values + slots[i] * stride, head_dim);
         }
-        gather_eight(keys, stride, slots + at, head_dim, panels + (int64_t)(at / PANEL) * PANEL * head_dim, at % PANEL);
-    }
+#if WIDTH >= 8
+        if (stop == at + 8) {
+            gather_eight(keys, stride, slots + at, head_dim, panel, at % PANEL);
+            continue;
+        }
 #endif
-    for (; at < end; at++)
-        gather_key(keys + slots[at] * stride, head_dim, panels + (int64_t)(at / PANEL) * PANEL * head_dim, at % PANEL);
+        for (int i = at; i < stop; i++) gather_key(keys + slots[i] * stride, head_dim, panel, i % PANEL);
+    }
 }
 
 /* A run of a task's queries: their scores [num][CHUNK] and their states' values [num][size]. */

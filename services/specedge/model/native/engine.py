@@ -1,6 +1,7 @@
 """The native library's functions over packed weights and a KV cache."""
 
 import ctypes
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from typing import Any
@@ -20,6 +21,7 @@ from specedge.model.native.rotary import RotaryTable
 PANEL = 32  # outputs that lie together in packed weights, as in native.h
 LANES = 16
 MAX_GROUP = 96
+MAX_THREADS = 256
 INSTRUCTION_SETS = ("plain", "avx2", "avx512")
 
 
@@ -126,6 +128,8 @@ class NativeEngine:
         limit: str = INSTRUCTION_SETS[-1],
     ) -> None:
         self._handle: int | None = None
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise ModelLoadError(f"native engine: {num_threads} threads; allowed are 1 to {MAX_THREADS}")
         self._library = library
         self._spec = spec
         self._kept: list[torch.Tensor] = []
@@ -163,10 +167,10 @@ class NativeEngine:
         handle = library.specedge_new(self._model, spec.head_dim**-0.5, num_threads, INSTRUCTION_SETS.index(limit))
         if not handle:
             raise ModelLoadError(f"native engine: no memory for {num_threads} threads")
-        self._handle = handle
+        self._handle, self._process = handle, os.getpid()
 
     def __del__(self) -> None:
-        if self._handle is not None:
+        if self._handle is not None and self._process == os.getpid():  # threads do not live on in a forked child
             self._library.specedge_free(self._handle)
 
     @property

@@ -15,9 +15,13 @@
 #define MAX_PAIRS 6
 #endif
 
-/* Sums of `num_rows` rows and `num_units` consecutive units into tile[row][unit][2]. */
+/* Where a unit's first outputs are in a row. */
+INLINE int column(int unit) { return unit / UNITS * PANEL + unit % UNITS * WIDTH; }
+
+/* Sums of `num_rows` rows and `num_units` consecutive units into out[row], the first unit's column being 0. */
 INLINE void tile_of(const float *rows, int64_t stride, const char *panels, int64_t panel_bytes, int first_unit,
-                    int num_inputs, const int num_rows, const int num_units, const int is_bf16, Vector *tile) {
+                    int num_inputs, const int num_rows, const int num_units, const int is_bf16, float *out,
+                    int64_t out_stride) {
     Vector sums[MAX_PAIRS][4][2]; /* constant bounds: the compiler keeps what is used in registers */
     const char *weights[4];
     const int64_t step = is_bf16 ? PANEL * 2 : PANEL * 4;
@@ -56,17 +60,18 @@ INLINE void tile_of(const float *rows, int64_t stride, const char *panels, int64
     for (int row = 0; row < num_rows; row++)
 #pragma GCC unroll 16
         for (int unit = 0; unit < num_units; unit++) {
-            tile[(row * num_units + unit) * 2] = sums[row][unit][0];
-            tile[(row * num_units + unit) * 2 + 1] = sums[row][unit][1];
+            float *at = out + row * out_stride + column(first_unit + unit) - column(first_unit);
+            store(at, sums[row][unit][0]);
+            store(at + LANES, sums[row][unit][1]);
         }
 }
 
-typedef void Tile(const float *, int64_t, const char *, int64_t, int, int, Vector *);
+typedef void Tile(const float *, int64_t, const char *, int64_t, int, int, float *, int64_t);
 
 #define DEFINE(ROWS, NUM_UNITS, NAME, IS_BF16)                                                                         \
     static void NAME##ROWS##_##NUM_UNITS(const float *rows, int64_t stride, const char *panels, int64_t panel_bytes,   \
-                                         int first_unit, int num_inputs, Vector *tile) {                               \
-        tile_of(rows, stride, panels, panel_bytes, first_unit, num_inputs, ROWS, NUM_UNITS, IS_BF16, tile);            \
+                                         int first_unit, int num_inputs, float *out, int64_t out_stride) {             \
+        tile_of(rows, stride, panels, panel_bytes, first_unit, num_inputs, ROWS, NUM_UNITS, IS_BF16, out, out_stride); \
     }
 #define TILES(ROWS, NUM_UNITS) DEFINE(ROWS, NUM_UNITS, float_, 0) DEFINE(ROWS, NUM_UNITS, bf16_, 1)
 #define PAIR(ROWS, NUM_UNITS) {float_##ROWS##_##NUM_UNITS, bf16_##ROWS##_##NUM_UNITS}
@@ -88,31 +93,26 @@ static Tile *const TWO_UNITS[MAX_PAIRS / 2][2] = {PAIR(1, 2), PAIR(2, 2), PAIR(3
 static Tile *const FOUR_UNITS[MAX_PAIRS / 4][2] = {PAIR(1, 4)};
 #endif
 
-/* Writes one row's unit: `low` and `high` are outputs `u * WIDTH` and `16 + u * WIDTH` of the panel. */
-INLINE void finish(const Matrix *matrix, int at, Vector low, Vector high, Epilogue epilogue, float *out) {
-    const int offset = at % UNITS * WIDTH;
+/* Writes one row's unit, its sums being `low` and `high`. */
+INLINE void finish(const Matrix *matrix, int unit, Vector low, Vector high, Epilogue epilogue, float *out) {
     if (epilogue == GATE) {
         const Vector gated = low / (every(1.0f) + exponential(-low));
-        store(out + at / UNITS * LANES + offset, gated * high);
+        store(out + unit / UNITS * LANES + unit % UNITS * WIDTH, gated * high);
         return;
     }
-    const int first = at / UNITS * PANEL + offset, second = first + LANES;
+    const int first = column(unit), second = first + LANES;
     if (matrix->bias) {
         low += load(matrix->bias + first);
         high += load(matrix->bias + second);
     }
-    if (epilogue == ADD) {
-        low += load(out + first);
-        high += load(out + second);
-    }
     if (second + WIDTH <= matrix->num_outputs) {
-        store(out + first, low);
-        store(out + second, high);
+        store(out + first, epilogue == ADD ? load(out + first) + low : low);
+        store(out + second, epilogue == ADD ? load(out + second) + high : high);
         return;
     }
     for (int lane = 0; lane < WIDTH; lane++) { /* the last panel is not full */
-        if (first + lane < matrix->num_outputs) out[first + lane] = low[lane];
-        if (second + lane < matrix->num_outputs) out[second + lane] = high[lane];
+        if (first + lane < matrix->num_outputs) out[first + lane] = low[lane] + (epilogue == ADD ? out[first + lane] : 0);
+        if (second + lane < matrix->num_outputs) out[second + lane] = high[lane] + (epilogue == ADD ? out[second + lane] : 0);
     }
 }
 
@@ -124,23 +124,27 @@ static void multiply(const Matrix *matrix, const float *rows, int64_t row_stride
     const int num_blocks = (num_rows + MAX_PAIRS - 1) / MAX_PAIRS;
     const int fit = (int)(ROW_BYTES / ((int64_t)num_inputs * 4 * MAX_PAIRS));
     const int most = fit > 2 ? fit : 2; /* blocks per pass over the weights */
-    Vector tile[MAX_PAIRS * 2];
+    float tile[MAX_PAIRS * 4 * PANEL];
     for (int start = 0; start < num_blocks; start += most) {
         const int stop = start + most < num_blocks ? start + most : num_blocks;
+        const int largest = (num_rows + num_blocks - 1) / num_blocks, end_unit = end_panel * UNITS;
         int num_units;
-        for (int unit = first_panel * UNITS; unit < end_panel * UNITS; unit += num_units) {
-            const int largest = (num_rows + num_blocks - 1) / num_blocks, left = end_panel * UNITS - unit;
+        for (int unit = first_panel * UNITS; unit < end_unit; unit += num_units) {
+            const int left = end_unit - unit;
             num_units = largest <= MAX_PAIRS / 4 && left >= 4 ? 4 : largest <= MAX_PAIRS / 2 && left >= 2 ? 2 : 1;
             Tile *const(*tiles)[2] = num_units == 4 ? FOUR_UNITS : num_units == 2 ? TWO_UNITS : ONE_UNIT;
+            const int is_plain = epilogue == STORE && !matrix->bias &&
+                                 column(unit + num_units - 1) + LANES + WIDTH <= matrix->num_outputs;
             for (int block = start; block < stop; block++) {
                 const int first = (int)((int64_t)num_rows * block / num_blocks);
                 const int end = (int)((int64_t)num_rows * (block + 1) / num_blocks);
                 tiles[end - first - 1][is_bf16](rows + first * row_stride, row_stride, matrix->panels, panel_bytes, unit,
-                                                num_inputs, tile);
-                for (int row = first; row < end; row++)
-                    for (int i = 0; i < num_units; i++) {
-                        const Vector *pair = tile + ((row - first) * num_units + i) * 2;
-                        finish(matrix, unit + i, pair[0], pair[1], epilogue, out + row * out_stride);
+                                                num_inputs, is_plain ? out + first * out_stride + column(unit) : tile,
+                                                is_plain ? out_stride : 4 * PANEL);
+                for (int row = first; row < end && !is_plain; row++)
+                    for (int i = unit; i < unit + num_units; i++) {
+                        const float *pair = tile + (row - first) * 4 * PANEL + column(i) - column(unit);
+                        finish(matrix, i, load(pair), load(pair + LANES), epilogue, out + row * out_stride);
                     }
             }
         }

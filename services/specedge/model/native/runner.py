@@ -64,7 +64,7 @@ class NativeRunner:
             weights,
             self.cache,
             num_usable=num_slots,
-            num_threads=num_threads or torch.get_num_threads(),
+            num_threads=torch.get_num_threads() if num_threads is None else num_threads,
             limit=limit,
         )
 

@@ -69,10 +69,9 @@ static int64_t source_of(int64_t panel, int32_t lane, int32_t num_outputs, int32
 }
 
 /* Lays weights [num_outputs, num_inputs] out in panels; gated: the first half are gates, the second their ups. */
-EXPORT void specedge_pack(const void *weights, int32_t is_bf16, int32_t num_outputs, int32_t num_inputs, int32_t to_bf16,
-                   int32_t is_gated, void *panels) {
-    const int64_t num_panels =
-        is_gated ? (num_outputs / 2 + LANES - 1) / LANES : (num_outputs + PANEL - 1) / PANEL;
+EXPORT void specedge_pack(const void *weights, int32_t is_bf16, int32_t num_outputs, int32_t num_inputs,
+                          int32_t to_bf16, int32_t is_gated, void *panels) {
+    const int64_t num_panels = is_gated ? (num_outputs / 2 + LANES - 1) / LANES : (num_outputs + PANEL - 1) / PANEL;
     for (int64_t panel = 0; panel < num_panels; panel++)
         for (int32_t lane = 0; lane < PANEL; lane++) {
             const int64_t source = source_of(panel, lane, num_outputs, is_gated);

@@ -1,6 +1,7 @@
-/* Tree attention over paged keys and values. Positions are cut in chunks of CHUNK, counted from position 0. In a chunk a
- * query's scores lie at their positions, whatever slots and branches the tokens come from; the denominator is summed in
- * 16 lanes by position and the values in the order of positions, and a token that the query does not see adds nothing. */
+/* Tree attention over paged keys and values. Positions are cut in chunks of CHUNK, counted from position 0. In a chunk
+ * a query's scores lie at their positions, whatever slots and branches the tokens come from; the denominator is summed
+ * in 16 lanes by position and the values in the order of positions, and a token that the query does not see adds
+ * nothing. */
 #ifndef SPECEDGE_ATTENTION_H
 #define SPECEDGE_ATTENTION_H
 
@@ -20,7 +21,8 @@ static void gather_key(const float *key, int head_dim, float *panel, int token) 
 
 #if WIDTH >= 8
 /* The same for 8 tokens. */
-INLINE void gather_eight(const float *keys, int64_t stride, const int32_t *slots, int head_dim, float *panel, int token) {
+INLINE void gather_eight(const float *keys, int64_t stride, const int32_t *slots, int head_dim, float *panel,
+                         int token) {
     const float *key[8];
     for (int i = 0; i < 8; i++) key[i] = keys + slots[i] * stride;
     int at = 0;
@@ -53,8 +55,8 @@ INLINE void expect(const float *numbers, int head_dim) {
 }
 
 /* Keys of a chunk's tokens first..end, or a few more before them. */
-static void gather_keys(const float *keys, const float *values, int64_t stride, const int32_t *slots, int first, int end,
-                        int head_dim, float *panels) {
+static void gather_keys(const float *keys, const float *values, int64_t stride, const int32_t *slots, int first,
+                        int end, int head_dim, float *panels) {
     for (int at = first / 8 * 8; at < end; at += 8) {
         float *panel = panels + (int64_t)(at / PANEL) * PANEL * head_dim;
         const int stop = at + 8 < end ? at + 8 : end;
@@ -88,7 +90,8 @@ INLINE void weigh_slice(const Queries *queries, const float *values, int64_t str
 #pragma GCC unroll 8
     for (int query = 0; query < num_queries; query++)
 #pragma GCC unroll 8
-        for (int i = 0; i < num_vectors; i++) sum[query][i] = load(queries->sums + query * queries->size + at + i * WIDTH);
+        for (int i = 0; i < num_vectors; i++)
+            sum[query][i] = load(queries->sums + query * queries->size + at + i * WIDTH);
     for (int k = first; k < end; k++) {
         const float *value = values + slots[k] * stride + at;
         Vector parts[VALUE_VECTORS];
@@ -104,7 +107,8 @@ INLINE void weigh_slice(const Queries *queries, const float *values, int64_t str
 #pragma GCC unroll 8
     for (int query = 0; query < num_queries; query++)
 #pragma GCC unroll 8
-        for (int i = 0; i < num_vectors; i++) store(queries->sums + query * queries->size + at + i * WIDTH, sum[query][i]);
+        for (int i = 0; i < num_vectors; i++)
+            store(queries->sums + query * queries->size + at + i * WIDTH, sum[query][i]);
 }
 
 INLINE void weigh_queries(const Queries *queries, const float *values, int64_t stride, const int32_t *slots, int first,
@@ -197,8 +201,8 @@ static void score_shared(const Scratch *scratch, int head_dim, const Span *spans
     }
     if (first >= end) return;
     const Matrix keys = {scratch->keys, NULL, CHUNK, head_dim, 0};
-    multiply(&keys, scratch->queries + (int64_t)query * head_dim, head_dim, num, first / PANEL, (end + PANEL - 1) / PANEL,
-             STORE, scratch->scores + (int64_t)query * CHUNK, CHUNK);
+    multiply(&keys, scratch->queries + (int64_t)query * head_dim, head_dim, num, first / PANEL,
+             (end + PANEL - 1) / PANEL, STORE, scratch->scores + (int64_t)query * CHUNK, CHUNK);
 }
 
 /* Scores of a block of queries against those panels of the rest that hold a token one of its rows sees. */
@@ -284,7 +288,8 @@ static void place_path(const Attention *attention, const Segment *segment, const
 }
 
 /* The states of all queries of a task for one chunk. */
-static void attend_chunk(const Attention *attention, const Task *task, const Scratch *scratch, int base, float *states) {
+static void attend_chunk(const Attention *attention, const Task *task, const Scratch *scratch, int base,
+                         float *states) {
     const Segment *segment = attention->segments + task->segment;
     const Path *paths = attention->paths + task->first_row;
     const int head_dim = attention->head_dim, group = attention->num_heads / attention->num_kv_heads;

@@ -51,8 +51,14 @@ static void multiply(Engine *engine, const Matrix *matrix, const float *in, int6
                      Epilogue epilogue, float *out, int64_t out_stride) {
     const int32_t num_panels = (matrix->num_outputs + PANEL - 1) / PANEL;
     const int32_t num_tasks = pool_size(engine->pool) > 1 ? TASKS_PER_THREAD * pool_size(engine->pool) : 1;
-    Step step = {.engine = engine, .matrix = matrix, .in = in, .in_stride = in_stride, .num_rows = num_rows,
-                 .epilogue = epilogue, .out = out, .out_stride = out_stride};
+    Step step = {.engine = engine,
+                 .matrix = matrix,
+                 .in = in,
+                 .in_stride = in_stride,
+                 .num_rows = num_rows,
+                 .epilogue = epilogue,
+                 .out = out,
+                 .out_stride = out_stride};
     step.panels_per_task = (num_panels + num_tasks - 1) / num_tasks;
     pool_run(engine->pool, (num_panels + step.panels_per_task - 1) / step.panels_per_task, multiply_panels, &step);
 }
@@ -82,7 +88,12 @@ static void normalize_rows(void *context, int32_t index, int32_t worker) {
 
 static void normalize(Engine *engine, const float *in, int64_t in_stride, int32_t num_rows, const float *weight,
                       float *out, int64_t out_stride) {
-    Step step = {.engine = engine, .in = in, .in_stride = in_stride, .num_rows = num_rows, .weight = weight, .out = out,
+    Step step = {.engine = engine,
+                 .in = in,
+                 .in_stride = in_stride,
+                 .num_rows = num_rows,
+                 .weight = weight,
+                 .out = out,
                  .out_stride = out_stride};
     run_rows(engine, normalize_rows, &step);
 }
@@ -164,7 +175,9 @@ static void attend(Engine *engine, const Layer *layer, const float *queries, int
                    int64_t out_stride) {
     const Model *model = &engine->model;
     const Plan *plan = &engine->plan;
-    Step step = {.engine = engine, .out = out, .out_stride = out_stride,
+    Step step = {.engine = engine,
+                 .out = out,
+                 .out_stride = out_stride,
                  .attention = {queries, query_stride, layer->keys, layer->values, model->num_heads, model->num_kv_heads,
                                model->head_dim, layer->window, plan->segments, plan->paths, plan->links}};
     pool_run(engine->pool, plan->num_tasks, attend_task, &step);
@@ -175,8 +188,7 @@ static void attend(Engine *engine, const Layer *layer, const float *queries, int
 }
 
 static void pick_rows(const float *in, int64_t stride, const int64_t *rows, int32_t num, int32_t size, float *out) {
-    for (int32_t i = 0; i < num; i++)
-        memcpy(out + i * stride, in + rows[i] * stride, (size_t)size * sizeof(float));
+    for (int32_t i = 0; i < num; i++) memcpy(out + i * stride, in + rows[i] * stride, (size_t)size * sizeof(float));
 }
 
 /* The last layer's rows are needed as keys and values only, but for the wanted ones. */
@@ -195,8 +207,8 @@ static void run_layers(Engine *engine, const Batch *batch, float *logits) {
         const Layer *layer = model->layers + i;
         normalize(engine, x, hidden, num_rows, layer->input_norm, at->normal, hidden);
         multiply(engine, &layer->qkv, at->normal, hidden, num_rows, STORE, at->qkv, qkv);
-        step = (Step){.engine = engine, .batch = batch, .layer = layer, .num_rows = num_rows, .out = at->qkv,
-                      .out_stride = qkv};
+        step = (Step){
+            .engine = engine, .batch = batch, .layer = layer, .num_rows = num_rows, .out = at->qkv, .out_stride = qkv};
         run_rows(engine, rotate_rows, &step);
         attend(engine, layer, at->qkv, qkv, heads_out, heads);
         if (i == model->num_layers - 1) {

@@ -10,7 +10,7 @@ enum { MESSAGE_SIZE = 200 };
 /* How a batch's attention is divided; the same for all layers. */
 typedef struct {
     Segment *segments;
-    Path *paths;     /* [num_rows] */
+    Path *paths; /* [num_rows] */
     int32_t *links;
     Task *tasks;
     int32_t *groups; /* [num_groups + 1]: a group's first task; its tasks are its chunks in order */

@@ -1,5 +1,5 @@
-/* Products of few rows with packed weights. Every output is one chain of multiply-adds over the inputs in order, whatever
- * the number of rows that are computed with it. */
+/* Products of few rows with packed weights. Every output is one chain of multiply-adds over the inputs in order,
+ * whatever the number of rows that are computed with it. */
 #ifndef SPECEDGE_GEMM_H
 #define SPECEDGE_GEMM_H
 
@@ -83,15 +83,21 @@ TILES(1, 4)
 TILES(7, 1) TILES(8, 1) TILES(9, 1) TILES(10, 1) TILES(11, 1) TILES(12, 1)
 TILES(4, 2) TILES(5, 2) TILES(6, 2)
 TILES(2, 4) TILES(3, 4)
-static Tile *const ONE_UNIT[MAX_PAIRS][2] = {PAIR(1, 1), PAIR(2, 1), PAIR(3, 1), PAIR(4, 1),  PAIR(5, 1),  PAIR(6, 1),
-                                             PAIR(7, 1), PAIR(8, 1), PAIR(9, 1), PAIR(10, 1), PAIR(11, 1), PAIR(12, 1)};
-static Tile *const TWO_UNITS[MAX_PAIRS / 2][2] = {PAIR(1, 2), PAIR(2, 2), PAIR(3, 2), PAIR(4, 2), PAIR(5, 2), PAIR(6, 2)};
-static Tile *const FOUR_UNITS[MAX_PAIRS / 4][2] = {PAIR(1, 4), PAIR(2, 4), PAIR(3, 4)};
+#define WIDE(...) , __VA_ARGS__
 #else
-static Tile *const ONE_UNIT[MAX_PAIRS][2] = {PAIR(1, 1), PAIR(2, 1), PAIR(3, 1), PAIR(4, 1), PAIR(5, 1), PAIR(6, 1)};
-static Tile *const TWO_UNITS[MAX_PAIRS / 2][2] = {PAIR(1, 2), PAIR(2, 2), PAIR(3, 2)};
-static Tile *const FOUR_UNITS[MAX_PAIRS / 4][2] = {PAIR(1, 4)};
+#define WIDE(...)
 #endif
+
+/* By number of units, rows - 1 and kind of weights. */
+static Tile *const ONE_UNIT[MAX_PAIRS][2] = {
+    PAIR(1, 1), PAIR(2, 1), PAIR(3, 1), PAIR(4, 1), PAIR(5, 1), PAIR(6, 1)
+    WIDE(PAIR(7, 1), PAIR(8, 1), PAIR(9, 1), PAIR(10, 1), PAIR(11, 1), PAIR(12, 1))};
+static Tile *const TWO_UNITS[MAX_PAIRS / 2][2] = {
+    PAIR(1, 2), PAIR(2, 2), PAIR(3, 2)
+    WIDE(PAIR(4, 2), PAIR(5, 2), PAIR(6, 2))};
+static Tile *const FOUR_UNITS[MAX_PAIRS / 4][2] = {
+    PAIR(1, 4)
+    WIDE(PAIR(2, 4), PAIR(3, 4))};
 
 /* Writes one row's unit, its sums being `low` and `high`. */
 INLINE void finish(const Matrix *matrix, int unit, Vector low, Vector high, Epilogue epilogue, float *out) {
@@ -111,8 +117,10 @@ INLINE void finish(const Matrix *matrix, int unit, Vector low, Vector high, Epil
         return;
     }
     for (int lane = 0; lane < WIDTH; lane++) { /* the last panel is not full */
-        if (first + lane < matrix->num_outputs) out[first + lane] = low[lane] + (epilogue == ADD ? out[first + lane] : 0);
-        if (second + lane < matrix->num_outputs) out[second + lane] = high[lane] + (epilogue == ADD ? out[second + lane] : 0);
+        if (first + lane < matrix->num_outputs)
+            out[first + lane] = low[lane] + (epilogue == ADD ? out[first + lane] : 0);
+        if (second + lane < matrix->num_outputs)
+            out[second + lane] = high[lane] + (epilogue == ADD ? out[second + lane] : 0);
     }
 }
 
@@ -138,9 +146,9 @@ static void multiply(const Matrix *matrix, const float *rows, int64_t row_stride
             for (int block = start; block < stop; block++) {
                 const int first = (int)((int64_t)num_rows * block / num_blocks);
                 const int end = (int)((int64_t)num_rows * (block + 1) / num_blocks);
-                tiles[end - first - 1][is_bf16](rows + first * row_stride, row_stride, matrix->panels, panel_bytes, unit,
-                                                num_inputs, is_plain ? out + first * out_stride + column(unit) : tile,
-                                                is_plain ? out_stride : 4 * PANEL);
+                tiles[end - first - 1][is_bf16](
+                    rows + first * row_stride, row_stride, matrix->panels, panel_bytes, unit, num_inputs,
+                    is_plain ? out + first * out_stride + column(unit) : tile, is_plain ? out_stride : 4 * PANEL);
                 for (int row = first; row < end && !is_plain; row++)
                     for (int i = unit; i < unit + num_units; i++) {
                         const float *pair = tile + (row - first) * 4 * PANEL + column(i) - column(unit);

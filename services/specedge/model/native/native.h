@@ -49,7 +49,7 @@ typedef struct {
     const int64_t *token_ids, *slots, *wanted;
     const int32_t *positions, *row_starts, *context_starts, *context_slots, *num_tails, *tail_starts, *tail_positions;
     const uint8_t *is_chain;
-    const uint64_t *mask_words;  /* [num_rows, num_words] */
+    const uint64_t *mask_words;   /* [num_rows, num_words] */
     const float *cosines, *sines; /* [num_positions, head_dim / 2] */
 } Batch;
 
@@ -122,9 +122,13 @@ static inline int64_t state_size(int32_t head_dim) { return STATE_VALUES + round
 /* The parts of a piece of memory; their size in floats is `size`. */
 static inline Scratch cut_scratch(float *memory, int32_t head_dim, int32_t num_queries, int32_t num_rest) {
     Scratch parts = {.rest_stride = round_up(num_rest, PANEL)};
-    const int64_t sizes[] = {(int64_t)num_queries * head_dim, (int64_t)CHUNK * head_dim, parts.rest_stride * head_dim,
-                             (int64_t)num_queries * CHUNK, num_queries * parts.rest_stride,
-                             num_queries * state_size(head_dim), parts.rest_stride};
+    const int64_t sizes[] = {(int64_t)num_queries * head_dim,
+                             (int64_t)CHUNK * head_dim,
+                             parts.rest_stride * head_dim,
+                             (int64_t)num_queries * CHUNK,
+                             num_queries * parts.rest_stride,
+                             num_queries * state_size(head_dim),
+                             parts.rest_stride};
     float **starts[] = {&parts.queries, &parts.keys, &parts.rest_keys, &parts.scores, &parts.rest_scores, &parts.state};
     for (int i = 0; i < 7; i++) {
         if (memory && i < 6) *starts[i] = memory + parts.size;
@@ -136,6 +140,5 @@ static inline Scratch cut_scratch(float *memory, int32_t head_dim, int32_t num_q
 
 /* Rows whose queries, `group` for each KV head, are attended to together. */
 int32_t rows_per_group(int32_t group);
-
 
 #endif

@@ -82,7 +82,8 @@ static int32_t shared_tail(const Batch *batch, int32_t segment) {
 static int plan_path(Engine *engine, const Batch *batch, const Segment *segment, int32_t row, int32_t num_tail,
                      int32_t num_prefix, int32_t *num_links) {
     Path *path = engine->plan.paths + row;
-    const int32_t own = num_tail - (segment->first_row + segment->num_rows - row), num_shared = segment->shared - num_prefix;
+    const int32_t own = num_tail - (segment->first_row + segment->num_rows - row),
+                  num_shared = segment->shared - num_prefix;
     const int32_t end = num_prefix + (own + 1 < num_shared ? own + 1 : num_shared);
     *path = (Path){batch->positions[row], end, *num_links, 0};
     int32_t *links = engine->plan.links + *num_links;
@@ -184,10 +185,12 @@ int plan_batch(Engine *engine, const Batch *batch) {
         const int32_t num_tail = batch->num_tails[i], num_shared = shared_tail(batch, i);
         const int32_t num_prefix = batch->context_starts[i + 1] - batch->context_starts[i] - num_tail;
         Segment *segment = plan->segments + i;
-        *segment = (Segment){.first_row = batch->row_starts[i], .num_rows = batch->row_starts[i + 1] - batch->row_starts[i],
+        *segment = (Segment){.first_row = batch->row_starts[i],
+                             .num_rows = batch->row_starts[i + 1] - batch->row_starts[i],
                              .slots = batch->context_slots + batch->context_starts[i],
                              .rest_positions = batch->tail_positions + batch->tail_starts[i] + num_shared,
-                             .shared = num_prefix + num_shared, .num_rest = num_tail - num_shared};
+                             .shared = num_prefix + num_shared,
+                             .num_rest = num_tail - num_shared};
         for (int32_t row = segment->first_row; row < segment->first_row + segment->num_rows; row++)
             if (!plan_path(engine, batch, segment, row, num_tail, num_prefix, &num_links)) return 0;
     }

@@ -142,7 +142,8 @@ void pool_run(Pool *pool, int32_t num, Work *work, void *context) {
     atomic_store_explicit(&pool->context, context, memory_order_relaxed);
     const uint_fast64_t ticket = (uint_fast64_t)++pool->loop << (2 * INDEX_BITS) | (uint_fast64_t)num << INDEX_BITS;
     atomic_store_explicit(&pool->ticket, ticket, memory_order_release);
-    while (take(pool, 0)) {}
+    while (take(pool, 0)) {
+    }
     for (int spins = 0; atomic_load_explicit(&pool->num_done, memory_order_acquire) < num; spins++)
         if (spins < SPINS_BEFORE_YIELD)
             relax();

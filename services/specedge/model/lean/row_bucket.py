@@ -117,10 +117,11 @@ def record(piece: Callable[[], Result], device: torch.device, pool: Any) -> tupl
     Returns:
         (replay, result): `replay` runs the piece again; `result` is what it returned, views of fixed memory.
     """
+    result = piece()  # loads the kernels of this row count, which a recording must not do
     if device.type != "cuda":
-        return piece, piece()
+        return piece, result
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
         result = piece()
     return graph.replay, result
 

@@ -11,7 +11,8 @@ from packed_batches import NUM_SLOTS, mixed_batches
 
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.embedded import resolve_model
-from specedge.model.lean.row_bucket import record_buckets
+from specedge.model.lean.blocks import LeanModel
+from specedge.model.lean.row_bucket import RowBucket, Workspace, record_buckets
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.loader import load_model
 from specedge.model.runner import ModelRunner
@@ -69,7 +70,6 @@ def test_padding_to_a_bucket_changes_no_row(family: str, tmp_path: Path) -> None
     batches = mixed_batches(VOCAB_SIZE)
     plain = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
     bucketed = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(4, 16))  # 18 rows run without a bucket
-    bucketed.copy_kv(np.full(NUM_SLOTS, NUM_SLOTS - 1), np.arange(NUM_SLOTS))  # forget what warming up stored
     torch.testing.assert_close(outputs(bucketed, batches), outputs(plain, batches), atol=1e-5, rtol=1e-5)
     for layer in range(3):
         for mine, others in zip(bucketed.cache.layer(layer), plain.cache.layer(layer), strict=True):
@@ -103,6 +103,25 @@ def test_buckets_beyond_the_memory_allowed_are_given_up(
         buckets = record_buckets(runner.model, (4, 2, 1), max_bytes=300)
     assert list(buckets) == [1]
     assert "graphs of 2 rows and more" in caplog.text
+
+
+def test_what_cannot_be_recorded_runs_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(FAMILIES["llama"], tmp_path)
+    plain = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
+
+    def record_up_to_two(model: LeanModel, workspace: Workspace, pool: object) -> RowBucket:
+        if workspace.residual.shape[0] > 2:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return RowBucket(model, workspace, pool)
+
+    monkeypatch.setattr("specedge.model.lean.row_bucket.RowBucket", record_up_to_two)
+    runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(1, 2, 4, 8))
+    assert list(runner.row_buckets) == [1, 2]
+    assert "4 rows and more run without graphs" in caplog.text and "not permitted" in caplog.text
+    batches = mixed_batches(VOCAB_SIZE)
+    torch.testing.assert_close(outputs(runner, batches), outputs(plain, batches), atol=1e-5, rtol=1e-5)
 
 
 def test_no_row_wanted_still_stores_keys_and_values(tmp_path: Path) -> None:

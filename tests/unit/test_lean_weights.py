@@ -15,6 +15,8 @@ from specedge.model.lean.spec import spec_of
 from specedge.model.lean.weights import ModelWeights, load_weights
 
 CPU = torch.device("cpu")
+K_PROJ, DOWN = "model.layers.2.self_attn.k_proj.weight", "model.layers.0.mlp.down_proj.weight"
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -62,7 +64,7 @@ def test_dtypes(stored: torch.dtype, tmp_path: Path) -> None:
     own = load_weights(tmp_path, spec, dtype="auto", device=CPU)
     assert {tensor.dtype for tensor in flat(own)} == {stored}
     wanted = load_weights(tmp_path, spec, dtype=torch.bfloat16, device=CPU)
-    assert torch.equal(wanted.embed, model.state_dict()["model.embed_tokens.weight"].to(stored).bfloat16())
+    assert torch.equal(wanted.embed, model.state_dict()[EMBED].to(stored).bfloat16())
 
 
 def test_a_tied_head_is_the_embedding_stored_or_not(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_tied_head_is_the_embedding_stored_or_not(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     _, weights = load_lean(tmp_path)
     assert weights.head is weights.embed
-    edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
+    edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBED].clone()}))
     _, weights = load_lean(tmp_path)
     assert weights.head is weights.embed
 
@@ -82,7 +84,8 @@ def test_old_checkpoints_may_store_the_frequencies(tmp_path: Path) -> None:
 
 
 def test_the_bar_counts_all_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_model(FAMILIES["llama"], tmp_path / "tiny-model")
+    save_model(FAMILIES["llama-tied"], tmp_path / "tiny-model")
+    edit(tmp_path / "tiny-model", lambda tensors: tensors.update({HEAD: tensors[EMBED].clone()}))
     spec = spec_of(AutoConfig.from_pretrained(tmp_path / "tiny-model"))
     capsys.readouterr()
     load_weights(tmp_path / "tiny-model", spec, dtype="auto", device=CPU)
@@ -90,9 +93,6 @@ def test_the_bar_counts_all_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[
     load_weights(tmp_path / "tiny-model", spec, dtype="auto", device=CPU, progress=True)
     bar = capsys.readouterr().err
     assert "tiny-model" in bar and "100%" in bar
-
-
-K_PROJ, DOWN, HEAD = "model.layers.2.self_attn.k_proj.weight", "model.layers.0.mlp.down_proj.weight", "lm_head.weight"
 
 
 def with_value(name: str, value: float) -> Callable[[Tensors], object]:
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
     "integers": ("llama", lambda tensors: tensors.update({DOWN: tensors[DOWN].to(torch.int8)}), "down_proj.* as I8"),
     "another tied head": (
         "llama-tied",
-        lambda tensors: tensors.update({HEAD: tensors["model.embed_tokens.weight"] + 1}),
+        lambda tensors: tensors.update({HEAD: tensors[EMBED] + 1}),
         "ties lm_head.weight",
     ),
 }

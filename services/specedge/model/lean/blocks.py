@@ -72,16 +72,35 @@ class LeanModel:
         """The rotary tables of the rows, shared by all layers."""
         return cos_sin(positions, self._inv_freq, self.spec.rope_scale, self.dtype)
 
-    def before_attention(self, layer: int, residual: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
-        """Queries, keys and values of one layer."""
+    def before_attention(
+        self,
+        layer: int,
+        residual: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        projected: torch.Tensor | None = None,
+        rotated: torch.Tensor | None = None,
+    ) -> Heads:
+        """Queries, keys and values of one layer.
+
+        Args:
+            residual: [num_rows, hidden_size].
+            cos, sin: of `rotation`.
+            projected, rotated: where to put them, [num_rows, (num_heads + 2 num_kv_heads) * head_dim] and
+                [num_rows, num_heads + num_kv_heads, head_dim]; None: in new memory.
+        """
         spec, weights, qk_norm = self.spec, self._weights.layers[layer], self._qk_norms[layer]
         normed = rms_norm(residual, (spec.hidden_size,), weights.input_norm, spec.rms_eps)
-        heads = linear(normed, weights.qkv, weights.qkv_bias).view(residual.shape[0], -1, spec.head_dim)
+        if weights.qkv_bias is None:
+            projected = torch.mm(normed, weights.qkv.t(), out=projected)
+        else:
+            projected = torch.addmm(weights.qkv_bias, normed, weights.qkv.t(), out=projected)
+        heads = projected.view(residual.shape[0], -1, spec.head_dim)
         num_rotated = spec.num_heads + spec.num_kv_heads
-        rotated = heads[:, :num_rotated]
+        queries_and_keys = heads[:, :num_rotated]
         if qk_norm is not None:
-            rotated = rms_norm(rotated, (spec.head_dim,), None, spec.rms_eps).mul_(qk_norm)
-        rotated = rotate(rotated, cos, sin)
+            queries_and_keys = rms_norm(queries_and_keys, (spec.head_dim,), None, spec.rms_eps).mul_(qk_norm)
+        rotated = rotate(queries_and_keys, cos, sin, out=rotated)
         return rotated[:, : spec.num_heads], rotated[:, spec.num_heads :], heads[:, num_rotated:]
 
     def after_attention(self, layer: int, residual: torch.Tensor, attended: torch.Tensor) -> None:

@@ -8,8 +8,9 @@ other devices it is run again, with the same fixed buffers.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -17,7 +18,50 @@ from specedge.model.lean.blocks import Attend, Heads, LeanModel
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(slots=True)
+class Workspace:
+    """Fixed memory for all that crosses the border of a piece; a bucket uses the first rows of it.
+
+    One for all buckets and layers, since no two pieces run at once and attention has read its heads before the next
+    piece overwrites them.
+    """
+
+    token_ids: torch.Tensor  # int64 [num_rows]
+    positions: torch.Tensor  # int64 [num_rows]
+    residual: torch.Tensor  # [num_rows, hidden]
+    cos: torch.Tensor  # [num_rows, 1, head_dim]
+    sin: torch.Tensor  # [num_rows, 1, head_dim]
+    projected: torch.Tensor  # [num_rows, (num_heads + 2 num_kv_heads) * head_dim]
+    rotated: torch.Tensor  # [num_rows, num_heads + num_kv_heads, head_dim]
+    attended: torch.Tensor  # [num_rows, num_heads * head_dim]
+
+    @classmethod
+    def allocate(cls, model: LeanModel, num_rows: int) -> Self:
+        """Zeros, so that padding rows hold numbers from the start."""
+        spec = model.spec
+
+        def zeros(*shape: int, dtype: torch.dtype = model.dtype) -> torch.Tensor:
+            return torch.zeros((num_rows, *shape), dtype=dtype, device=model.device)
+
+        return cls(
+            token_ids=zeros(dtype=torch.int64),
+            positions=zeros(dtype=torch.int64),
+            residual=zeros(spec.hidden_size),
+            cos=zeros(1, spec.head_dim),
+            sin=zeros(1, spec.head_dim),
+            projected=zeros((spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim),
+            rotated=zeros(spec.num_heads + spec.num_kv_heads, spec.head_dim),
+            attended=zeros(spec.num_heads * spec.head_dim),
+        )
+
+    def first(self, num_rows: int) -> Self:
+        """The same memory, cut to its first rows."""
+        return type(self)(*(getattr(self, name)[:num_rows] for name in self.__slots__))
 
 
 class RowBucket:
@@ -25,34 +69,31 @@ class RowBucket:
 
     Args:
         model: the lean model.
-        num_rows: rows of every piece.
-        pool: memory that the graphs of all buckets share, since no two of them run at once; None without CUDA.
+        workspace: of exactly the bucket's rows.
+        pool: memory that the graphs of all buckets share for what stays inside a piece; None without CUDA.
     """
 
-    def __init__(self, model: LeanModel, num_rows: int, pool: Any) -> None:
-        spec, device = model.spec, model.device
-        self._token_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._attended = torch.zeros((num_rows, spec.num_heads * spec.head_dim), dtype=model.dtype, device=device)
-        first, (self._residual, cos, sin, *heads) = record(partial(self._start, model), device, pool)
-        self._pieces: list[tuple[Callable[[], object], Heads]] = [(first, (heads[0], heads[1], heads[2]))]
-        for layer in range(1, len(spec.layers)):
-            replay, between = record(partial(self._between, model, layer, cos, sin), device, pool)
-            self._pieces.append((replay, (between[0], between[1], between[2])))
-        last = len(spec.layers) - 1
-        self._finish, _ = record(partial(self._end, model, last), device, pool)
+    def __init__(self, model: LeanModel, workspace: Workspace, pool: Any) -> None:
+        self._model = model
+        self._workspace = workspace
+        self._pieces: list[tuple[Callable[[], object], Heads]] = []
+        for layer in range(len(model.spec.layers)):
+            self._pieces.append(record(partial(self._until_attention, layer), model.device, pool))
+        self._finish, _ = record(self._after_last_attention, model.device, pool)
 
-    def _start(self, model: LeanModel) -> tuple[torch.Tensor, ...]:
-        residual, (cos, sin) = model.embed(self._token_ids), model.rotation(self._positions)
-        return residual, cos, sin, *model.before_attention(0, residual, cos, sin)
+    def _until_attention(self, layer: int) -> Heads:
+        model, space = self._model, self._workspace
+        if layer == 0:
+            cos, sin = model.rotation(space.positions)
+            space.cos.copy_(cos)
+            space.sin.copy_(sin)
+            space.residual.copy_(model.embed(space.token_ids))
+        else:
+            model.after_attention(layer - 1, space.residual, space.attended)
+        return model.before_attention(layer, space.residual, space.cos, space.sin, space.projected, space.rotated)
 
-    def _between(self, model: LeanModel, layer: int, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        model.after_attention(layer - 1, self._residual, self._attended)
-        return model.before_attention(layer, self._residual, cos, sin)
-
-    def _end(self, model: LeanModel, layer: int) -> tuple[torch.Tensor, ...]:
-        model.after_attention(layer, self._residual, self._attended)
-        return ()
+    def _after_last_attention(self) -> None:
+        self._model.after_attention(len(self._pieces) - 1, self._workspace.residual, self._workspace.attended)
 
     def run(self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """The residual stream after the last layer, [num_rows of the bucket, hidden_size]; valid until the next run.
@@ -60,36 +101,29 @@ class RowBucket:
         Args:
             token_ids, positions: int64 [n], n at most the bucket's rows.
         """
-        n = token_ids.shape[0]
-        self._token_ids[:n].copy_(token_ids, non_blocking=True)
-        self._positions[:n].copy_(positions, non_blocking=True)
+        n, space = token_ids.shape[0], self._workspace
+        space.token_ids[:n].copy_(token_ids, non_blocking=True)
+        space.positions[:n].copy_(positions, non_blocking=True)
         for layer, (replay, (query, key, value)) in enumerate(self._pieces):
             replay()
-            self._attended[:n].copy_(attend(layer, query[:n], key[:n], value[:n]))
+            space.attended[:n].copy_(attend(layer, query[:n], key[:n], value[:n]))
         self._finish()
-        return self._residual
+        return space.residual
 
 
-def record(
-    piece: Callable[[], tuple[torch.Tensor, ...]], device: torch.device, pool: Any
-) -> tuple[Callable[[], object], tuple[torch.Tensor, ...]]:
-    """Record a piece.
+def record(piece: Callable[[], Result], device: torch.device, pool: Any) -> tuple[Callable[[], object], Result]:
+    """Record a piece that reads and writes fixed memory only.
 
     Returns:
-        (replay, outputs): calling `replay` computes the piece from the present content of its inputs into `outputs`.
+        (replay, result): `replay` runs the piece again; `result` is what it returned, views of fixed memory.
     """
-    if device.type == "cuda":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            recorded = piece()
-        return graph.replay, recorded
-    outputs = piece()
-
-    def replay() -> None:
-        for output, result in zip(outputs, piece(), strict=True):
-            output.copy_(result)
-
-    return replay, outputs
+    result = piece()  # loads the kernels of this row count, which a recording must not do
+    if device.type != "cuda":
+        return piece, result
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
+        result = piece()
+    return graph.replay, result
 
 
 @torch.inference_mode()
@@ -106,8 +140,13 @@ def record_buckets(model: LeanModel, row_counts: Sequence[int], max_bytes: int |
     started, free = time.monotonic(), free_bytes(model.device)
     pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
     buckets: dict[int, RowBucket] = {}
+    workspace = Workspace.allocate(model, max(row_counts))
     for num_rows in sorted(row_counts):
-        buckets[num_rows] = RowBucket(model, num_rows, pool)
+        try:
+            buckets[num_rows] = RowBucket(model, workspace.first(num_rows), pool)
+        except RuntimeError as error:
+            logger.warning("%d rows and more run without graphs, which could not be recorded: %s", num_rows, error)
+            break
         if max_bytes is not None and free - free_bytes(model.device) > max_bytes:
             del buckets[num_rows]
             logger.warning(

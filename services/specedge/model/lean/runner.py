@@ -52,7 +52,6 @@ class LeanRunner:
         self._prepare = (make_attention or reference_attention)(spec, self.cache, self.device)
         self.row_buckets: dict[int, RowBucket] = {}
         if row_buckets:
-            self.forward(self.chain(min(max(row_buckets), num_slots)))  # libraries initialise outside the recording
             self.row_buckets = record_buckets(self.model, row_buckets, max_graph_bytes)
 
     @property

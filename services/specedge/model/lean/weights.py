@@ -68,9 +68,8 @@ def load_weights(
         with torch.inference_mode():
             weights = _allocate(spec, checkpoint.dtype(_EMBED) if dtype == "auto" else dtype, device)
             targets = dict(_targets(spec, weights))
-            with tqdm(
-                desc=folder.name, total=checkpoint.num_bytes, unit="B", unit_scale=True, disable=not progress
-            ) as bar:
+            num_bytes = sum(map(checkpoint.tensor_bytes, targets))
+            with tqdm(desc=folder.name, total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
                 for name, target in targets.items():
                     checkpoint.read(name, target)
                     bar.update(checkpoint.tensor_bytes(name))
@@ -95,10 +94,6 @@ class _Checkpoint:
     @property
     def names(self) -> set[str]:
         return set(self._files)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(self.tensor_bytes(name) for name in self._files)
 
     def tensor_bytes(self, name: str) -> int:
         num_elements = 1
@@ -140,7 +135,8 @@ class _Checkpoint:
     def read(self, name: str, target: torch.Tensor) -> None:
         """Copy one tensor to its place, converted; pages of the file are read as they are copied."""
         target.copy_(self._files[name].get_tensor(name))
-        if not bool(target.isfinite().all()):
+        least, greatest = target.aminmax()  # NaN propagates, and nothing of the tensor's size is allocated
+        if not bool(least.isfinite() & greatest.isfinite()):
             dtype = str(target.dtype).removeprefix("torch.")
             raise ModelLoadError(f"{self._folder}: tensor {name} holds NaN or values that are infinite in {dtype}")
 

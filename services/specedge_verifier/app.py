@@ -25,7 +25,7 @@ from specedge.model.loader import load_generation_defaults, load_model
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, DefaultSampling, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
@@ -151,13 +151,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         eos_ids=defaults.eos_ids,
         max_batch_size=settings.max_batch_size,
         server_version=__version__,
-        default_sampling=DefaultSampling(
-            temperature=defaults.temperature,
-            top_p=defaults.top_p,
-            top_k=defaults.top_k,
-            min_p=defaults.min_p,
-            repetition_penalty=defaults.repetition_penalty,
-        ),
+        default_sampling=defaults.sampling,
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)

@@ -1,6 +1,7 @@
-"""What a run was measured on."""
+"""What a run was measured on, in words that mean something elsewhere."""
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,11 +20,23 @@ def this_machine() -> dict[str, str]:
         "cpu": _cpu(),
         "cores": str(available_cores()),
         "gpu": ", ".join(gpus) or "none",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": _system(platform.system(), platform.release()),
         "python": platform.python_version(),
         "torch": version("torch"),
         "specedge": __version__,
     }
+
+
+def without_place(text: str) -> str:
+    """The own name of a file or folder of this machine; anything else as it is."""
+    path = Path(text)
+    return path.name if path.parent != Path() and path.exists() else text
+
+
+def _system(name: str, release: str) -> str:
+    """The kernel's version number alone: what stands behind it can name a provider's build."""
+    number = re.match(r"\d+(\.\d+)?", release)
+    return f"{name} {number[0]}" if number else name
 
 
 def _cpu() -> str:

@@ -17,7 +17,7 @@ from specedge.errors import SpecEdgeError
 from specedge.settings_sources import SettingsError
 from specedge_bench.client import ask
 from specedge_bench.deployment import Interrupted, RunningSystem, SystemFailed, deployed, require_verifier
-from specedge_bench.machine import this_machine
+from specedge_bench.machine import this_machine, without_place
 from specedge_bench.measure import CellRun
 from specedge_bench.measured_bound import measured_bound
 from specedge_bench.options import Options
@@ -243,8 +243,8 @@ def run(options: Options) -> int:
         source="measured",
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         machine=this_machine(),
-        target_model=options.target_model,
-        draft_model=options.draft_model,
+        target_model=without_place(options.target_model),
+        draft_model=without_place(options.draft_model),
         network_method=options.network_method,
         options=options.given,
         prices=options.prices,

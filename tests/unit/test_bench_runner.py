@@ -147,7 +147,7 @@ def test_flags_keep_their_published_meaning() -> None:
     assert (found.selection.req_offset, found.selection.sample_req_cnt, found.selection.max_request_num) == (2, 3, 4)
     assert found.ask.max_new_tokens == 5
     assert found.network_names == ("lan", "far")
-    assert json.loads(json.dumps(found.given))["out"] == "unused"
+    assert json.loads(json.dumps(found.given))["max_new_tokens"] == 5
 
 
 def test_a_price_may_be_named_or_replaced() -> None:

@@ -20,7 +20,7 @@ def this_machine() -> dict[str, str]:
         "cpu": _cpu(),
         "cores": str(available_cores()),
         "gpu": ", ".join(gpus) or "none",
-        "system": _system(platform.system(), platform.release()),
+        "system": system_version(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "specedge": __version__,
@@ -33,10 +33,10 @@ def without_place(text: str) -> str:
     return path.name if path.parent != Path() and path.exists() else text
 
 
-def _system(name: str, release: str) -> str:
-    """The kernel's version number alone: what stands behind it can name a provider's build."""
-    number = re.match(r"\d+(\.\d+)?", release)
-    return f"{name} {number[0]}" if number else name
+def system_version() -> str:
+    """The system's name and version number alone: what a kernel adds to it can name a provider's build."""
+    number = re.match(r"\d+(\.\d+)?", platform.release())
+    return f"{platform.system()} {number[0]}" if number else platform.system()
 
 
 def _cpu() -> str:

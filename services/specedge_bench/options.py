@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError
 from specedge_bench.arrivals import Load, parse_load
 from specedge_bench.client import AskSettings
 from specedge_bench.devices import DEVICES

@@ -13,8 +13,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from specedge.errors import SpecEdgeError
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench.client import ask
 from specedge_bench.deployment import Interrupted, RunningSystem, SystemFailed, deployed, require_verifier
 from specedge_bench.machine import this_machine, without_place
@@ -229,9 +228,11 @@ def run(options: Options) -> int:
     """Measures, writes the report and prints its table.
 
     Returns:
-        0; 1 where answers differ or a system was lost; 130 after an interruption, with a report of what was measured.
+        0; 1 where answers differ, a system was lost or every request failed; 130 after an interruption, with a report
+        of what was measured.
 
     Raises:
+        SettingsError: the prompts, the folder or the verifier cannot be had as asked.
         SpecEdgeError: nothing could be measured.
     """
     if options.verifier is not None:
@@ -261,21 +262,24 @@ def run(options: Options) -> int:
         modes = {variant.name: (variant.kind, variant.mode) for variant in options.systems}
         bound = measured_bound(RunFolder.load(options.out), modes)
         folder.write_info(replace(info, num_skipped_prompts=bench.num_skipped_prompts, bound=bound))
+        has_answers = any(request.status == "ok" for request in RunFolder.load(options.out).requests)
     report, problem = write(options.out, options.slo)
     print_report(options.out, report, problem)
     if is_interrupted:
         print("interrupted: what had been measured by then is kept", file=sys.stderr)
         return INTERRUPTED
-    return FAILURE if bench.has_lost_a_system else report.exit_code
+    return FAILURE if bench.has_lost_a_system or not has_answers else report.exit_code
 
 
 def _check_existing_verifier(options: Options, address: str) -> None:
     """Its own settings cannot be chosen here, and only the way to one on this machine can be shaped."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise SettingsError(f"--verifier {address!r}; it must be HOST:PORT")
     if any(variant.drafts_at_verifier or variant.batch_type != "ready" for variant in options.systems):
         raise SettingsError("--verifier: a verifier that runs already serves autoregressive and specedge[:MODE] alone")
     if options.network_method == "namespaces":
         raise SettingsError("--verifier: a verifier that runs already is in no namespace; use --network-method proxy")
-    host = address.rpartition(":")[0]
     if host not in ("127.0.0.1", "localhost") and any(network is not None for network in options.networks):
         raise SettingsError(f"--verifier {address}: it is not on this machine, so measure with --networks direct")
     require_verifier(address)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench.options import parse_options
-from specedge_bench.run import run
+from specedge_bench.run import INTERRUPTED, run
 from specedge_bench.run_folder import RunFolder
 from specedge_bench.summary import CellSummary, summarise
 from specedge_bench.systems import MODES
@@ -24,6 +25,10 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("max_n_beams", ("8", "32")),
 )
 """What is tried, in this order; those named first matter most."""
+
+
+class NothingWorks(SpecEdgeError):
+    """Every candidate of a stage had failed requests; names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,40 +93,68 @@ def scores(summaries: Sequence[CellSummary]) -> dict[str, Score]:
 
 
 def choose(present: Candidate, candidates: Sequence[Candidate], found: dict[str, Score], margin: float) -> Candidate:
-    """The best of the candidates, if it beats the present one by more than `margin` (a share)."""
-    best, best_rate = present, found[present.system].tokens_per_s * (1 + margin)
-    for candidate in candidates:
-        score = found.get(candidate.system)
-        if candidate != present and score is not None and score.is_complete and score.tokens_per_s > best_rate:
-            best, best_rate = candidate, score.tokens_per_s
-    return best
+    """The best of the candidates, if it beats the present one by more than `margin` (a share).
+
+    A candidate with failed requests is never chosen; one that is present gives way to any that has none.
+
+    Raises:
+        NothingWorks: every candidate had failed requests.
+    """
+    working = [
+        candidate for candidate in candidates if candidate.system in found and found[candidate.system].is_complete
+    ]
+    if not working:
+        raise NothingWorks(f"none of {', '.join(candidate.system for candidate in candidates)} answered every request")
+    best = max(working, key=lambda candidate: found[candidate.system].tokens_per_s)
+    if present not in working:
+        return best
+    is_clear = found[best.system].tokens_per_s > found[present.system].tokens_per_s * (1 + margin)
+    return best if is_clear else present
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the stages and prints what it recommends; returns the exit code of the first run that fails, or 0."""
+    """Runs the stages and prints what it recommends.
+
+    Returns:
+        0; 1 where a stage's run failed in part; 130 after an interruption, with what the stages before it recommend.
+
+    Raises:
+        SettingsError: a flag is wrong.
+        NothingWorks: no candidate of a stage answered every request.
+    """
     options, bench_arguments = _parser().parse_known_args(arguments)
-    present, found = Candidate(), dict[str, Score]()
+    if any(argument.partition("=")[0] == "--systems" for argument in bench_arguments):
+        raise SettingsError("--systems: a sweep chooses the systems itself; --stages says which settings it tries")
+    present, found, worst_code = Candidate(), dict[str, Score](), 0
     for number, (name, values) in enumerate(STAGES, start=1):
-        if name not in options.stages.split(","):
+        if name not in options.stages:
             continue
         candidates = list(dict.fromkeys([present, *(present.changed(name, value) for value in values)]))
         folder = options.out / f"{number}-{name}"
         systems = ",".join(["autoregressive", *(candidate.system for candidate in candidates)])
         run_options = parse_options([*bench_arguments, "--systems", systems, "--out", str(folder)])
+        print(f"stage {name}: {', '.join(values)}", flush=True)
         code = run(run_options)
-        if code:
-            return code
+        worst_code = max(worst_code, code)
+        if code == INTERRUPTED:
+            break
         found = scores(summarise(RunFolder.load(folder), run_options.slo))
         present = choose(present, candidates, found, options.margin)
-        print(f"{name}: going on with {present.system}")
-    plain = found.get("autoregressive")
-    if plain is not None and plain.tokens_per_s > found[present.system].tokens_per_s:
-        share = found[present.system].tokens_per_s / plain.tokens_per_s
-        print(f"Drafting does not pay here: it reaches {share:.2f} of plain decoding. Recommended:\n\nedge:")
-        print("  draft_model: none")
-        return 0
-    print(f"Recommended:\n\n{present.settings()}")
-    return 0
+        print(f"\nstage {name}: going on with {present.system}\n", flush=True)
+    if found:
+        print(recommendation(present, found))
+    return worst_code
+
+
+def recommendation(chosen: Candidate, found: dict[str, Score]) -> str:
+    """What to write into the settings file, given the last stage's scores."""
+    rate, plain = found[chosen.system].tokens_per_s, found.get("autoregressive")
+    if plain is None or not plain.is_complete:
+        return f"Recommended, at {rate:.4g} tokens/s:\n\n{chosen.settings()}"
+    compared = f"{rate:.4g} tokens/s with drafting, {plain.tokens_per_s:.4g} without"
+    if plain.tokens_per_s > rate:
+        return f"Drafting does not pay here ({compared}). Recommended:\n\nedge:\n  draft_model: none"
+    return f"Recommended ({compared}):\n\n{chosen.settings()}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,8 +166,33 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; each stage writes one into it")
-    parser.add_argument("--stages", default=known, metavar="LIST", help=f"what is tried (default {known})")
     parser.add_argument(
-        "--margin", type=float, default=0.03, metavar="SHARE", help="by how much better a change must be (default 0.03)"
+        "--stages", type=_stages, default=_stages(known), metavar="LIST", help=f"what is tried (default {known})"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_share,
+        default=0.03,
+        metavar="SHARE",
+        help="by how much better a change must be (default 0.03)",
     )
     return parser
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    known = [name for name, _ in STAGES]
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is no stage; known are {', '.join(known)}")
+    return names
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 and below 1")
+    return value

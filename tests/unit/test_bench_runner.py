@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from specedge.errors import SpecEdgeError
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench import main as bench_main
 from specedge_bench.arrivals import BadLoad, parse_load
 from specedge_bench.client import AskSettings, ask

@@ -1,8 +1,10 @@
 """What a sweep tries next and what it recommends."""
 
+import re
+
 import pytest
 
-from specedge_bench.sweep import Candidate, Score, choose
+from specedge_bench.sweep import Candidate, NothingWorks, Score, choose, recommendation
 from specedge_bench.systems import UnknownSystem, parse_system
 
 PRESENT = Candidate()
@@ -22,7 +24,28 @@ def test_only_a_clear_gain_changes_a_setting() -> None:
 def test_a_system_with_failed_requests_is_not_chosen() -> None:
     candidate = PRESENT.changed("max_budget", "16")
     scores = found(present=100) | {candidate.system: Score(candidate.system, 200, is_complete=False)}
-    assert choose(PRESENT, [candidate], scores, margin=0.0) == PRESENT
+    assert choose(PRESENT, [PRESENT, candidate], scores, margin=0.0) == PRESENT
+
+
+def test_present_settings_with_failed_requests_give_way() -> None:
+    candidate = PRESENT.changed("max_budget", "16")
+    scores = found(small=50) | {PRESENT.system: Score(PRESENT.system, 200, is_complete=False)}
+    assert choose(PRESENT, [PRESENT, candidate], scores, margin=0.5) == candidate
+    with pytest.raises(NothingWorks, match=re.escape(f"none of {PRESENT.system} answered")):
+        choose(PRESENT, [PRESENT], scores, margin=0.5)
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        (Score("autoregressive", 90, True), ["Recommended (100 tokens/s with drafting, 90 without)", "max_budget: 16"]),
+        (Score("autoregressive", 120, True), ["does not pay here", "120 without", "draft_model: none"]),
+        (Score("autoregressive", 120, False), ["Recommended, at 100 tokens/s", "max_budget: 16"]),
+    ],
+)
+def test_the_recommendation_is_measured_against_plain_decoding(plain: Score, words: list[str]) -> None:
+    text = recommendation(PRESENT.changed("max_budget", "16"), found(small=100) | {plain.system: plain})
+    assert all(word in text for word in words), text
 
 
 def test_candidates_are_systems_of_a_run_and_settings_of_an_edge() -> None:

@@ -36,12 +36,15 @@ def resolve_device(name: str) -> torch.device:
     """The device for a `device` setting: auto is the first CUDA device, or the CPU where there is none.
 
     Raises:
-        ModelLoadError: the device is not in this machine.
+        ModelLoadError: the device is not in this machine, or there is none of this name.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda:0" if count else "cpu")
-    device = torch.device("cuda:0" if name == "cuda" else name)
+    try:
+        device = torch.device("cuda:0" if name == "cuda" else name)
+    except RuntimeError:
+        raise ModelLoadError(f"device {name}: allowed is auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ModelLoadError(f"device {name}: this machine has {count} usable CUDA devices")
     return device

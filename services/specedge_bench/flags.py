@@ -84,7 +84,8 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
         "--cache-prefill",
         choices=("on", "off"),
         default="off",
-        help="on: each prompt of a cell is put into the prefix cache before the cell begins (default off)",
+        help="on: each prompt of a cell is put into the prefix cache before the cell begins; off: no system is sent a "
+        "prompt twice as it is (default off)",
     )
     group.add_argument(
         "--request-timeout",

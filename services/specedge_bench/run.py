@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -35,6 +36,8 @@ INTERRUPTED = 130
 FAILURE = 1
 _MAX_STARTS = 2
 _WARM_UP_PROMPTS = 2
+_WARM_UP = "warm-up"
+_LONGEST_MARK = "99999"
 _METADATA_TIMEOUT_S = 30.0
 
 
@@ -147,7 +150,9 @@ class BenchRun:
             raise SystemFailed(f"the edge of {system.variant.name} does not tell its context: {error!r}") from error
         room = max_len - options.ask.max_new_tokens
         counter = await asyncio.to_thread(token_counter, options.target_model, options.ask.reasoning)
-        self._prompts, self.num_skipped_prompts = fit(prompts, counter, room)
+        self._prompts, self.num_skipped_prompts = fit(
+            prompts, lambda prompt: counter(prompt.marked(_LONGEST_MARK)), room
+        )
         if not self._prompts:
             raise EmptyPromptSet(
                 f"none of the {len(prompts)} prompts fits: the context is {max_len} tokens, and max_new_tokens takes "
@@ -159,10 +164,11 @@ class BenchRun:
         if slot.running is None:
             return
         options, system = self._options, slot.running
+        prompts = [self._prompts[-1 - number % len(self._prompts)] for number in range(_WARM_UP_PROMPTS)]
         asked = [
-            ask(client, url, self._prompts[-1 - number % len(self._prompts)], 0, options.ask, options.warm_up_tokens)
+            ask(client, url, prompt.marked(_WARM_UP), 0, options.ask, options.warm_up_tokens)
             for url in system.edge_urls
-            for number in range(_WARM_UP_PROMPTS)
+            for prompt in prompts
         ]
         answers = asyncio.gather(*asked)
         while not answers.done():
@@ -180,6 +186,7 @@ class BenchRun:
         options = self._options
         networks = dict(zip(options.network_names, options.networks, strict=True))
         cells = list(interleave(options.systems, options.network_names, options.loads, options.num_repetitions))
+        columns = list(product(options.network_names, options.loads))
         plans = [
             plan_requests(
                 self._prompts,
@@ -188,6 +195,9 @@ class BenchRun:
                 num_requests=options.num_requests or len(self._prompts),
                 num_edges=options.num_edges,
                 seed=options.seed,
+                column=columns.index((cell.network, cell.load)),
+                num_columns=len(columns),
+                is_cold=not options.cache_prefill,
             )
             for cell in cells
         ]
@@ -278,6 +288,11 @@ def _check_existing_verifier(options: Options, address: str) -> None:
         raise SettingsError(f"--verifier {address!r}; it must be HOST:PORT")
     if any(variant.drafts_at_verifier or variant.batch_type != "ready" for variant in options.systems):
         raise SettingsError("--verifier: a verifier that runs already serves autoregressive and specedge[:MODE] alone")
+    if len(options.systems) > 1 and not options.cache_prefill:
+        raise SettingsError(
+            f"--verifier {address}: what one system asks is in the prefix cache when the next one asks it; measure one "
+            "system, or all of them with --cache-prefill on"
+        )
     if options.network_method == "namespaces":
         raise SettingsError("--verifier: a verifier that runs already is in no namespace; use --network-method proxy")
     if host not in ("127.0.0.1", "localhost") and any(network is not None for network in options.networks):

@@ -43,6 +43,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["--verifier", "here"], ["'here'", "HOST:PORT"]),
         (["--verifier", "10.0.0.1:5", "--systems", "specedge"], ["10.0.0.1:5", "--networks direct"]),
         (["--verifier", "127.0.0.1:9"], ["autoregressive and specedge[:MODE] alone"]),
+        (["--verifier", "127.0.0.1:9", "--systems", "autoregressive,specedge"], ["prefix cache", "--cache-prefill on"]),
     ],
 )
 def test_wrong_usage_of_a_run(

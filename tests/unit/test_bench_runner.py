@@ -19,7 +19,6 @@ from specedge_bench.options import Options, parse_options
 from specedge_bench.prompts.dataset import Prompt
 from specedge_bench.records import CellRecord, RunInfo, StepRecord
 from specedge_bench.run_folder import Run
-from specedge_bench.schedule import interleave, plan_requests
 from specedge_bench.scrape import growth, parse
 from specedge_bench.systems import UnknownSystem, parse_system
 
@@ -74,41 +73,6 @@ def test_a_bad_trace_names_file_and_line(line: str, tmp_path: Path) -> None:
 def test_a_missing_trace_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadLoad, match=r"gone\.txt cannot be read: No such file"):
         parse_load(f"trace={tmp_path / 'gone.txt'}")
-
-
-def test_systems_take_turns_within_each_network_and_load() -> None:
-    systems = [parse_system(name) for name in ("autoregressive", "specedge")]
-    loads = [parse_load(name) for name in ("closed-1", "closed-2")]
-    cells = [(cell.name, cell.repetition) for cell in interleave(systems, ["lan", "far"], loads, 2)]
-
-    assert len(cells) == len(set(cells)) == 16
-    assert cells[:4] == [
-        ("autoregressive/lan/closed-1", 0),
-        ("specedge/lan/closed-1", 0),
-        ("autoregressive/lan/closed-2", 0),
-        ("specedge/lan/closed-2", 0),
-    ]
-    assert cells[8] == ("autoregressive/lan/closed-1", 1)
-
-
-def test_requests_are_spread_over_users_and_edges_and_go_on_in_the_next_repetition() -> None:
-    load = parse_load("closed-2")
-    first, second = (
-        plan_requests(PROMPTS, load, repetition, num_requests=3, num_edges=2, seed=10) for repetition in (0, 1)
-    )
-
-    assert [(plan.user, plan.edge) for plan in first] == [(0, 0), (1, 1), (0, 0), (1, 1)]
-    assert [plan.seed for plan in first + second] == list(range(10, 18))
-    assert [plan.prompt.id for plan in first + second] == ["p0", "p1", "p2", "p3"] * 2
-    assert all(plan.due_s is None for plan in first)
-
-
-def test_in_an_open_loop_every_request_is_a_user_with_a_due_time() -> None:
-    plans = plan_requests(PROMPTS, parse_load("poisson-1"), 0, num_requests=3, num_edges=2, seed=0)
-
-    assert [(plan.user, plan.edge) for plan in plans] == [(0, 0), (1, 1), (2, 0)]
-    due = [plan.due_s for plan in plans]
-    assert None not in due and due == sorted(due, key=lambda moment: moment or 0.0)
 
 
 def test_a_system_is_settings_of_both_services() -> None:

@@ -59,7 +59,10 @@ def test_a_small_run_keeps_every_row_and_finds_equal_answers(
         assert 0 < cell.verifier_busy_s < cell.wall_s
         assert (cell.draft_busy_s > 0) == (cell.system != "autoregressive")
         assert cell.draft_on_verifier == (cell.system == "server-only")
-        assert cell.bytes_up > 0 and cell.bytes_down > 0
+        assert cell.wire_bytes_up is not None and cell.wire_bytes_down is not None
+        assert cell.wire_bytes_up > cell.bytes_up > 0
+        assert cell.wire_bytes_down > cell.bytes_down > 0
+        assert (cell.num_draft_rows >= cell.num_draft_steps > 0) == (cell.system != "autoregressive")
     assert "rtt5" in capsys.readouterr().out
     assert (folder / "report.md").exists()
 

@@ -224,6 +224,9 @@ def test_reasoning_is_a_variable_of_the_chat_template() -> None:
 EDGE_METRICS = """\
 specedge_edge_draft_step_seconds_sum 1.5
 specedge_edge_draft_step_seconds_bucket{le="1.0"} 3
+specedge_edge_draft_step_seconds_count 4
+specedge_edge_draft_rows_total 60
+specedge_edge_draft_session_steps_total 10
 specedge_edge_draft_nodes_total 40
 specedge_edge_wasted_draft_nodes_total{reason="rejected"} 20
 specedge_edge_wasted_draft_nodes_total{reason="trimmed"} 5
@@ -263,6 +266,7 @@ def test_counters_of_edges_add_up_and_the_verifier_counts_its_own() -> None:
     assert (found.num_verifications, found.num_trees, found.num_nodes_verified, found.num_accepted) == (25, 16, 60, 9)
     assert found.accepted_by_depth == (6, 3)
     assert (found.drafted_nodes, found.wasted) == (80, {"rejected": 40, "trimmed": 10})
+    assert (found.num_draft_steps, found.num_draft_rows, found.num_draft_session_steps) == (8, 120, 20)
     assert (found.guesses_hit, found.guesses_missed) == (6, 2)
     assert (found.bytes_up, found.bytes_down) == (200, 100)
     assert found.rtt_ms_measured == pytest.approx(15.0)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge_agent.settings import EdgeSettings
 from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench.options import parse_options
 from specedge_bench.run import INTERRUPTED, run
@@ -49,7 +50,8 @@ class Candidate:
         if name == "mode":
             return replace(self, mode=value)
         kept = tuple(pair for pair in self.growth if pair[0] != name)
-        return replace(self, growth=(*kept, (name, value)))
+        is_default = value == str(EdgeSettings.model_fields[name].default)
+        return replace(self, growth=kept if is_default else (*kept, (name, value)))
 
     def settings(self) -> str:
         """As the `edge` section of a settings file."""

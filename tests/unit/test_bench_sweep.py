@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from edge_agent.settings import EdgeSettings
 from specedge_bench.sweep import Candidate, NothingWorks, Score, choose, recommendation
 from specedge_bench.systems import UnknownSystem, parse_system
 
@@ -60,6 +61,12 @@ def test_candidates_are_systems_of_a_run_and_settings_of_an_edge() -> None:
         "  proactive:",
         "    type: off",
     ]
+
+
+def test_what_is_the_edges_default_anyway_is_no_candidate_of_its_own() -> None:
+    default = str(EdgeSettings().max_budget)
+    assert PRESENT.changed("max_budget", default) == PRESENT
+    assert PRESENT.changed("max_budget", "16").changed("max_budget", default) == PRESENT
 
 
 @pytest.mark.parametrize("growth", ["max_budget", "max_budget=0", "max_budget=x", "budget=4", "", "max_budget=4+"])

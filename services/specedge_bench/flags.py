@@ -1,6 +1,8 @@
 """The command line of `specedge bench` as argparse reads it; `options.py` gives the values their meaning."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +74,7 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
         help="requests of a cell and repetition, a closed loop rounds up to equal shares (default one for each prompt)",
     )
     group.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N", help="of an answer (default 128)")
-    group.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="(default 0)")
+    group.add_argument("--temperature", type=number_from(0, 2), default=0.0, metavar="T", help="(default 0)")
     group.add_argument(
         "--seed", type=_natural, default=1, metavar="N", help="of prompts' order, sampling, arrivals (default 1)"
     )
@@ -157,14 +159,19 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 2")
-    return value
+def number_from(low: float, high: float) -> Callable[[str], float]:
+    """A reader of an argument within these bounds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return value
+
+    return read
 
 
 def positive_number(text: str) -> float:

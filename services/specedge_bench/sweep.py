@@ -1,21 +1,24 @@
 """`specedge bench sweep`: tries drafting modes and growth parameters, one after the other, and recommends settings.
 
 Parameters are searched one at a time, each with the best value of those before it: a run of all its candidates in
-turns, so that they share the machine's moods. A candidate replaces the present settings only when it is better by more
-than `--margin`, because the best of several equal ones always looks better by chance.
+turns, so that they share the machine's moods. A candidate replaces the present settings only when it is clearly better
+(see `choose`), because the best of several equal ones always looks better by chance.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_agent.settings import EdgeSettings
 from specedge.errors import SettingsError, SpecEdgeError
+from specedge_bench.flags import number_from
 from specedge_bench.options import parse_options
 from specedge_bench.run import INTERRUPTED, run
-from specedge_bench.run_folder import RunFolder
-from specedge_bench.summary import CellSummary, summarise
+from specedge_bench.run_folder import Run, RunFolder
+from specedge_bench.statistics import geometric_ratio
+from specedge_bench.summary import per_repetition
 from specedge_bench.systems import MODES
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -66,52 +69,50 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a system reached over all cells of a run.
+    """What a system reached in a run.
 
     Attributes:
-        tokens_per_s: geometric mean over the cells.
+        rates: tokens/s of each network, load and repetition; in the same order for every system of the run.
         is_complete: no request failed.
     """
 
     system: str
-    tokens_per_s: float
+    rates: tuple[float, ...]
     is_complete: bool
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Geometric mean."""
+        return math.exp(math.fsum(math.log(rate) for rate in self.rates) / len(self.rates)) if all(self.rates) else 0.0
 
-def scores(summaries: Sequence[CellSummary]) -> dict[str, Score]:
-    """Geometric mean of the throughput over cells, by system."""
+
+def scores(run: Run) -> dict[str, Score]:
+    """The scores of all systems that have a complete repetition, by name."""
+    figures = per_repetition(run)
     rates: dict[str, list[float]] = {}
-    complete: dict[str, bool] = {}
-    for cell in summaries:
-        rates.setdefault(cell.system, []).append(cell.throughput.mean)
-        complete[cell.system] = complete.get(cell.system, True) and not cell.num_failed
-    result = {}
-    for system, values in rates.items():
-        product = 1.0
-        for value in values:
-            product *= max(value, 0.0)
-        result[system] = Score(system, product ** (1 / len(values)), complete[system])
-    return result
+    for cell in sorted(run.cells, key=lambda cell: (cell.network, cell.load, cell.repetition)):
+        rates.setdefault(cell.system, []).append(figures[cell.cell, cell.repetition]["throughput"])
+    failed = {request.system for request in run.requests if request.status != "ok"}
+    return {system: Score(system, tuple(values), system not in failed) for system, values in rates.items()}
 
 
 def choose(present: Candidate, candidates: Sequence[Candidate], found: dict[str, Score], margin: float) -> Candidate:
-    """The best of the candidates, if it beats the present one by more than `margin` (a share).
+    """The best of the candidates, if it is clearly better than the present one.
 
-    A candidate with failed requests is never chosen; one that is present gives way to any that has none.
+    That is: by more than `margin` (a share) in the mean of its paired ratios, and the 95 % interval of that mean lies
+    above 1. A candidate with failed requests is never chosen; a present one that has some gives way to any without.
 
     Raises:
         NothingWorks: every candidate had failed requests.
     """
-    working = [
-        candidate for candidate in candidates if candidate.system in found and found[candidate.system].is_complete
-    ]
+    working = [entry for entry in candidates if entry.system in found and found[entry.system].is_complete]
     if not working:
-        raise NothingWorks(f"none of {', '.join(candidate.system for candidate in candidates)} answered every request")
-    best = max(working, key=lambda candidate: found[candidate.system].tokens_per_s)
+        raise NothingWorks(f"none of {', '.join(entry.system for entry in candidates)} answered every request")
+    best = max(working, key=lambda entry: found[entry.system].tokens_per_s)
     if present not in working:
         return best
-    is_clear = found[best.system].tokens_per_s > found[present.system].tokens_per_s * (1 + margin)
-    return best if is_clear else present
+    gain = geometric_ratio(found[present.system].rates, found[best.system].rates)
+    return best if gain.mean > 1 + margin and gain.low > 1 else present
 
 
 def main(arguments: list[str]) -> int:
@@ -140,7 +141,7 @@ def main(arguments: list[str]) -> int:
         worst_code = max(worst_code, code)
         if code == INTERRUPTED:
             break
-        found = scores(summarise(RunFolder.load(folder), run_options.slo))
+        found = scores(RunFolder.load(folder))
         present = choose(present, candidates, found, options.margin)
         print(f"\nstage {name}: going on with {present.system}\n", flush=True)
     if found:
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--margin",
-        type=_share,
+        type=number_from(0, 1),
         default=0.03,
         metavar="SHARE",
         help="by how much better a change must be (default 0.03)",
@@ -188,13 +189,3 @@ def _stages(text: str) -> tuple[str, ...]:
         if name not in known:
             raise argparse.ArgumentTypeError(f"{name!r} is no stage; known are {', '.join(known)}")
     return names
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 and below 1")
-    return value

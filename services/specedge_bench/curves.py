@@ -14,7 +14,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge_bench.devices import DEVICES, Device, find_device, slug
 from specedge_bench.model_shape import BUILT_IN, ModelShape, dtype_bytes, find_shape
 
@@ -25,7 +25,7 @@ BANDWIDTH_REACHED = 0.8  # share of the peak that well-tuned kernels reach
 FLOPS_REACHED = 0.6
 
 
-class ProfileError(SpecEdgeError):
+class ProfileError(SettingsError):
     """A step-time profile is missing, malformed, or of a newer schema."""
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 
-class UnknownDevice(SpecEdgeError):
+class UnknownDevice(SettingsError):
     """The named device is not in the table."""
 
 

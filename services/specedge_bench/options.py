@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError
 from specedge_bench.arrivals import Load, parse_load
 from specedge_bench.client import AskSettings
 from specedge_bench.devices import DEVICES
 from specedge_bench.flags import DIRECT, bench_parser
+from specedge_bench.machine import without_place
 from specedge_bench.network.profiles import NetworkProfile, network_profile
 from specedge_bench.prompts.dataset import Selection
 from specedge_bench.summary import Slo
@@ -45,6 +46,7 @@ class Options:
         warm_up_tokens: of the answers each edge gives before anything is measured.
         cache_prefill: the prefix cache holds every prompt of a cell before it begins.
         ready_timeout_s: for loading all models of a system.
+        given: the flags for the report.
         verifier: address of a verifier that runs already.
         shared, verifier, edge flags: handed on to the services.
     """
@@ -104,9 +106,10 @@ def parse_options(arguments: Sequence[str]) -> Options:
     for flag in ("device", "dtype", "num_threads"):
         if (value := getattr(flags, flag)) is not None:
             shared += [f"--{flag.replace('_', '-')}", value]
+    loads = _each(flags.loads, parse_load, "load")
     return Options(
         systems=_each(flags.systems, parse_system, "system"),
-        loads=_each(flags.loads, parse_load, "load"),
+        loads=loads,
         networks=_each(flags.networks, lambda name: None if name == DIRECT else network_profile(name), "network"),
         num_edges=flags.edges,
         num_repetitions=flags.repetitions,
@@ -140,8 +143,15 @@ def parse_options(arguments: Sequence[str]) -> Options:
         edge_gpu=flags.edge_gpu,
         out=flags.out,
         ready_timeout_s=flags.ready_timeout,
-        given={name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items()},
+        given=_given(vars(flags), loads),
     )
+
+
+def _given(flags: dict[str, object], loads: Sequence[Load]) -> dict[str, object]:
+    """The flags as reports show them: without places on this machine."""
+    given = {name: without_place(value) if isinstance(value, str) else value for name, value in flags.items()}
+    del given["out"]
+    return {**given, "loads": ",".join(load.name for load in loads)}
 
 
 def _each(text: str, parse: Callable[[str], T], what: str) -> tuple[T, ...]:

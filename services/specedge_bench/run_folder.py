@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge_bench.records import (
     BadRecord,
     CellRecord,
@@ -26,7 +26,7 @@ REPORT_MARKDOWN = "report.md"
 REPORT_HTML = "report.html"
 
 
-class RunFolderError(SpecEdgeError):
+class RunFolderError(SettingsError):
     """A run folder cannot be made or read; names the path and the reason."""
 
 

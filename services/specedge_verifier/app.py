@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -17,7 +17,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.loading import MakeRunner, load_draft_runner
+from specedge.drafting.loading import MakeRunner, load_draft
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
@@ -25,7 +25,7 @@ from specedge.model.loader import load_generation_defaults, load_model
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, DefaultSampling, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
@@ -151,13 +151,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         eos_ids=defaults.eos_ids,
         max_batch_size=settings.max_batch_size,
         server_version=__version__,
-        default_sampling=DefaultSampling(
-            temperature=defaults.temperature,
-            top_p=defaults.top_p,
-            top_k=defaults.top_k,
-            min_p=defaults.min_p,
-            repetition_penalty=defaults.repetition_penalty,
-        ),
+        default_sampling=defaults.sampling,
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
@@ -171,19 +165,7 @@ def load_drafts(
     settings: VerifierSettings, tokenizer: PreTrainedTokenizerBase, metrics: VerifierMetrics, make_runner: MakeRunner
 ) -> LocalDrafts:
     """Load the draft model beside the target; raises ModelLoadError when it cannot be had."""
-    assert settings.draft_model is not None, "checked with the settings"
-    runner, positions = load_draft_runner(
-        settings.draft_model,
-        target_name=settings.target_model,
-        target_tokenizer=tokenizer,
-        device=settings.device,
-        dtype=settings.dtype,
-        num_slots=settings.num_draft_slots,
-        make_runner=make_runner,
-    )
-    drafting = DraftingSettings(growth=settings.growth)
-    if positions is not None:
-        drafting = replace(drafting, max_positions=positions)
+    runner, drafting = load_draft(settings, DraftingSettings(growth=settings.growth), tokenizer, make_runner)
     steps = DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step)
     model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=len(tokenizer)))
     drafts = LocalDrafts(

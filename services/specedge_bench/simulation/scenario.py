@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from specedge.drafting.growth import GrowthSettings
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge_bench.simulation.acceptance_trace import AcceptanceTrace
 from specedge_bench.simulation.models import Curve
 
@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 """Told how many answers of how many are finished."""
 
 
-class ScenarioError(SpecEdgeError):
+class ScenarioError(SettingsError):
     """A simulation was asked for that makes no sense; names the value and the limit."""
 
 

@@ -28,7 +28,7 @@ from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
-from specedge.drafting.loading import MakeRunner, load_draft
+from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
 from specedge.model.runner import ModelRunner
@@ -36,6 +36,7 @@ from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_DRAFT_SLOTS = 65_536
 _PROACTIVE_DECAY = 0.95
 
 
@@ -149,7 +150,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
     if settings.draft_model is None:
         return LoadedModels(tokenizer, None)
-    runner, drafting = load_draft(settings, drafting_settings(settings), tokenizer, make_runner)
+    model = load_draft_model(settings, tokenizer)
+    num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
+    runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
     steps = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
     drafter = Drafter(
         runner,

@@ -9,7 +9,6 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from specedge import __version__
 from specedge.background import start_in_background
@@ -17,7 +16,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.loading import MakeRunner, load_draft
+from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
@@ -29,7 +28,7 @@ from specedge.wire.messages import DRAFT_TRIES, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
-from specedge_verifier.kv_sizing import choose_num_blocks, context_length
+from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
@@ -116,6 +115,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
     tokenizer = load_tokenizer(path)
     defaults = load_generation_defaults(path, tokenizer)
     model = load_model(path, settings.device, settings.dtype)
+    draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
     max_len = context_length(model.config, settings.max_len)
     num_blocks = choose_num_blocks(
         model.config,
@@ -127,6 +127,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         max_tree_nodes=settings.max_tree_nodes,
         num_kv_blocks=settings.num_kv_blocks,
         memory_fraction=settings.kv_memory_fraction,
+        draft=None if draft_model is None else DraftKV.of(draft_model, settings.num_draft_slots),
     )
     runner = make_runner(model, num_blocks * settings.block_size)
     logger.info(
@@ -155,22 +156,25 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
-    drafts = load_drafts(settings, tokenizer, metrics, make_runner) if settings.system == "server-only" else None
+    drafts = None
+    if draft_model is not None:
+        num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
+        draft, drafting = draft_runner(
+            draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
+        )
+        drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
     return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer)
 
 
-def load_drafts(
-    settings: VerifierSettings, tokenizer: PreTrainedTokenizerBase, metrics: VerifierMetrics, make_runner: MakeRunner
+def local_drafts(
+    runner: ModelRunner, drafting: DraftingSettings, drafter_id: str, vocab_size: int, metrics: VerifierMetrics
 ) -> LocalDrafts:
-    """Load the draft model beside the target; raises ModelLoadError when it cannot be had."""
-    runner, drafting = load_draft(settings, DraftingSettings(growth=settings.growth), tokenizer, make_runner)
+    """Drafting beside the target, seen by the verifier's metrics."""
     steps = DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step)
-    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=len(tokenizer)))
-    drafts = LocalDrafts(
-        model, drafting, runner.num_slots, f"local/{settings.draft_model}", monotonic_s, on_step=steps.step
-    )
+    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=vocab_size))
+    drafts = LocalDrafts(model, drafting, runner.num_slots, drafter_id, monotonic_s, on_step=steps.step)
     steps.watch(drafts.core.stats, drafts.core.pool)
     return drafts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.loading import load_draft
+from specedge.drafting.loading import draft_runner, load_draft_model
 from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.embedded import resolve_model
@@ -16,9 +16,9 @@ from specedge.tokenizer import load_tokenizer
 TARGET, DRAFT = resolve_model("demo", "target"), resolve_model("demo", "draft")
 
 
-def test_slots_are_the_settings_and_positions_the_models() -> None:
-    settings = DrafterSettings(device="cpu", num_draft_slots=64)
-    runner, drafting = load_draft(settings, DraftingSettings(mode="off"), load_tokenizer(TARGET))
+def test_slots_are_as_told_and_positions_the_models() -> None:
+    model = load_draft_model(DrafterSettings(device="cpu"), load_tokenizer(TARGET))
+    runner, drafting = draft_runner(model, DraftingSettings(mode="off"), 64)
 
     assert runner.num_slots == 64
     assert drafting.mode == "off"
@@ -33,5 +33,5 @@ def test_another_tokenizer_is_refused_by_both_names(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
     with pytest.raises(ModelLoadError, match=r"target_model demo \(.*draft_model .*stranger .*must share") as caught:
-        load_draft(DrafterSettings(draft_model=str(folder)), DraftingSettings(), load_tokenizer(TARGET))
+        load_draft_model(DrafterSettings(draft_model=str(folder)), load_tokenizer(TARGET))
     assert str(folder) in str(caught.value)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.settings import DrafterSettings
@@ -20,22 +20,12 @@ MakeRunner = Callable[[Any, int], ModelRunner]
 _WARM_UP_ROWS = (1, 8, 32, 128)
 
 
-def load_draft(
-    settings: DrafterSettings,
-    drafting: DraftingSettings,
-    target_tokenizer: PreTrainedTokenizerBase,
-    make_runner: MakeRunner = ModelRunner,
-) -> tuple[ModelRunner, DraftingSettings]:
-    """Load and warm up the draft model that the settings name; it must name one.
+def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load the weights of the draft model that the settings name; they must name one.
 
     Args:
         settings: the process's.
-        drafting: how sessions are to draft.
         target_tokenizer: the draft model's must have the same fingerprint.
-        make_runner: makes the runner.
-
-    Returns:
-        The runner, and `drafting` held to the positions that the model knows.
 
     Raises:
         ModelLoadError: it cannot be loaded, or the tokenizers differ.
@@ -48,8 +38,24 @@ def load_draft(
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
-    model = load_model(path, settings.device, settings.dtype)
-    runner = make_runner(model, settings.num_draft_slots)
+    return load_model(path, settings.device, settings.dtype)
+
+
+def draft_runner(
+    model: PreTrainedModel, drafting: DraftingSettings, num_slots: int, make_runner: MakeRunner = ModelRunner
+) -> tuple[ModelRunner, DraftingSettings]:
+    """Give a draft model its KV cache and warm it up.
+
+    Args:
+        model: as loaded.
+        drafting: how sessions are to draft.
+        num_slots: KV slots, in tokens.
+        make_runner: makes the runner.
+
+    Returns:
+        The runner, and `drafting` held to the positions that the model knows.
+    """
+    runner = make_runner(model, num_slots)
     for num_rows in _WARM_UP_ROWS:
         if num_rows <= runner.num_slots:
             runner.forward(runner.chain(num_rows))

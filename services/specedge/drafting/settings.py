@@ -31,8 +31,11 @@ class DrafterSettings(ProcessSettings):
     )
     max_branch_width: int = Field(default=4, ge=1, le=64, description="most children drafted for a node")
     max_budget: int = Field(default=64, ge=1, le=4096, description="most nodes of a session's draft tree")
-    num_draft_slots: PositiveInt = Field(
-        default=65_536, description="KV slots (tokens) of the draft model, shared by all sessions"
+    num_draft_slots: PositiveInt | None = Field(
+        default=None,
+        description="KV slots (tokens) of the draft model, shared by all sessions; auto: 65536 on an edge, as many as "
+        "the target has on a verifier",
+        json_schema_extra={"unset_word": "auto"},
     )
 
     @property

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from specedge.errors import SpecEdgeError
 from specedge.model.loader import DTYPES, resolve_device
 from specedge_bench.curves import Grid, StepCurve, write_curve
+from specedge_bench.json_file import read_object
 from specedge_bench.machine import system_version
 from specedge_bench.model_shape import BUILT_IN, ModelShape, ShapeError, find_shape
 from specedge_bench.shape_timing import Stopwatch, eager_steps, graph_steps, kernel_shares
@@ -142,14 +142,9 @@ def read_model(name_or_path: str) -> tuple[ModelShape, dict[str, Any]]:
         return shape, shape.to_config()
     path = Path(name_or_path).expanduser()
     path = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ShapeError(f"config {name_or_path}: no such file; built in are {', '.join(BUILT_IN)}") from None
-    except (OSError, ValueError) as error:
-        raise ShapeError(f"config {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ShapeError(f"config {path}: holds a {type(config).__name__} instead of an object")
+    if not path.exists():
+        raise ShapeError(f"config {name_or_path}: no such file; built in are {', '.join(BUILT_IN)}")
+    config = read_object(path, ShapeError)
     return ModelShape.from_config(path.resolve().parent.name, config), config
 
 

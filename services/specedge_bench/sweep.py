@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
         present = choose(present, candidates, found, options.margin)
         print(f"\nstage {name}: going on with {present.system}\n", flush=True)
     if found:
-        print(recommendation(present, found))
+        print(f"\n{recommendation(present, found)}")
     return worst_code
 
 

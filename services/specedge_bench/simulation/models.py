@@ -142,7 +142,7 @@ def _is_true_text(session: SessionDrafting, tree: DraftTree) -> bool:
 
 def draft_seconds(curve: Curve, step: DraftStep) -> float:
     """How long a draft step's forward takes."""
-    kv_tokens = sum(len(rows.segment.context_slots) for _, _, rows in step.parts)
+    kv_tokens = sum(rows.num_context for _, _, rows in step.parts)
     return curve.seconds(step.num_rows, kv_tokens, len(step.parts))
 
 

@@ -172,7 +172,7 @@ class SessionDrafting:
         growth = self.tree.growth
         if not growth.fresh:
             return None
-        nodes, trie = growth.nodes, self.tree.trie
+        nodes, root_loss = growth.nodes, growth.root_loss
         fresh = [nodes[number] for number in growth.fresh if number in nodes]
         growth.fresh = []
         if not fresh:
@@ -180,13 +180,12 @@ class SessionDrafting:
         parents, scores = [], []
         for loss, number, above, _, _ in fresh:
             # The wire carries each step's own log-probability, which no commit outdates.
-            score = trie.root_loss - loss
             if above in nodes:
                 parents.append(self._stream_numbers[above])
-                scores.append(score - (trie.root_loss - nodes[above][0]))
+                scores.append((root_loss - loss) - (root_loss - nodes[above][0]))
             else:
-                parents.append(trie.frontier)
-                scores.append(score)
+                parents.append(self.tree.trie.frontier)
+                scores.append(root_loss - loss)
             self._stream_numbers[number] = self._num_sent
             self._num_sent += 1
         return DraftNodes(token_ids=[node[3] for node in fresh], parents=parents, scores=scores)

@@ -15,9 +15,16 @@ from math import inf, log
 import numpy as np
 import numpy.typing as npt
 
-from specedge.trie import ROOT, Commit, DraftTrie, Node
+from specedge.trie import ROOT, Commit, DraftTrie
 
 FloatArray = npt.NDArray[np.float64]
+
+Node = tuple[float, int, int, int, int]
+"""A live node: (loss, number, parent's number, token, position), so that nodes sort best first.
+
+The loss is the negative score in a frame that commits do not move; `TreeGrowth.root_loss` minus it is the score. The
+parent of the frontier's children is no live node. Plain tuples, because a draft step looks at hundreds of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +99,17 @@ class TreeGrowth:
         self._is_final = is_final
         self._unexpanded: set[int] = set()
         self._candidates: dict[int, Candidates] = {}  # by expanded live node, or ROOT
-        self._nodes: dict[int, Node] | None = None
+        self.root_loss = 0.0
+        self._nodes: dict[int, Node] = {}
+        self._is_sorted = True
         self._is_exhausted = False  # nothing was worth a forward, and the trie is what it was then
 
     @property
     def nodes(self) -> dict[int, Node]:
-        """The live nodes by number, best first; the same object until the trie changes."""
-        if self._nodes is None:
-            num_live = self.trie.num_live
-            self._nodes = {node[1]: node for node in self.trie.ranking(num_live, num_live)}
+        """The live nodes by number, best first; not to be kept while the trie changes."""
+        if not self._is_sorted:
+            self._nodes = {node[1]: node for node in sorted(self._nodes.values())}
+            self._is_sorted = True
         return self._nodes
 
     def is_expanded(self, place: int) -> bool:
@@ -114,7 +123,7 @@ class TreeGrowth:
             return []
         nodes = self.nodes
         is_full = len(nodes) >= self.trie.max_live_nodes
-        root_loss, log_decay = self.trie.root_loss, self.log_decay
+        root_loss, log_decay = self.root_loss, self.log_decay
         bar = max(self._floor, self._worst_score()) if is_full else self._floor
         limit = min(limit, len(unexpanded))
         chosen: list[tuple[float, int]] = []
@@ -158,12 +167,12 @@ class TreeGrowth:
         self.trie.max_live_nodes = max_live_nodes
         self.log_decay = log(settings.decay)
         self.max_branch_width = settings.max_branch_width
+        self._is_exhausted = False
         return self.trim()
 
     def trim(self) -> list[int]:
         """Drops the worst nodes beyond the budget and returns them."""
         dropped = self.trie.trim()
-        self._has_changed()
         self._forget(dropped)
         return dropped
 
@@ -180,9 +189,8 @@ class TreeGrowth:
 
     def unexpanded_leaves(self, limit: int) -> list[tuple[float, int]]:
         """The best unexpanded nodes, worth expanding in this tree or not, as (score, number), best first."""
-        root_loss = self.trie.root_loss
-        leaves = [(root_loss - node[0], number) for number, node in self.nodes.items() if number in self._unexpanded]
-        return leaves[:limit]
+        unexpanded = [node for number, node in self.nodes.items() if number in self._unexpanded]
+        return [(self.root_loss - node[0], node[1]) for node in unexpanded[:limit]]
 
     def commit(self, token_ids: Sequence[int]) -> tuple[Commit, list[tuple[Candidates, int]]]:
         """Commits tokens; also returns, for each of them that followed an expanded node, that node's candidates."""
@@ -196,10 +204,11 @@ class TreeGrowth:
                 evidence.append((candidates, token))
             place = self.trie.children(place).get(token)
         commit = self.trie.commit(token_ids)
-        self._has_changed()
+        self._is_exhausted = False
+        followed = len(commit.accepted) == len(token_ids)
         if token_ids:
             self._candidates.pop(ROOT, None)
-        followed = len(commit.accepted) == len(token_ids)
+            self.root_loss = self._nodes[commit.accepted[-1]][0] if followed else 0.0
         at_root = self._candidates.get(commit.accepted[-1]) if commit.accepted and followed else None
         self._forget(commit.accepted)
         self._forget(commit.dead)
@@ -220,13 +229,13 @@ class TreeGrowth:
 
     def _offer(self, places: Sequence[int]) -> list[int]:
         trie, nodes = self.trie, self.nodes
-        root_loss, width = trie.root_loss, self.max_branch_width
+        root_loss, width = self.root_loss, self.max_branch_width
         is_full = 0 < trie.max_live_nodes <= len(nodes)
         least = max(self._floor, self._worst_score()) if is_full else self._floor  # what is worse is below any bar
         offers: list[tuple[float, int, int, int]] = []
         for place in places:
             if place == ROOT:
-                base, parent, position = self.log_decay, trie.frontier, trie.num_committed
+                base, parent, position = self.log_decay, ROOT, trie.num_committed
             else:
                 node = nodes[place]
                 base, parent, position = root_loss - node[0] + self.log_decay, place, node[4] + 1
@@ -250,20 +259,19 @@ class TreeGrowth:
         for score, parent, token, position in offers:
             if score < bar:
                 break
-            number = trie.add(parent, token, score)
+            number = trie.add(trie.frontier if parent == ROOT else parent, token, score)
+            nodes[number] = root_loss - score, number, parent, token, position
             self.fresh.append(number)
             if not self._is_final(token, position):
                 self._unexpanded.add(number)
+        self._is_sorted = self._is_exhausted = False
         return self.trim()
 
     def _worst_score(self) -> float:
-        return self.trie.root_loss - self.nodes[next(reversed(self.nodes))][0]
-
-    def _has_changed(self) -> None:
-        self._nodes = None
-        self._is_exhausted = False
+        return self.root_loss - self.nodes[next(reversed(self.nodes))][0]
 
     def _forget(self, numbers: Sequence[int]) -> None:
         self._unexpanded.difference_update(numbers)
         for number in numbers:
+            del self._nodes[number]
             self._candidates.pop(number, None)

@@ -198,6 +198,12 @@ def test_guesses_of_an_always_right_draft_come_true():
     assert result.guesses_hit > result.guesses_missed
 
 
+def test_a_draft_step_that_outlasts_the_last_answer_is_paid_until_then():
+    result = simulate(scenario(draft_curve=ConstantCurve(10.0), max_tokens=8))
+    assert result.wall_s < 1.0
+    assert result.draft_busy == pytest.approx(1.0)
+
+
 def test_server_only_drafts_on_the_verifiers_device():
     result = simulate(scenario(system="server-only", num_sessions=4))
     assert result.tokens_per_verification > 2

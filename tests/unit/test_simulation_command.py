@@ -109,7 +109,7 @@ def test_a_device_without_a_price_is_named_and_one_given_is_used(tmp_path, capsy
     assert rows_of(tmp_path / "rows")[0]["billed_per_million"] is None
     assert command.main([*shared, "--price", "h100=0.001"]) == 0
     shown = capsys.readouterr().out
-    assert "$/M tokens billed" in shown and "no built-in price" not in shown
+    assert "$/M tokens billed" in shown and "No built-in price" not in shown
     assert command.main([*shared, "--verifier-gpu", "A100-80"]) == 0
     assert rows_of(tmp_path / "rows")[0]["verifier_device"] == "A100-80"
 

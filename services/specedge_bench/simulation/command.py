@@ -108,7 +108,7 @@ def _print(found: Sequence[SimulatedPoint]) -> None:
     named = [name for name in unpriced if name]
     if named:
         flags = " ".join(f"--price '{name}=DOLLARS_PER_S'" for name in named)
-        print(f"\nCosts are left out where {' and '.join(named)} is needed, which has no built-in price: add {flags}.")
+        print(f"\nNo built-in price for {' and '.join(named)}: costs that need one are left out; add {flags}.")
     if "" in unpriced:
         print("\nA constant curve has no device, hence no cost: name one with --verifier-gpu and --edge-gpu.")
 

@@ -209,6 +209,7 @@ class _Shard:
 
     def _outcome(self) -> ShardOutcome:
         verifier = self._verifier
+        end_s = max((answer.bursts[-1][0] for answer in self._answers), default=0.0)
         edges = [place.edge for place in self._places.values() if place.edge is not None]
         stats: list[DrafterStats] = [edge.core.stats for edge in edges]
         outcome = ShardOutcome(
@@ -216,7 +217,7 @@ class _Shard:
             totals=verifier.totals,
             steps=verifier.steps,
             verifier_busy_s=verifier.clock.busy_s,
-            draft_busy_s=sum(edge.busy_s for edge in edges),
+            draft_busy_s=sum(edge.busy_before_s(end_s) for edge in edges),
             num_drafters=len(edges),
             num_preemptions=verifier.core.scheduler.num_preemptions,
             bytes_up=sum(place.up.num_bytes for place in self._places.values()),

@@ -25,6 +25,7 @@ from specedge_bench.simulation.acceptance_trace import (
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
 from specedge_bench.simulation.message_bytes import draft_bytes, open_bytes, verdict_bytes
+from specedge_bench.simulation.models import ConstantCurve
 from specedge_bench.simulation.result import Answer, burst_gaps, percentiles_ms, token_gaps
 from specedge_bench.simulation.scenario import Replayed, ScenarioError
 from specedge_bench.simulation.shard import run_shard

@@ -8,10 +8,13 @@ import pytest
 from simulated import scenario
 
 from specedge.settings_sources import SettingsError
+from specedge_bench.curves import load_curve
 from specedge_bench.devices import BadPrice, price_of, price_table
 from specedge_bench.run_folder import RunFolder
 from specedge_bench.simulation import command, grid
+from specedge_bench.simulation.flags import simulate_parser
 from specedge_bench.simulation.grid import Point, run_points
+from specedge_bench.simulation.points import PointMaker
 from specedge_bench.simulation.priced import Devices, simulated_cost
 from specedge_bench.simulation.processes import run_shards
 from specedge_bench.simulation.scenario import ScenarioError
@@ -112,6 +115,28 @@ def test_a_device_without_a_price_is_named_and_one_given_is_used(tmp_path, capsy
     assert "$/M tokens billed" in shown and "No built-in price" not in shown
     assert command.main([*shared, "--verifier-gpu", "A100-80"]) == 0
     assert rows_of(tmp_path / "rows")[0]["verifier_device"] == "A100-80"
+
+
+def test_server_only_drafts_at_the_pace_of_the_verifiers_device(tmp_path):
+    measured = {"schema_version": 1, "device": "My GPU", "dtype": "bfloat16", "method": "measured graph"}
+    measured |= {"rows": [1], "prefixes": [128]}
+    for name, model, step_ms in (("big", "Qwen3-14B", 20), ("small", "Qwen3-1.7B", 2)):
+        fields = {**measured, "name": name, "model": model, "ms": [[step_ms]]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(fields))
+
+    def draft_seconds(*flags):
+        options = simulate_parser().parse_args(["--system", "server-only", *flags])
+        (point,) = PointMaker(options).points()
+        return point.scenarios[0].draft_curve.seconds(1, 128, 1)
+
+    roofline = load_curve("H100/Qwen3-1.7B").seconds(1, 128, 1)
+    assert draft_seconds("--verifier-curve", "H100/Qwen3-14B") == pytest.approx(roofline, rel=1e-3)
+    assert draft_seconds("--verifier-curve", "h100-qwen3-14b-roofline") == pytest.approx(roofline, rel=1e-3)
+    assert draft_seconds("--verifier-curve", "30ms", "--draft-curve", "5ms") == 0.005
+    of_my_gpu = ["--verifier-curve", str(tmp_path / "big.json")]
+    with pytest.raises(ScenarioError, match=r"a curve of Qwen3-1\.7B on My GPU, of which there is no profile"):
+        draft_seconds(*of_my_gpu)
+    assert draft_seconds(*of_my_gpu, "--server-draft-curve", str(tmp_path / "small.json")) == 0.002
 
 
 def test_price_tables():

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from specedge.drafting.growth import GrowthSettings
-from specedge_bench.curves import load_curve
+from specedge.errors import SpecEdgeError
+from specedge_bench.curves import StepCurve, list_curves, load_curve
 from specedge_bench.devices import BadPrice, price_table, slug
 from specedge_bench.network.profiles import network_profile
 from specedge_bench.simulation.acceptance_trace import AcceptanceTrace, load_trace
@@ -15,6 +16,7 @@ from specedge_bench.simulation.models import ConstantCurve, Curve
 from specedge_bench.simulation.priced import Devices
 from specedge_bench.simulation.scenario import Scenario, ScenarioError
 
+ROOFLINE = "roofline"
 _AXES = ("sessions", "edges", "rate", "network", "trace", "verifier-curve", "draft-curve", "seed")
 
 
@@ -65,13 +67,14 @@ class PointMaker:
         return Point(setting, tuple(replace(scenario, seed=seed) for seed in seeds), devices)
 
     def _scenario(self, setting: Mapping[str, Any]) -> Scenario:
-        options, draft_curve = self._options, setting["draft-curve"]
+        options = self._options
+        verifier_curve, draft_curve = self._curve(setting["verifier-curve"]), self._curve(setting["draft-curve"])
         if setting["system"] == "server-only":
-            draft_curve = options.server_draft_curve or _on_device_of(setting["verifier-curve"], draft_curve)
+            draft_curve = self._server_draft_curve(verifier_curve, draft_curve)
         return Scenario(
             system=setting["system"],
-            verifier_curve=self._curve(setting["verifier-curve"]),
-            draft_curve=self._curve(draft_curve),
+            verifier_curve=verifier_curve,
+            draft_curve=draft_curve,
             trace=self._trace(setting["trace"]),
             num_sessions=setting["sessions"],
             requests_per_user=options.requests_per_user,
@@ -94,6 +97,26 @@ class PointMaker:
             edge_host_s=options.edge_host_ms / 1e3,
             seed=setting["seed"],
         )
+
+    def _server_draft_curve(self, verifier_curve: Curve, edge_curve: Curve) -> Curve:
+        """The edge's draft model on the verifier's device: a profile of the verifier's kind, else a roofline."""
+        if self._options.server_draft_curve:
+            return self._curve(self._options.server_draft_curve)
+        if not (isinstance(verifier_curve, StepCurve) and isinstance(edge_curve, StepCurve)):
+            return edge_curve  # a constant has neither device nor model
+        device, model = verifier_curve.device, edge_curve.model
+        is_roofline = verifier_curve.method == ROOFLINE
+        for name in list_curves():
+            curve = load_curve(name)
+            if (slug(curve.device), curve.model) == (slug(device), model) and (curve.method == ROOFLINE) == is_roofline:
+                return curve
+        try:
+            return self._curve(f"{device}/{model}")
+        except SpecEdgeError as error:
+            raise ScenarioError(
+                f"server-only needs a curve of {model} on {device}, of which there is no profile and no roofline: name "
+                "one with --server-draft-curve"
+            ) from error
 
     def _curve(self, name: str) -> Curve:
         if name not in self._curves:
@@ -125,9 +148,3 @@ def _constant(name: str) -> Curve | None:
     if not 0 < step_s < 3600:
         raise ScenarioError(f"curve {name}: a step has to take more than 0 and less than 3600 s")
     return ConstantCurve(step_s)
-
-
-def _on_device_of(verifier_curve: str, draft_curve: str) -> str:
-    """The edge's draft model on the verifier's device, where both are rooflines; else the curve as it is."""
-    (device, slash, _), (_, draft_slash, model) = verifier_curve.partition("/"), draft_curve.partition("/")
-    return f"{device}/{model}" if slash and draft_slash else draft_curve

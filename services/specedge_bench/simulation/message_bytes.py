@@ -32,5 +32,5 @@ def draft_bytes(encoder: DraftEncoder, nodes: DraftNodes) -> int:
     Args:
         encoder: the stream's; counts its nodes.
     """
-    sized = replace(nodes, token_ids=[_TOKEN] * len(nodes.token_ids))
+    sized = DraftNodes([_TOKEN] * len(nodes.token_ids), nodes.parents, nodes.scores)
     return sum(int(request.ByteSize()) + FRAMING_BYTES for request in encoder.encode(sized))

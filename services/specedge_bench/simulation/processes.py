@@ -1,8 +1,10 @@
 """Shards of any number of scenarios on several cores; what comes out does not depend on how many."""
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from queue import Empty
@@ -17,6 +19,7 @@ Task = tuple[Scenario, int]
 
 _Counter: TypeAlias = "Synchronized[int]"
 _LOOK_EVERY_S = 0.2
+_COLLECTION_THRESHOLDS = 100_000, 20, 20
 
 
 class SimulationDied(SpecEdgeError):
@@ -42,7 +45,8 @@ def run_shards(
         return
     num_before = 0
     for index, (scenario, shard) in enumerate(tasks):
-        outcome = run_shard(scenario, shard, _after(num_before, on_progress))
+        with _rare_collections():
+            outcome = run_shard(scenario, shard, _after(num_before, on_progress))
         num_before += sum(answer.num_tokens for answer in outcome.answers)
         yield index, outcome
 
@@ -101,9 +105,21 @@ def _work(tasks: Sequence[Task], next_task: _Counter, num_tokens: _Counter, resu
         if index >= len(tasks):
             return
         try:
-            results.put((index, run_shard(*tasks[index], _counted(num_tokens))))
+            with _rare_collections():
+                results.put((index, run_shard(*tasks[index], _counted(num_tokens))))
         except SpecEdgeError as error:
             results.put((index, error))
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A simulation makes and forgets millions of tuples; looking for cycles among them as usual takes a sixth of it."""
+    before = gc.get_threshold()
+    gc.set_threshold(*_COLLECTION_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _counted(num_tokens: _Counter) -> Progress:

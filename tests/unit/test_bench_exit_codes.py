@@ -87,7 +87,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.C
         (["simulate", "--trace", "gone"], ["gone", "embedded-t0"]),
         (["simulate", "--verifier-curve", "gone"], ["gone", "A100-40"]),
         (["simulate", "--draft-curve", "TPU/Qwen3-1.7B"], ["TPU", "RTX 4090"]),
-        (["simulate", "--rtt-ms", "-1"], ["rtt_s is -0.001"]),
+        (["simulate", "--rtt-ms", "-1"], ["'-1ms'", "rtt15"]),
     ],
 )
 def test_wrong_usage_of_the_commands_around(

@@ -1,8 +1,10 @@
 import pytest
 
 from specedge_bench.curves import load_curve
+from specedge_bench.simulation.flags import simulate_parser
 from specedge_bench.simulation.kv_memory import num_kv_blocks
 from specedge_bench.simulation.models import ConstantCurve
+from specedge_bench.simulation.points import PointMaker
 from specedge_bench.simulation.scenario import ScenarioError
 
 
@@ -28,3 +30,18 @@ def test_weights_that_do_not_fit_are_refused_by_size() -> None:
 
 def test_a_constant_curve_says_nothing_about_memory() -> None:
     assert num_kv_blocks(ConstantCurve(0.03), None, 16) is None
+
+
+def test_a_simulation_takes_what_the_device_has_room_for_unless_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def num_blocks(*flags: str) -> list[int | None]:
+        options = simulate_parser().parse_args([*flags])
+        return [point.scenarios[0].num_kv_blocks for point in PointMaker(options).points()]
+
+    alone, beside, edge = num_blocks()  # autoregressive, server-only, specedge
+    assert alone == edge == num_kv_blocks(load_curve("A100-40/Qwen3-14B"), None, 16)
+    assert beside == num_kv_blocks(load_curve("A100-40/Qwen3-14B"), load_curve("A100-40/Qwen3-1.7B"), 16)
+    assert num_blocks("--num-kv-blocks", "unlimited") == [None] * 3
+    assert num_blocks("--num-kv-blocks", "77") == [77] * 3
+    with pytest.raises(SystemExit):
+        num_blocks("--num-kv-blocks", "many")
+    assert "many" in capsys.readouterr().err

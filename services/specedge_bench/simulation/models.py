@@ -25,6 +25,10 @@ FIRST_PROMPT_TOKEN = 16
 class Curve(Protocol):
     """How long a forward takes; see `specedge_bench.curves.StepCurve`."""
 
+    @property
+    def device(self) -> str:
+        """What computes it, by the name that has a price; empty for nothing in particular."""
+
     def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
         """Seconds for so many rows that read so many keys and values, both over all sessions."""
 
@@ -35,6 +39,8 @@ class ConstantCurve:
     Args:
         step_s: seconds.
     """
+
+    device = ""
 
     def __init__(self, step_s: float) -> None:
         self._step_s = step_s
@@ -80,23 +86,34 @@ class TraceReplay:
 
     def __init__(self, trace: AcceptanceTrace) -> None:
         self.num_positions = len(trace.ranks)
-        self._right: list[Candidates] = []
-        self._wrong: list[Candidates] = []
-        for claims, rank in zip(trace.log_probs, trace.ranks, strict=True):
-            wrong_tokens = list(range(TRUE_TOKEN + 1, TRUE_TOKEN + 1 + len(claims)))
-            tokens = list(wrong_tokens)
-            if rank != NOT_AMONG:
-                tokens[rank] = TRUE_TOKEN
-            self._right.append(_candidates(tokens, claims))
-            self._wrong.append(_candidates(wrong_tokens, claims))
+        self._trace = trace
+        self._right: dict[int, Candidates] = {}
+        self._wrong: dict[int, Candidates] = {}
 
     def on_path(self, index: int) -> Candidates:
         """Children of a row of the target's own text."""
-        return self._right[index % self.num_positions]
+        index %= self.num_positions
+        found = self._right.get(index)
+        if found is None:
+            claims, rank = self._trace.log_probs[index], self._trace.ranks[index]
+            tokens = _wrong_tokens(len(claims))
+            if rank != NOT_AMONG:
+                tokens[rank] = TRUE_TOKEN
+            found = self._right[index] = _candidates(tokens, claims)
+        return found
 
     def off_path(self, index: int) -> Candidates:
         """Children of a row of other text: none is right."""
-        return self._wrong[index % self.num_positions]
+        index %= self.num_positions
+        found = self._wrong.get(index)
+        if found is None:
+            claims = self._trace.log_probs[index]
+            found = self._wrong[index] = _candidates(_wrong_tokens(len(claims)), claims)
+        return found
+
+
+def _wrong_tokens(num_tokens: int) -> list[int]:
+    return list(range(TRUE_TOKEN + 1, TRUE_TOKEN + 1 + num_tokens))
 
 
 def _candidates(token_ids: list[int], claims: Sequence[float]) -> Candidates:
@@ -142,7 +159,7 @@ def _is_true_text(session: SessionDrafting, tree: DraftTree) -> bool:
 
 def draft_seconds(curve: Curve, step: DraftStep) -> float:
     """How long a draft step's forward takes."""
-    kv_tokens = sum(len(rows.segment.context_slots) for _, _, rows in step.parts)
+    kv_tokens = sum(rows.num_context for _, _, rows in step.parts)
     return curve.seconds(step.num_rows, kv_tokens, len(step.parts))
 
 

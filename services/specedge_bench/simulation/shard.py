@@ -179,7 +179,7 @@ class _Shard:
         info = ServerInfo("", "", _VOCAB_SIZE, self._max_len, scenario.max_live_nodes, (), scenario.max_batch_size, "")
         if scenario.system != "server-only":
             return SimulatedVerifier(self._events, EngineCore(scheduler, target, info, clock), clock)
-        draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.verifier_host_s)
+        draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.edge_host_s)
         settings = self._drafting("streamed")
         num_slots = min(num_blocks * BLOCK_SIZE, self._num_draft_slots(scenario.max_batch_size))
         drafts = LocalDrafts(draft, settings, num_slots, "server", clock)

@@ -1,7 +1,6 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
-import gc
 import logging
 import signal
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import DRAFT_TRIES, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
+from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length
 from specedge_verifier.local_drafts import LocalDrafts
@@ -78,7 +78,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunne
         logger.info("stopped while loading")
         return
     verifier = loading.result()
-    gc.freeze()  # what has been loaded stays: collections between steps need not look at it again
+    spare_steps()
     metrics_server = _serve_metrics(settings, verifier.metrics)
     engine = verifier.start_engine(loop)
     server = VerifierServer(

@@ -117,7 +117,5 @@ def add_nodes(session: Session, nodes: DraftNodes) -> None:
 
     Nodes carry the log-probability of their own step, so that a late node's path counts from today's frontier.
     """
-    trie = session.trie
-    for parent, token, score in zip(nodes.parents, nodes.token_ids, nodes.scores, strict=True):
-        trie.add(parent, token, trie.score(parent) + score)
-    trie.trim()
+    session.trie.extend(nodes.parents, nodes.token_ids, nodes.scores)
+    session.trie.trim()

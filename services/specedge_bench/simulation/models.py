@@ -71,7 +71,7 @@ class ModelledTarget:
 
     def sample(self, schedule: Schedule, logits: None) -> Sequence[int]:
         """The target's tokens; below wrong nodes they are not looked at."""
-        return [TRUE_TOKEN] * sum(1 + len(item.nodes) for item in schedule.planned if item.samples)
+        return [TRUE_TOKEN] * schedule.trees.num_rows
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Nothing is there to be copied."""

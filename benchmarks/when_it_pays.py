@@ -1,6 +1,6 @@
 """Where SpecEdge pays and where it does not: the simulations and plots of docs/when-it-pays.md.
 
-    python -m benchmarks.when_it_pays                   # simulate everything, then draw (about half an hour on two cores)
+    python -m benchmarks.when_it_pays                   # simulate everything, then draw: half an hour on two cores
     python -m benchmarks.when_it_pays --only distance   # one grid
     python -m benchmarks.when_it_pays --draw            # draw what was simulated before
 

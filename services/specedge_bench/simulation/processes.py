@@ -2,12 +2,14 @@
 
 import gc
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from queue import Empty
+from threading import Thread
 from typing import Any, TypeAlias
 
 from specedge.errors import SpecEdgeError
@@ -100,6 +102,7 @@ def _wait(results: Any, workers: Sequence[BaseProcess], on_look: Callable[[], No
 def _work(tasks: Sequence[Task], next_task: _Counter, num_tokens: _Counter, results: Any) -> None:
     """One process: takes tasks until none is left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes itself
+    Thread(target=_end_with_parent, daemon=True).start()
     while True:
         index = _add(next_task, 1)
         if index >= len(tasks):
@@ -109,6 +112,14 @@ def _work(tasks: Sequence[Task], next_task: _Counter, num_tokens: _Counter, resu
                 results.put((index, run_shard(*tasks[index], _counted(num_tokens))))
         except SpecEdgeError as error:
             results.put((index, error))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can end nobody, and nobody wants the results any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a process of a pool works"
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from benchmarks.speculation.deployment import CPU, MODELLED, PACED, Pace, Variant
+from benchmarks.speculation.deployment import Variant
+from specedge_bench.pace.pace import Pace
 
 AUTOREGRESSIVE = "autoregressive"
 RTTS_MS = (0, 15, 60)
@@ -40,14 +41,14 @@ class Section:
 
     Attributes:
         name: for the command line and the tables.
-        pace: of its forwards.
+        pace: of its forwards; None leaves them as this machine makes them.
         temperature: of its requests.
         cells: what is measured.
         length_factor: how many times longer than usual a single user's answers are, where tokens come fast.
     """
 
     name: str
-    pace: Pace
+    pace: Pace | None
     temperature: float
     cells: tuple[Cell, ...]
     length_factor: int = 1
@@ -69,7 +70,7 @@ def _cells(modes: Sequence[str], batch_types: Sequence[str]) -> tuple[Cell, ...]
 
 
 SECTIONS = (
-    Section("paced", PACED, 0.7, _cells(MODES, BATCH_TYPES)),
-    Section("modelled", MODELLED, 0.0, _cells(MODES, BATCH_TYPES)),
-    Section("cpu", CPU, 0.7, _cells(("streamed", "off"), ("ready",)), length_factor=4),
+    Section("paced", Pace("30ms", "5ms"), 0.7, _cells(MODES, BATCH_TYPES)),
+    Section("modelled", Pace("30ms", "5ms", "modelled"), 0.0, _cells(MODES, BATCH_TYPES)),
+    Section("cpu", None, 0.7, _cells(("streamed", "off"), ("ready",)), length_factor=4),
 )

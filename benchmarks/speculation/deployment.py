@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.delay_proxy import DelayProxy
 from specedge.errors import SpecEdgeError
+from specedge_bench.pace.pace import Pace
 from specedge_cli.ports import free_port
 from specedge_cli.probe import probe
 from specedge_cli.supervisor import Child, Interrupts, specedge_command
@@ -16,36 +15,6 @@ from specedge_cli.supervisor import Child, Interrupts, specedge_command
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What the forwards of a deployment are.
-
-    Attributes:
-        name: for tables.
-        pair: "embedded" or "modelled".
-        verify_ms, draft_ms: durations that forwards are stretched to; None leaves them as this machine makes them.
-    """
-
-    name: str
-    pair: str = "embedded"
-    verify_ms: float | None = None
-    draft_ms: float | None = None
-
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command line of a verifier or an edge process."""
-        forward_ms = self.verify_ms if arguments[0] == "verifier" else self.draft_ms
-        if forward_ms is None:
-            return specedge_command(arguments)
-        module = "specedge_bench.pace.process"
-        milliseconds = [str(self.verify_ms), str(self.draft_ms)]
-        return [sys.executable, "-m", module, str(os.getpid()), self.pair, *milliseconds, *arguments]
-
-
-CPU = Pace("as this CPU computes")
-PACED = Pace("30 ms a verify step, 5 ms a draft step", "embedded", 30.0, 5.0)
-MODELLED = Pace("the same, modelled pair", "modelled", 30.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +44,14 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def deployed(
-    pace: Pace, variants: Sequence[Variant], interrupts: Interrupts
+    pace: Pace | None, variants: Sequence[Variant], interrupts: Interrupts
 ) -> AsyncIterator[dict[Variant, Edge]]:
     """Starts one verifier for each batch type and one edge for each variant; all are stopped at the end.
+
+    Args:
+        pace: of all forwards; None leaves them as this machine makes them.
+        variants: the edges.
+        interrupts: of the user.
 
     Raises:
         SpecEdgeError: a process ended, or was not ready in time.
@@ -87,7 +61,8 @@ async def deployed(
     ready: list[tuple[Child, str]] = []
 
     def start(name: str, arguments: list[str], address: str) -> None:
-        child = Child(name, pace.command([*arguments, "--host", HOST, "--num-threads", "1"]))
+        arguments = [*arguments, "--host", HOST, "--num-threads", "1"]
+        child = Child(name, specedge_command(arguments) if pace is None else pace.command(arguments))
         children.append(child)
         ready.append((child, address))
 

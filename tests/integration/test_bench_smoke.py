@@ -13,16 +13,17 @@ from rich.progress import Progress
 from benchmarks.speculation import report
 from benchmarks.speculation.acceptance import Lockstep
 from benchmarks.speculation.cells import AUTOREGRESSIVE, Cell, Section
-from benchmarks.speculation.deployment import Pace
 from benchmarks.speculation.run import Effort, Measured, measure_section
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_model
+from specedge_bench.curves import straight_curve
 from specedge_bench.pace.modelled_pair import AGREEMENT, ModelledDraft, ModelledTarget
+from specedge_bench.pace.pace import Pace
 from specedge_cli.supervisor import Interrupts
 
 EFFORT = Effort(num_answers=1, num_repetitions=1, max_tokens=24, warm_up_tokens=4)
 BUDGET = 24
-FAST = Pace("5 ms a verify step, 1 ms a draft step", "modelled", 5.0, 1.0)
+FAST = Pace("5ms", "1ms", "modelled")
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ async def test_a_small_run_writes_its_tables(interrupts: Interrupts, tmp_path: P
 
 def test_modelled_drafts_agree_as_often_as_they_claim() -> None:
     model = load_model(resolve_model(EMBEDDED_NAME, "draft"), "cpu", "auto")
-    target, draft = (kind(model, 4096, forward_s=0.0) for kind in (ModelledTarget, ModelledDraft))
+    target, draft = (kind(model, 4096, curve=straight_curve("0.01ms")) for kind in (ModelledTarget, ModelledDraft))
     batch = draft.chain(2000)
     chosen = target.compute(batch).argmax(-1)
     claims, choices = draft.compute(batch).log_softmax(-1).topk(len(AGREEMENT))

@@ -24,6 +24,20 @@ class ScenarioError(SpecEdgeError):
     """A simulation was asked for that makes no sense; names the value and the limit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A request of a run whose answer is in the trace.
+
+    Attributes:
+        num_prompt_tokens, num_answer_tokens: its lengths.
+        trace_start: where in the trace the answer begins.
+    """
+
+    num_prompt_tokens: int
+    num_answer_tokens: int
+    trace_start: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One simulation.
@@ -44,6 +58,8 @@ class Scenario:
         batch_type: the verifier's waiting rule.
         num_prompt_tokens, max_tokens: means of prompt and answer length.
         length_spread: lengths are drawn uniformly within this share of their means.
+        replayed: what each of the `num_sessions` users asks, one after the other, in a closed loop; empty draws lengths
+            and places in the trace.
         max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step costs beside its forward.
@@ -67,6 +83,7 @@ class Scenario:
     num_prompt_tokens: int = 256
     max_tokens: int = 128
     length_spread: float = 0.25
+    replayed: tuple[tuple[Replayed, ...], ...] = ()
     max_batch_size: int = 64
     max_num_batched_tokens: int = 1024
     max_tree_nodes: int = 64
@@ -89,5 +106,10 @@ class Scenario:
                 raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 0 and below 3600")
         if not 0 <= self.length_spread < 1:
             raise ScenarioError(f"length_spread is {self.length_spread}; it has to be at least 0 and below 1")
+        if self.replayed and (self.arrival_rate is not None or len(self.replayed) != self.num_sessions):
+            raise ScenarioError(
+                f"replayed has {len(self.replayed)} users; a closed loop of as many as num_sessions, "
+                f"{self.num_sessions}, is needed"
+            )
         if self.arrival_rate is not None and not self.arrival_rate > 0:
             raise ScenarioError(f"arrival_rate is {self.arrival_rate}; it has to be above 0")

@@ -1,6 +1,6 @@
 """Runs one scenario: users, edges, links and verifiers in virtual time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -15,8 +15,8 @@ from specedge_bench.simulation.edge import SimulatedEdge
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
 from specedge_bench.simulation.models import FIRST_PROMPT_TOKEN, LocalDraft, ModelledDraft, ModelledTarget, TraceReplay
-from specedge_bench.simulation.result import Answer, SimResult, percentiles_ms, token_gaps
-from specedge_bench.simulation.scenario import Mode, Progress, Scenario
+from specedge_bench.simulation.result import Answer, SimResult, burst_gaps, percentiles_ms, token_gaps
+from specedge_bench.simulation.scenario import Mode, Progress, Replayed, Scenario
 from specedge_bench.simulation.totals import VerifierTotals
 from specedge_bench.simulation.verifier import SimulatedVerifier
 from specedge_verifier.core import EngineCore
@@ -61,6 +61,8 @@ class _Simulation:
         self._num_done = 0
         is_open = scenario.arrival_rate is not None
         self._num_answers = scenario.num_sessions * (1 if is_open else scenario.requests_per_user)
+        if scenario.replayed:
+            self._num_answers = sum(map(len, scenario.replayed))
         self._verifiers = [self._new_verifier() for _ in range(scenario.num_verifiers)]
         self._places = [self._new_place(index) for index in range(scenario.num_edges)]
 
@@ -70,34 +72,45 @@ class _Simulation:
         for user in range(scenario.num_sessions):
             place = self._places[user % len(self._places)]
             if scenario.arrival_rate is None:
-                self._events.at(0.0, partial(self._ask, place, scenario.requests_per_user))
+                self._events.at(0.0, partial(self._ask, place, self._requests(user)))
             else:
                 arrival_s += self._random.expovariate(scenario.arrival_rate)
-                self._events.at(arrival_s, partial(self._ask, place, 1))
+                self._events.at(arrival_s, partial(self._ask, place, self._requests(user)))
         self._events.run()
         assert self._num_done == self._num_answers, f"{self._num_done} of {self._num_answers} answers finished"
         for verifier in self._verifiers:
             assert verifier.core.num_sessions == 0
         return self._result()
 
-    def _ask(self, place: _Place, num_requests: int) -> None:
+    def _requests(self, user: int) -> Iterator[Replayed]:
+        scenario = self._scenario
+        if scenario.replayed:
+            yield from scenario.replayed[user]
+            return
+        for _ in range(scenario.requests_per_user if scenario.arrival_rate is None else 1):
+            num_prompt, num_answer = self._length(scenario.num_prompt_tokens), self._length(scenario.max_tokens)
+            yield Replayed(num_prompt, num_answer, num_prompt + self._random.randrange(self._num_positions))
+
+    def _ask(self, place: _Place, requests: Iterator[Replayed]) -> None:
         """One user's next request; another one follows until none is left."""
-        scenario, handle = self._scenario, len(self._answers)
-        num_prompt, max_tokens = self._length(scenario.num_prompt_tokens), self._length(scenario.max_tokens)
+        request = next(requests, None)
+        if request is None:
+            return
+        scenario, handle, num_prompt = self._scenario, len(self._answers), request.num_prompt_tokens
         # Distinct prompts share nothing in the prefix cache; a session's seed is its place in the trace.
         prompt_ids = (FIRST_PROMPT_TOKEN + handle,) * num_prompt
-        seed = self._random.randrange(self._num_positions)
-        sampling = SamplingParams(temperature=0.0, seed=seed, max_tokens=max_tokens, ignore_eos=True)
+        seed = (request.trace_start - num_prompt) % self._num_positions
+        sampling = SamplingParams(temperature=0.0, seed=seed, max_tokens=request.num_answer_tokens, ignore_eos=True)
         answer = Answer(self._events.now_s, [])
         self._answers.append(answer)
         system: System = "specedge" if place.drafter_id else "autoregressive"
         message = OpenSession(str(handle), prompt_ids, (), sampling, "", place.drafter_id, system)
-        finish = partial(self._finish, place, num_requests - 1)
+        finish = partial(self._finish, place, requests)
         receive = partial(self._receive, place, handle, answer, finish)
         place.up.send(partial(place.verifier.open, handle, message, partial(self._send_verdict, place, receive)))
         if place.edge is not None:
-            request = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
-            place.edge.open(handle, request, partial(self._send_nodes, place, handle))
+            drafting = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
+            place.edge.open(handle, drafting, partial(self._send_nodes, place, handle))
 
     def _send_verdict(self, place: _Place, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
         place.down.send(partial(receive, verdict))
@@ -116,11 +129,10 @@ class _Simulation:
         if verdict.finish_reason:
             finish()
 
-    def _finish(self, place: _Place, num_requests: int) -> None:
+    def _finish(self, place: _Place, requests: Iterator[Replayed]) -> None:
         self._num_done += 1
         self._on_progress(self._num_done, self._num_answers)
-        if num_requests:
-            self._ask(place, num_requests)
+        self._ask(place, requests)
 
     def _length(self, mean: int) -> int:
         spread = self._scenario.length_spread
@@ -129,7 +141,9 @@ class _Simulation:
     @property
     def _max_len(self) -> int:
         scenario = self._scenario
-        return int((1 + scenario.length_spread) * (scenario.num_prompt_tokens + scenario.max_tokens)) + 2
+        drawn = int((1 + scenario.length_spread) * (scenario.num_prompt_tokens + scenario.max_tokens))
+        requests = (request for requests in scenario.replayed for request in requests)
+        return 2 + max((request.num_prompt_tokens + request.num_answer_tokens for request in requests), default=drawn)
 
     def _new_verifier(self) -> SimulatedVerifier:
         scenario = self._scenario
@@ -202,6 +216,7 @@ class _Simulation:
             wall_s=wall_s,
             tokens_per_s=num_tokens / wall_s,
             itl_ms=percentiles_ms(token_gaps(answers)),
+            burst_ms=percentiles_ms(burst_gaps(answers)),
             tpot_ms=1e3 * median(tpots) if tpots else float("nan"),
             ttft_ms=percentiles_ms([answer.ttft_s for answer in answers]),
             tokens_per_verification=totals.num_committed / totals.num_verifications,

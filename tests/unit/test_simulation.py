@@ -19,8 +19,8 @@ from specedge_bench.simulation.acceptance_trace import (
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
 from specedge_bench.simulation.models import ConstantCurve
-from specedge_bench.simulation.result import Answer, percentiles_ms, token_gaps
-from specedge_bench.simulation.scenario import Scenario, ScenarioError
+from specedge_bench.simulation.result import Answer, burst_gaps, percentiles_ms, token_gaps
+from specedge_bench.simulation.scenario import Replayed, Scenario, ScenarioError
 from specedge_bench.simulation.simulation import simulate
 
 NEVER = AcceptanceTrace("never", "nothing agrees", ((log(0.5), log(0.3)),) * 7, (NOT_AMONG,) * 7)
@@ -78,6 +78,7 @@ def test_link_delays_without_overtaking():
 def test_token_gaps_share_a_burst_and_tpot_leaves_the_first_one_out():
     answer = Answer(1.0, [(1.5, 2), (1.8, 3), (2.0, 1)])
     assert token_gaps([answer]) == pytest.approx([0.1, 0.1, 0.1, 0.2])
+    assert burst_gaps([answer]) == pytest.approx([0.3, 0.2])
     assert answer.ttft_s == 0.5
     assert answer.tpot_s == pytest.approx(0.5 / 4)
     assert Answer(0.0, [(1.0, 5)]).tpot_s is None
@@ -235,3 +236,30 @@ def test_command_refuses_bad_flags(flags, capsys):
     with pytest.raises(SystemExit):
         command.main(flags)
     assert "argument" in capsys.readouterr().err
+
+
+def test_a_replayed_answer_takes_its_own_place_in_the_trace():
+    """The first 40 positions all agree, the others never do: who is asked what decides how fast the answers come."""
+    claims = (log(0.9), log(0.05))
+    trace = AcceptanceTrace("halves", "by hand", (claims,) * 80, (0,) * 40 + (NOT_AMONG,) * 40)
+    easy, hard = Replayed(30, 40, 0), Replayed(9, 40, 40)
+    fast, slow = (simulate(scenario(trace=trace, replayed=((request,),))) for request in (easy, hard))
+    both = simulate(scenario(trace=trace, num_sessions=2, replayed=((easy, hard), (hard,))))
+
+    assert slow.tokens_per_verification == 1
+    assert fast.tokens_per_verification > 3
+    assert both.num_answers == 3
+    assert both.num_tokens == 120
+
+
+def test_replayed_requests_need_a_list_for_each_user():
+    with pytest.raises(ScenarioError, match="replayed has 1 users"):
+        scenario(num_sessions=2, replayed=((Replayed(4, 4, 0),),))
+    with pytest.raises(ScenarioError, match="closed loop"):
+        scenario(num_sessions=1, arrival_rate=1.0, replayed=((Replayed(4, 4, 0),),))
+
+
+def test_drafting_beside_the_target_costs_what_a_draft_step_costs():
+    results = [simulate(scenario(system="server-only", trace=ALWAYS, edge_host_s=host_s)) for host_s in (0.0, 0.002)]
+    assert results[1].draft_busy_s > results[0].draft_busy_s
+    assert results[1].tokens_per_s < results[0].tokens_per_s

@@ -39,13 +39,14 @@ class ForwardLog:
     """Appends a model's forwards to a file that other processes append to as well, line by line."""
 
     def __init__(self, path: Path, model: str) -> None:
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._path = path
         self._model = model
 
     def __call__(self, forward: Forward) -> None:
         """Writes a finished forward."""
         row = asdict(forward) | {"model": self._model}
-        self._file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, separators=(",", ":")) + "\n")
 
 
 def read_forwards(path: Path, offset: int = 0) -> list[Forward]:

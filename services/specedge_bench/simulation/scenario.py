@@ -62,7 +62,8 @@ class Scenario:
             and places in the trace.
         max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
-        verifier_host_s, edge_host_s: what a step costs beside its forward.
+        verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
+            forward.
         seed: names the run.
     """
 

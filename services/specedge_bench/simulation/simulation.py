@@ -167,7 +167,7 @@ class _Simulation:
         info = ServerInfo("", "", _VOCAB_SIZE, self._max_len, scenario.max_live_nodes, (), scenario.max_batch_size, "")
         if scenario.system != "server-only":
             return SimulatedVerifier(self._events, EngineCore(scheduler, target, info, clock), clock)
-        draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.verifier_host_s)
+        draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.edge_host_s)
         settings, num_slots = self._drafting("streamed"), self._num_draft_slots(scenario.max_batch_size)
         drafts = LocalDrafts(draft, settings, num_slots, "server", clock)
         return SimulatedVerifier(self._events, EngineCore(scheduler, target, info, clock, drafts), clock, draft)

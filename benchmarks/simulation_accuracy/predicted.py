@@ -91,6 +91,7 @@ class Predictor:
                 replayed=tuple(tuple(replayed[user::num_users]) for user in range(num_users)),
                 verifier_host_s=hosts.verifier_s,
                 edge_host_s=hosts.draft_s,
+                num_warm_ups=1,
             )
         )
 

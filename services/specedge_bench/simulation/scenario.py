@@ -64,6 +64,7 @@ class Scenario:
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
             forward.
+        num_warm_ups: times that all is asked before it counts, so that the services have learnt what they learn.
         seed: names the run.
     """
 
@@ -92,6 +93,7 @@ class Scenario:
     num_kv_blocks: int | None = None
     verifier_host_s: float = 0.001
     edge_host_s: float = 0.0005
+    num_warm_ups: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:

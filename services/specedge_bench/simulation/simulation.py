@@ -9,6 +9,7 @@ from statistics import median
 from specedge.block_pool import BlockPool
 from specedge.drafting.core import DraftCore
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
+from specedge.drafting.draft_stats import DrafterStats
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, System, Verdict
 from specedge_bench.simulation.edge import SimulatedEdge
@@ -59,6 +60,7 @@ class _Simulation:
         self._num_positions = len(scenario.trace.ranks)
         self._answers: list[Answer] = []
         self._num_done = 0
+        self._num_asked = 0
         is_open = scenario.arrival_rate is not None
         self._num_answers = scenario.num_sessions * (1 if is_open else scenario.requests_per_user)
         if scenario.replayed:
@@ -67,20 +69,38 @@ class _Simulation:
         self._places = [self._new_place(index) for index in range(scenario.num_edges)]
 
     def run(self) -> SimResult:
+        for _ in range(self._scenario.num_warm_ups):
+            self._ask_all()
+            self._forget()
+        self._ask_all()
+        return self._result()
+
+    def _ask_all(self) -> None:
         scenario = self._scenario
-        arrival_s = 0.0
+        arrival_s = self._events.now_s
         for user in range(scenario.num_sessions):
             place = self._places[user % len(self._places)]
-            if scenario.arrival_rate is None:
-                self._events.at(0.0, partial(self._ask, place, self._requests(user)))
-            else:
+            if scenario.arrival_rate is not None:
                 arrival_s += self._random.expovariate(scenario.arrival_rate)
-                self._events.at(arrival_s, partial(self._ask, place, self._requests(user)))
+            self._events.at(arrival_s, partial(self._ask, place, self._requests(user)))
         self._events.run()
         assert self._num_done == self._num_answers, f"{self._num_done} of {self._num_answers} answers finished"
         for verifier in self._verifiers:
             assert verifier.core.num_sessions == 0
-        return self._result()
+
+    def _forget(self) -> None:
+        """What was counted counts no more; what was learnt stays."""
+        self._answers, self._num_done = [], 0
+        for verifier in self._verifiers:
+            verifier.totals = VerifierTotals()
+            verifier.clock.busy_s = 0.0
+            verifier.core.scheduler.num_preemptions = 0
+            if verifier.local_draft is not None:
+                verifier.local_draft.busy_s = 0.0
+        for place in self._places:
+            if place.edge is not None:
+                place.edge.busy_s = 0.0
+                place.edge.core.stats = DrafterStats()
 
     def _requests(self, user: int) -> Iterator[Replayed]:
         scenario = self._scenario
@@ -96,7 +116,8 @@ class _Simulation:
         request = next(requests, None)
         if request is None:
             return
-        scenario, handle, num_prompt = self._scenario, len(self._answers), request.num_prompt_tokens
+        scenario, handle, num_prompt = self._scenario, self._num_asked, request.num_prompt_tokens
+        self._num_asked += 1
         # Distinct prompts share nothing in the prefix cache; a session's seed is its place in the trace.
         prompt_ids = (FIRST_PROMPT_TOKEN + handle,) * num_prompt
         seed = (request.trace_start - num_prompt) % self._num_positions

@@ -28,7 +28,7 @@ from specedge_bench.deployment import Interrupted
 from specedge_bench.options import Options, parse_options
 from specedge_cli.supervisor import Interrupts
 
-PACE = "60ms+0.25ms,10ms+0.05ms"
+PACE = "100ms+0.4ms,20ms+0.1ms"
 UNPACED = "0.001ms,0.001ms"  # a pace that every forward misses, so that forwards are logged all the same
 CPU_CURVES = ("cpu2-target-float32", "cpu2-draft-float32")
 # glibc gives freed memory back to the kernel by default, and where page faults are dear the draft's ranking then takes
@@ -93,8 +93,8 @@ def compare(cells: Sequence[MeasuredCell], options: Options, curves: tuple[str, 
     for _, group in groupby(by_host, key=lambda cell: (cell.record.system, cell.record.load)):
         same = list(group)
         hosts = host_costs(same)
-        for cell in same:
-            result = predictor.predict(cell, systems[cell.record.system], hosts)
+        for number, cell in enumerate(same):
+            result = predictor.predict(cell, same[:number], systems[cell.record.system], hosts)
             record = cell.record
             rows.append(
                 Comparison(

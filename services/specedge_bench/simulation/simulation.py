@@ -1,6 +1,6 @@
 """Runs one scenario: users, edges, links and verifiers in virtual time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -61,28 +61,28 @@ class _Simulation:
         self._answers: list[Answer] = []
         self._num_done = 0
         self._num_asked = 0
-        is_open = scenario.arrival_rate is not None
-        self._num_answers = scenario.num_sessions * (1 if is_open else scenario.requests_per_user)
-        if scenario.replayed:
-            self._num_answers = sum(map(len, scenario.replayed))
+        self._num_answers = 0
         self._verifiers = [self._new_verifier() for _ in range(scenario.num_verifiers)]
         self._places = [self._new_place(index) for index in range(scenario.num_edges)]
 
     def run(self) -> SimResult:
-        for _ in range(self._scenario.num_warm_ups):
-            self._ask_all()
+        if self._scenario.warm_up:
+            self._ask_all(self._scenario.warm_up)
             self._forget()
-        self._ask_all()
+        self._ask_all(self._scenario.replayed)
         return self._result()
 
-    def _ask_all(self) -> None:
+    def _ask_all(self, replayed: Sequence[Sequence[Replayed]]) -> None:
         scenario = self._scenario
+        num_each = 1 if scenario.arrival_rate is not None else scenario.requests_per_user
+        self._num_answers = sum(map(len, replayed)) if replayed else scenario.num_sessions * num_each
         arrival_s = self._events.now_s
         for user in range(scenario.num_sessions):
             place = self._places[user % len(self._places)]
             if scenario.arrival_rate is not None:
                 arrival_s += self._random.expovariate(scenario.arrival_rate)
-            self._events.at(arrival_s, partial(self._ask, place, self._requests(user)))
+            requests = iter(replayed[user]) if replayed else self._draw(num_each)
+            self._events.at(arrival_s, partial(self._ask, place, requests))
         self._events.run()
         assert self._num_done == self._num_answers, f"{self._num_done} of {self._num_answers} answers finished"
         for verifier in self._verifiers:
@@ -102,12 +102,9 @@ class _Simulation:
                 place.edge.busy_s = 0.0
                 place.edge.core.stats = DrafterStats()
 
-    def _requests(self, user: int) -> Iterator[Replayed]:
+    def _draw(self, num_requests: int) -> Iterator[Replayed]:
         scenario = self._scenario
-        if scenario.replayed:
-            yield from scenario.replayed[user]
-            return
-        for _ in range(scenario.requests_per_user if scenario.arrival_rate is None else 1):
+        for _ in range(num_requests):
             num_prompt, num_answer = self._length(scenario.num_prompt_tokens), self._length(scenario.max_tokens)
             yield Replayed(num_prompt, num_answer, num_prompt + self._random.randrange(self._num_positions))
 
@@ -163,7 +160,7 @@ class _Simulation:
     def _max_len(self) -> int:
         scenario = self._scenario
         drawn = int((1 + scenario.length_spread) * (scenario.num_prompt_tokens + scenario.max_tokens))
-        requests = (request for requests in scenario.replayed for request in requests)
+        requests = (request for requests in (*scenario.warm_up, *scenario.replayed) for request in requests)
         return 2 + max((request.num_prompt_tokens + request.num_answer_tokens for request in requests), default=drawn)
 
     def _new_verifier(self) -> SimulatedVerifier:

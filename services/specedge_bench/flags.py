@@ -115,8 +115,9 @@ def _add_services(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--verifier-metrics", metavar="URL", help="its /metrics; without it, its own counts are missing")
     group.add_argument(
         "--pace",
-        metavar="VERIFY_MS,DRAFT_MS",
-        help="stretch forwards to these durations, so that services, network and policy are those beside a GPU",
+        metavar="TARGET,DRAFT",
+        help="stretch forwards to these curves, so that services, network and policy are those beside a GPU: 30ms, "
+        "30ms+0.1ms (the second for every row), or as for simulate",
     )
     group.add_argument(
         "--modelled-pair",

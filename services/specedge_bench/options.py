@@ -9,29 +9,17 @@ from typing import TypeVar
 from specedge.errors import SettingsError
 from specedge_bench.arrivals import Load, parse_load
 from specedge_bench.client import AskSettings
+from specedge_bench.curves import load_curve
 from specedge_bench.devices import DEVICES
 from specedge_bench.flags import DIRECT, bench_parser
 from specedge_bench.machine import without_place
 from specedge_bench.network.profiles import NetworkProfile, network_profile
+from specedge_bench.pace.pace import Pace
 from specedge_bench.prompts.dataset import Selection
 from specedge_bench.summary import Slo
 from specedge_bench.systems import SystemVariant, parse_system
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What the forwards of the services are.
-
-    Args:
-        verify_ms, draft_ms: durations that forwards are stretched to.
-        pair: "embedded" computes them; "modelled" makes tokens by arithmetic, at a known acceptance.
-    """
-
-    verify_ms: float
-    draft_ms: float
-    pair: str = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +163,11 @@ def _price(text: str) -> tuple[str, float]:
 def _pace(text: str | None, is_modelled: bool) -> Pace | None:
     if text is None:
         if is_modelled:
-            raise SettingsError("--modelled-pair needs --pace VERIFY_MS,DRAFT_MS")
+            raise SettingsError("--modelled-pair needs --pace TARGET,DRAFT")
         return None
-    try:
-        verify_ms, draft_ms = (float(part) for part in text.split(","))
-    except ValueError:
-        verify_ms = draft_ms = math.nan
-    if not (0 <= verify_ms < math.inf and 0 <= draft_ms < math.inf):
-        raise SettingsError(f"--pace {text!r}; it must be VERIFY_MS,DRAFT_MS with numbers of at least 0")
-    return Pace(verify_ms, draft_ms, "modelled" if is_modelled else "embedded")
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2:
+        raise SettingsError(f"--pace {text!r}; it must be TARGET,DRAFT with the names of two curves, as 30ms,5ms")
+    for name in names:
+        load_curve(name)
+    return Pace(names[0], names[1], "modelled" if is_modelled else "embedded")

@@ -264,3 +264,30 @@ def test_more_verifiers_than_edges_are_refused():
 def test_scenarios_that_make_no_sense_are_refused(field, value):
     with pytest.raises(ScenarioError, match=f"{field} is"):
         scenario(**{field: value})
+
+
+def test_drafting_beside_the_target_costs_what_a_draft_step_costs():
+    results = [simulate(scenario(system="server-only", trace=ALWAYS, edge_host_s=host_s)) for host_s in (0.0, 0.002)]
+    assert results[1].draft_busy_s > results[0].draft_busy_s
+    assert results[1].tokens_per_s < results[0].tokens_per_s
+
+
+@pytest.mark.parametrize("changes", [{}, {"system": "server-only"}, {"mode": "included"}])
+def test_a_warm_up_is_not_counted(changes):
+    asked = tuple((Replayed(32, 48, 500 * user),) for user in range(3))
+    cold, warm = (
+        simulate(scenario(num_sessions=3, replayed=asked, warm_up=before, **changes)) for before in ((), asked)
+    )
+    assert warm.num_answers == cold.num_answers == 3
+    assert warm.num_tokens == cold.num_tokens == 144
+    assert warm.wall_s < 1.7 * cold.wall_s
+    assert warm.verifier_busy < 1.01
+    assert warm.draft_busy < 1.01
+    assert warm.guesses_hit + warm.guesses_missed < 1.7 * (cold.guesses_hit + cold.guesses_missed) + 1
+
+
+def test_replayed_requests_need_a_list_for_each_user():
+    with pytest.raises(ScenarioError, match="replayed has 1 users"):
+        scenario(num_sessions=2, replayed=((Replayed(4, 4, 0),),))
+    with pytest.raises(ScenarioError, match="warm_up has 1 users; a closed loop"):
+        scenario(num_sessions=1, arrival_rate=1.0, warm_up=((Replayed(4, 4, 0),),))

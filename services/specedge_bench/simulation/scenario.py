@@ -63,6 +63,7 @@ class Scenario:
         length_spread: lengths are drawn uniformly within this share of their means.
         replayed: what each of the `num_sessions` users asks, one after the other, in a closed loop; empty draws lengths
             and places in the trace.
+        warm_up: what each of them asks before, which does not count but is learnt from.
         max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
@@ -87,6 +88,7 @@ class Scenario:
     max_tokens: int = 128
     length_spread: float = 0.25
     replayed: tuple[tuple[Replayed, ...], ...] = ()
+    warm_up: tuple[tuple[Replayed, ...], ...] = ()
     max_batch_size: int = 64
     max_num_batched_tokens: int = 1024
     max_tree_nodes: int = 64
@@ -113,10 +115,12 @@ class Scenario:
                 raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 0 and below 3600")
         if not 0 <= self.length_spread < 1:
             raise ScenarioError(f"length_spread is {self.length_spread}; it has to be at least 0 and below 1")
-        if self.replayed and (self.arrival_rate is not None or len(self.replayed) != self.num_sessions):
-            raise ScenarioError(
-                f"replayed has {len(self.replayed)} users; a closed loop of as many as num_sessions, "
-                f"{self.num_sessions}, is needed"
-            )
+        for name in ("replayed", "warm_up"):
+            asked = getattr(self, name)
+            if asked and (self.arrival_rate is not None or len(asked) != self.num_sessions):
+                raise ScenarioError(
+                    f"{name} has {len(asked)} users; a closed loop of as many as num_sessions, {self.num_sessions}, is "
+                    "needed"
+                )
         if self.arrival_rate is not None and not self.arrival_rate > 0:
             raise ScenarioError(f"arrival_rate is {self.arrival_rate}; it has to be above 0")

@@ -1,7 +1,7 @@
 """One verifier with the edges it serves: the part of a scenario that no other part has any influence on."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -67,6 +67,25 @@ class ShardOutcome:
     bytes_up: int = 0
     bytes_down: int = 0
 
+    def since(self, before: "ShardOutcome") -> "ShardOutcome":
+        """What an earlier outcome of the same shard does not have."""
+        later = ShardOutcome(
+            answers=self.answers[len(before.answers) :],
+            totals=self.totals.since(before.totals),
+            steps=self.steps[len(before.steps) :],
+            num_drafters=self.num_drafters,
+            wasted=self.wasted - before.wasted,
+        )
+        for name in _SUMS:
+            setattr(later, name, getattr(self, name) - getattr(before, name))
+        return later
+
+
+_SUMS = (
+    *("verifier_busy_s", "draft_busy_s", "guesses_hit", "guesses_missed", "num_preemptions", "num_drafted"),
+    *("bytes_up", "bytes_down"),
+)
+
 
 def run_shard(scenario: Scenario, index: int, on_progress: Progress | None = None) -> ShardOutcome:
     """Runs the verifier of this number and its edges to the end of their last answer."""
@@ -93,24 +112,31 @@ class _Shard:
         self._draft = ModelledDraft(self._replay)
         self._answers: list[Answer] = []
         self._num_received = 0
-        requests = [request for user in users for request in user.requests]
-        self._num_answers = len(requests)
-        self._num_tokens = sum(request.num_answer_tokens for request in requests)
-        lengths = (request.num_prompt_tokens + request.num_answer_tokens for request in requests)
+        self._num_tokens = sum(request.num_answer_tokens for user in users for request in user.requests)
+        asked = (request for user in users for request in (*user.warm_up, *user.requests))
+        lengths = (request.num_prompt_tokens + request.num_answer_tokens for request in asked)
         self._max_len = max(lengths, default=0) + 2
         self._verifier = self._new_verifier()
         edges = range(index, scenario.num_edges, scenario.num_verifiers)
         self._places = {edge: self._new_place(edge) for edge in edges}
 
     def run(self, on_progress: Progress) -> ShardOutcome:
-        for user in self._users:
-            ask = partial(self._ask, self._places[user.edge], user.index, iter(user.requests))
-            self._events.at(user.arrival_s, ask)
-        self._events.run(lambda: on_progress(self._num_received, self._num_tokens))
+        self._answer_all([(user, user.warm_up) for user in self._users], lambda: None)
+        before = self._outcome()
+        self._num_received = 0
+        requests = [(user, user.requests) for user in self._users]
+        self._answer_all(requests, lambda: on_progress(self._num_received, self._num_tokens))
         on_progress(self._num_received, self._num_tokens)
         assert self._num_received == self._num_tokens, f"{self._num_received} of {self._num_tokens} tokens arrived"
-        assert len(self._answers) == self._num_answers and self._verifier.core.num_sessions == 0
-        return self._outcome()
+        assert self._verifier.core.num_sessions == 0
+        return self._outcome().since(before)
+
+    def _answer_all(self, asked: Sequence[tuple[User, Sequence[Replayed]]], on_look: Callable[[], None]) -> None:
+        start_s = self._events.now_s
+        for user, requests in asked:
+            ask = partial(self._ask, self._places[user.edge], user.index, iter(requests))
+            self._events.at(start_s + user.arrival_s, ask)
+        self._events.run(on_look)
 
     def _ask(self, place: _Place, user: int, requests: Iterator[Replayed]) -> None:
         """A user's next request; another one follows until none is left."""
@@ -213,9 +239,9 @@ class _Shard:
         edges = [place.edge for place in self._places.values() if place.edge is not None]
         stats: list[DrafterStats] = [edge.core.stats for edge in edges]
         outcome = ShardOutcome(
-            answers=self._answers,
-            totals=verifier.totals,
-            steps=verifier.steps,
+            answers=list(self._answers),
+            totals=replace(verifier.totals),
+            steps=list(verifier.steps),
             verifier_busy_s=verifier.clock.busy_s,
             draft_busy_s=sum(edge.busy_before_s(end_s) for edge in edges),
             num_drafters=len(edges),

@@ -14,12 +14,14 @@ class User:
         index, edge: numbers within the scenario.
         arrival_s: when the first request is sent.
         requests: one after the other.
+        warm_up: likewise, before all that counts.
     """
 
     index: int
     edge: int
     arrival_s: float
     requests: tuple[Replayed, ...]
+    warm_up: tuple[Replayed, ...] = ()
 
 
 def users_of(scenario: Scenario) -> list[User]:
@@ -31,7 +33,8 @@ def users_of(scenario: Scenario) -> list[User]:
         if scenario.arrival_rate is not None:
             arrival_s += arrivals.expovariate(scenario.arrival_rate)
         asked = scenario.replayed[index] if scenario.replayed else _drawn(scenario, requests, num_requests)
-        users.append(User(index, index % scenario.num_edges, arrival_s, asked))
+        warm_up = scenario.warm_up[index] if scenario.warm_up else ()
+        users.append(User(index, index % scenario.num_edges, arrival_s, asked, warm_up))
     return users
 
 

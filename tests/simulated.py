@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from specedge_bench.curves import straight_curve
 from specedge_bench.network.profiles import network_profile
 from specedge_bench.simulation.acceptance_trace import synthetic_trace
-from specedge_bench.simulation.models import ConstantCurve
 from specedge_bench.simulation.scenario import Scenario
 
 
@@ -12,8 +12,8 @@ def scenario(**changes: Any) -> Scenario:
     """One session without network delay and host costs, with some of it changed."""
     values: dict[str, Any] = {
         "system": "specedge",
-        "verifier_curve": ConstantCurve(0.030),
-        "draft_curve": ConstantCurve(0.005),
+        "verifier_curve": straight_curve("30ms"),
+        "draft_curve": straight_curve("5ms"),
         "trace": synthetic_trace(num_positions=2000),
         "num_sessions": 1,
         "network": network_profile("rtt0"),

@@ -84,7 +84,7 @@ def _straight(x: float, left: tuple[int, float], right: tuple[int, float]) -> fl
 
 @dataclass(frozen=True, slots=True)
 class StepCurve:
-    """T(rows, KV) of one model on one device.
+    """T(rows, KV) of one model on one device; both are empty words where a curve is only a line.
 
     Attributes:
         method: "roofline", "measured eager" or "measured graph", with more words where they help.
@@ -178,7 +178,7 @@ def straight_curve(name: str) -> StepCurve:
         raise ProfileError(f"curve {name}: a step has to take more than 0 and less than {_MAX_MS:g} ms, a row no less")
     rows = (0, ROOFLINE_ROWS[-1])
     seconds = tuple(((step_ms + num_rows * per_row_ms) / 1e3,) for num_rows in rows)
-    return StepCurve(name, "any", "any", "any", "straight line", Grid(rows, (0,), seconds))
+    return StepCurve(name, "", "", "", "straight line", Grid(rows, (0,), seconds))
 
 
 def load_curve(name_or_path: str | Path) -> StepCurve:

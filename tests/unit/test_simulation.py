@@ -11,6 +11,7 @@ from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.codec import encode_open, encode_response
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import DraftNodes, OpenSession, Verdict
+from specedge_bench.curves import straight_curve
 from specedge_bench.network.profiles import NetworkProfile, network_profile
 from specedge_bench.network.shape import Shape
 from specedge_bench.simulation.acceptance_trace import (
@@ -25,7 +26,6 @@ from specedge_bench.simulation.acceptance_trace import (
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
 from specedge_bench.simulation.message_bytes import draft_bytes, open_bytes, verdict_bytes
-from specedge_bench.simulation.models import ConstantCurve
 from specedge_bench.simulation.result import Answer, burst_gaps, percentiles_ms, token_gaps
 from specedge_bench.simulation.scenario import Replayed, ScenarioError
 from specedge_bench.simulation.shard import run_shard
@@ -200,7 +200,7 @@ def test_guesses_of_an_always_right_draft_come_true():
 
 
 def test_a_draft_step_that_outlasts_the_last_answer_is_paid_until_then():
-    result = simulate(scenario(draft_curve=ConstantCurve(10.0), max_tokens=8))
+    result = simulate(scenario(draft_curve=straight_curve("10000ms"), max_tokens=8))
     assert result.wall_s < 1.0
     assert result.draft_busy == pytest.approx(1.0)
 

@@ -1,9 +1,8 @@
 import pytest
 
-from specedge_bench.curves import load_curve
+from specedge_bench.curves import load_curve, straight_curve
 from specedge_bench.simulation.flags import simulate_parser
 from specedge_bench.simulation.kv_memory import num_kv_blocks
-from specedge_bench.simulation.models import ConstantCurve
 from specedge_bench.simulation.points import PointMaker
 from specedge_bench.simulation.scenario import ScenarioError
 
@@ -29,7 +28,7 @@ def test_weights_that_do_not_fit_are_refused_by_size() -> None:
 
 
 def test_a_constant_curve_says_nothing_about_memory() -> None:
-    assert num_kv_blocks(ConstantCurve(0.03), None, 16) is None
+    assert num_kv_blocks(straight_curve("30ms"), None, 16) is None
 
 
 def test_a_simulation_takes_what_the_device_has_room_for_unless_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def _print(found: Sequence[SimulatedPoint]) -> None:
         flags = " ".join(f"--price '{name}=DOLLARS_PER_S'" for name in named)
         print(f"\nNo built-in price for {' and '.join(named)}: costs that need one are left out; add {flags}.")
     if "" in unpriced:
-        print("\nA constant curve has no device, hence no cost: name one with --verifier-gpu and --edge-gpu.")
+        print("\nA straight line has no device, hence no cost: name one with --verifier-gpu and --edge-gpu.")
 
 
 def _known() -> str:

@@ -9,8 +9,9 @@ from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.growth import Candidates
 from specedge.wire.draft_codec import SCORE_STEPS
 from specedge.wire.messages import DraftNodes
+from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.events import Action, EventQueue
-from specedge_bench.simulation.models import Curve, ModelledDraft, draft_seconds
+from specedge_bench.simulation.models import ModelledDraft, draft_seconds
 
 OnNodes = Callable[[DraftNodes], None]
 
@@ -26,7 +27,7 @@ class SimulatedEdge:
     """
 
     def __init__(
-        self, events: EventQueue, core: DraftCore[int], model: ModelledDraft, curve: Curve, *, host_s: float
+        self, events: EventQueue, core: DraftCore[int], model: ModelledDraft, curve: StepCurve, *, host_s: float
     ) -> None:
         self.core = core
         self._busy_s = 0.0

@@ -3,13 +3,12 @@
 from specedge_bench.curves import StepCurve
 from specedge_bench.devices import UnknownDevice, find_device
 from specedge_bench.model_shape import dtype_bytes, find_shape
-from specedge_bench.simulation.models import Curve
 from specedge_bench.simulation.scenario import ScenarioError
 
 MEMORY_REACHED = 0.9  # share of a device's memory for weights and KV; the rest is activations, graphs and the runtime
 
 
-def num_kv_blocks(target: Curve, draft: Curve | None, block_size: int) -> int | None:
+def num_kv_blocks(target: StepCurve, draft: StepCurve | None, block_size: int) -> int | None:
     """Blocks of keys and values that fit beside the weights.
 
     A draft model on the same device takes room for its weights and, for every token, for its own keys and values.
@@ -29,12 +28,11 @@ def num_kv_blocks(target: Curve, draft: Curve | None, block_size: int) -> int | 
     for curve in (target, draft):
         if curve is None:
             continue
-        shape = find_shape(curve.model) if isinstance(curve, StepCurve) else None
-        if shape is None or not isinstance(curve, StepCurve):
+        shape = find_shape(curve.model)
+        if shape is None:
             return None
         weight_bytes += shape.num_parameters * dtype_bytes(curve.dtype)
         token_bytes += shape.kv_bytes_per_token(curve.dtype)
-    assert isinstance(target, StepCurve)
     try:
         device = find_device(target.device)
     except UnknownDevice:

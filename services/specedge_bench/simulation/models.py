@@ -5,7 +5,6 @@ wrong one never gets TRUE_TOKEN, so a node's own token tells whether its whole p
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from specedge.drafting.draft_session import SessionDrafting
 from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.draft_tree import DraftTree
 from specedge.drafting.growth import Candidates
+from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.acceptance_trace import NOT_AMONG, AcceptanceTrace
 from specedge_bench.simulation.events import DeviceClock
 from specedge_verifier.scheduler import Schedule
@@ -20,34 +20,6 @@ from specedge_verifier.scheduler import Schedule
 TRUE_TOKEN = 0
 FIRST_PROMPT_TOKEN = 16
 """Prompts and wrong choices use other numbers than the target's answers."""
-
-
-class Curve(Protocol):
-    """How long a forward takes; see `specedge_bench.curves.StepCurve`."""
-
-    @property
-    def device(self) -> str:
-        """What computes it, by the name that has a price; empty for nothing in particular."""
-
-    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
-        """Seconds for so many rows that read so many keys and values, both over all sessions."""
-
-
-class ConstantCurve:
-    """Every forward takes the same time.
-
-    Args:
-        step_s: seconds.
-    """
-
-    device = ""
-
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-
-    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
-        """Seconds for any step."""
-        return self._step_s
 
 
 class ModelledTarget:
@@ -58,7 +30,7 @@ class ModelledTarget:
         host_s: what a step costs beside its forward.
     """
 
-    def __init__(self, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+    def __init__(self, curve: StepCurve, clock: DeviceClock, host_s: float) -> None:
         self._curve = curve
         self._clock = clock
         self._host_s = host_s
@@ -157,7 +129,7 @@ def _is_true_text(session: SessionDrafting, tree: DraftTree) -> bool:
     return not any(token != TRUE_TOKEN for token in tree.trie.committed[len(session.committed) :])
 
 
-def draft_seconds(curve: Curve, step: DraftStep) -> float:
+def draft_seconds(curve: StepCurve, step: DraftStep) -> float:
     """How long a draft step's forward takes."""
     kv_tokens = sum(rows.num_context for _, _, rows in step.parts)
     return curve.seconds(step.num_rows, kv_tokens, len(step.parts))
@@ -173,7 +145,7 @@ class LocalDraft(ModelledDraft):
         host_s: what a draft step costs beside its forward.
     """
 
-    def __init__(self, replay: TraceReplay, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+    def __init__(self, replay: TraceReplay, curve: StepCurve, clock: DeviceClock, host_s: float) -> None:
         super().__init__(replay)
         self.busy_s = 0.0
         self._curve = curve

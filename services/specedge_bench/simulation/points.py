@@ -14,7 +14,6 @@ from specedge_bench.simulation.acceptance_trace import AcceptanceTrace, load_tra
 from specedge_bench.simulation.flags import DEVICE_MEMORY, UNLIMITED
 from specedge_bench.simulation.grid import Point, combinations
 from specedge_bench.simulation.kv_memory import num_kv_blocks
-from specedge_bench.simulation.models import ConstantCurve, Curve
 from specedge_bench.simulation.priced import Devices
 from specedge_bench.simulation.scenario import BLOCK_SIZE, Scenario, ScenarioError
 
@@ -35,7 +34,7 @@ class PointMaker:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._prices = price_table(options.price)
-        self._curves: dict[str, Curve] = {}
+        self._curves: dict[str, StepCurve] = {}
         self._traces: dict[str, AcceptanceTrace] = {}
 
     def points(self) -> list[Point]:
@@ -100,18 +99,18 @@ class PointMaker:
             seed=setting["seed"],
         )
 
-    def _num_kv_blocks(self, target: Curve, local_draft: Curve | None) -> int | None:
+    def _num_kv_blocks(self, target: StepCurve, local_draft: StepCurve | None) -> int | None:
         asked = self._options.num_kv_blocks
         if asked == DEVICE_MEMORY:
             return num_kv_blocks(target, local_draft, BLOCK_SIZE)
         return None if asked == UNLIMITED else int(asked)
 
-    def _server_draft_curve(self, verifier_curve: Curve, edge_curve: Curve) -> Curve:
+    def _server_draft_curve(self, verifier_curve: StepCurve, edge_curve: StepCurve) -> StepCurve:
         """The edge's draft model on the verifier's device: a profile of the verifier's kind, else a roofline."""
         if self._options.server_draft_curve:
             return self._curve(self._options.server_draft_curve)
-        if not (isinstance(verifier_curve, StepCurve) and isinstance(edge_curve, StepCurve)):
-            return edge_curve  # a constant has neither device nor model
+        if not (verifier_curve.device and edge_curve.model):
+            return edge_curve  # a straight line belongs to no device or model
         device, model = verifier_curve.device, edge_curve.model
         is_roofline = verifier_curve.method == ROOFLINE
         for name in list_curves():
@@ -126,9 +125,9 @@ class PointMaker:
                 "one with --server-draft-curve"
             ) from error
 
-    def _curve(self, name: str) -> Curve:
+    def _curve(self, name: str) -> StepCurve:
         if name not in self._curves:
-            self._curves[name] = _constant(name) or load_curve(name)
+            self._curves[name] = load_curve(name)
         return self._curves[name]
 
     def _trace(self, name: str) -> AcceptanceTrace:
@@ -143,16 +142,3 @@ class PointMaker:
             name = text.rpartition("=")[0]
             if slug(name) not in map(slug, used):
                 raise BadPrice(f"price {text!r}: nothing runs on {name}; devices here are {', '.join(used) or 'none'}")
-
-
-def _constant(name: str) -> Curve | None:
-    """The curve that `30ms` means; None for what names a profile or a roofline."""
-    try:
-        step_s = float(name.removesuffix("ms")) / 1e3
-    except ValueError:
-        return None
-    if not name.endswith("ms"):
-        return None
-    if not 0 < step_s < 3600:
-        raise ScenarioError(f"curve {name}: a step has to take more than 0 and less than 3600 s")
-    return ConstantCurve(step_s)

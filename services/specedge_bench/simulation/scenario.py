@@ -6,9 +6,9 @@ from typing import Literal
 
 from specedge.drafting.growth import GrowthSettings
 from specedge.errors import SettingsError
+from specedge_bench.curves import StepCurve
 from specedge_bench.network.profiles import NetworkProfile
 from specedge_bench.simulation.acceptance_trace import AcceptanceTrace
-from specedge_bench.simulation.models import Curve
 
 System = Literal["autoregressive", "server-only", "specedge"]
 Mode = Literal["streamed", "included", "excluded", "off"]
@@ -72,8 +72,8 @@ class Scenario:
     """
 
     system: System
-    verifier_curve: Curve
-    draft_curve: Curve
+    verifier_curve: StepCurve
+    draft_curve: StepCurve
     trace: AcceptanceTrace
     num_sessions: int = 8
     requests_per_user: int = 1

@@ -273,7 +273,7 @@ def test_a_warm_up_is_not_counted(changes):
     )
     assert warm.num_answers == cold.num_answers == 3
     assert warm.num_tokens == cold.num_tokens == 144
-    assert warm.wall_s == pytest.approx(cold.wall_s, rel=0.5)
-    assert warm.verifier_busy <= 1
-    assert warm.draft_busy_s < 1.7 * cold.draft_busy_s
+    assert warm.wall_s < 1.7 * cold.wall_s
+    assert warm.verifier_busy < 1.01
+    assert warm.draft_busy < 1.01
     assert warm.guesses_hit + warm.guesses_missed < 1.7 * (cold.guesses_hit + cold.guesses_missed) + 1

@@ -28,9 +28,9 @@ from specedge_bench.deployment import Interrupted
 from specedge_bench.options import Options, parse_options
 from specedge_cli.supervisor import Interrupts
 
-PACE = "100ms+0.4ms,20ms+0.1ms"
+PACE = "60ms+0.25ms,10ms+0.05ms"
 UNPACED = "0.001ms,0.001ms"  # a pace that every forward misses, so that forwards are logged all the same
-CPU_CURVES = ("cpu2-target-float32", "cpu2-draft-float32")
+CPU_CURVES = ("cpu2-target", "cpu2-draft")
 # glibc gives freed memory back to the kernel by default, and where page faults are dear the draft's ranking then takes
 # more time than its forward; the services inherit this.
 _ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(128 << 20)}
@@ -128,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rtt-ms", default="0,15,60", metavar="LIST", help="round trips (default %(default)s)")
     parser.add_argument("--pace", default=PACE, metavar="TARGET,DRAFT", help="curves (default %(default)s)")
     parser.add_argument("--unpaced", action="store_true", help="forwards as fast as they are")
-    parser.add_argument("--num-requests", metavar="N", help="of a cell (default 3 for each user, at least 8)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="(default %(default)s)")
+    parser.add_argument("--num-requests", metavar="N", help="of a cell (default 2 for each user, at least 8)")
+    parser.add_argument("--max-new-tokens", type=int, default=48, metavar="N", help="(default %(default)s)")
     parser.add_argument("--temperature", default="0", metavar="T", help="(default %(default)s)")
     parser.add_argument("--out", type=Path, default=_RESULTS, metavar="FOLDER", help="(default benchmarks/results)")
     return parser

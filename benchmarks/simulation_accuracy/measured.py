@@ -93,7 +93,7 @@ def _plan(options: Options, prompts: Sequence[Prompt]) -> Iterator[tuple[Planned
     for network in options.network_names:
         for load in options.loads:
             assert load.num_users is not None
-            num_requests = load.num_requests(options.num_requests or max(_LEAST_REQUESTS, 3 * load.num_users))
+            num_requests = load.num_requests(options.num_requests or max(_LEAST_REQUESTS, 2 * load.num_users))
             own = [prompts[(first + index) % len(prompts)] for index in range(num_requests)]
             requests = plan_requests(
                 own, load, 0, num_requests=num_requests, num_edges=options.num_edges, seed=options.seed + first

@@ -26,7 +26,7 @@ from specedge_bench.simulation.command import main as simulate
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "when-it-pays"
 IMAGES = ROOT.parent / "docs" / "images"
-BASE = "--max-tokens 256 --repetitions 3"
+BASE = "--max-tokens 256 --repetitions 3 --edge-host-ms 1.5"
 TRACE = "synthetic:0.75/0.1/0.05/0.03"
 SERVER_ONLY, PLAIN, SPECEDGE = "server-only", "autoregressive", "specedge"
 COLORS = {SPECEDGE: "#2f7fd1", SERVER_ONLY: "#d1660f", PLAIN: "#7a828c"}

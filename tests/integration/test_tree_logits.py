@@ -7,6 +7,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from specedge.tokenizer import load_tokenizer
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, Verdict
 from specedge_verifier.core import EngineCore
+from specedge_verifier.packing import tree_paths
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
@@ -69,16 +71,13 @@ class CapturingTarget(TargetModel):
     def forward(self, schedule: Schedule) -> torch.Tensor:
         logits = super().forward(schedule)
         first = 0
-        for item in schedule.planned:
-            if not item.samples:
-                continue
-            trie = item.session.trie
-            paths = [[], *([trie.token(step) for step in trie.path(number)] for number in item.nodes)]
+        for index, item in enumerate(item for item in schedule.planned if item.samples):
+            paths = tree_paths(schedule.trees, index)
             rows = logits[first : first + len(paths)].clone()
             self._seen.captured.append(Captured(list(item.session.tokens), paths, rows))
             first += len(paths)
         assert first == len(logits)
-        self._seen.num_trees = max(self._seen.num_trees, sum(bool(item.nodes) for item in schedule.planned))
+        self._seen.num_trees = max(self._seen.num_trees, int(np.count_nonzero(schedule.trees.sizes)))
         return logits
 
 

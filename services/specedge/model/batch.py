@@ -1,6 +1,7 @@
 """What a forward takes: rows of many sessions packed end to end, each session attending to its own slots only."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One session's rows in a packed batch.
 
     Attributes:

@@ -33,7 +33,7 @@ _LEAST_LOG_PROB = -20.0
 
 def record_traces(folder: Path, *, num_prompts: int = 60, max_tokens: int = 96) -> Iterator[Path]:
     """Records the embedded pair at every temperature into one file each; gives their paths as they are written."""
-    pair = _EmbeddedPair(max_tokens)
+    pair = EmbeddedPair(max_tokens)
     prompts = load_prompts("own")[:num_prompts]
     for temperature in TEMPERATURES:
         found = [pair.positions(prompt, temperature, seed) for seed, prompt in enumerate(prompts)]
@@ -51,7 +51,13 @@ def record_traces(folder: Path, *, num_prompts: int = 60, max_tokens: int = 96) 
         yield path
 
 
-class _EmbeddedPair:
+class EmbeddedPair:
+    """Both models, one text at a time.
+
+    Args:
+        max_tokens: of an answer.
+    """
+
     def __init__(self, max_tokens: int) -> None:
         target_path, draft_path = resolve_model(EMBEDDED_NAME, "target"), resolve_model(EMBEDDED_NAME, "draft")
         self._max_tokens = max_tokens
@@ -64,7 +70,7 @@ class _EmbeddedPair:
 
     @torch.inference_mode()
     def positions(self, prompt: Prompt, temperature: float, seed: int) -> list[tuple[tuple[float, ...], int]]:
-        """(claims, rank) for each token of the target's answer."""
+        """(claims, rank) for each token of the target's answer, its end included."""
         params = SamplingParams(temperature=temperature, seed=seed, max_tokens=self._max_tokens)
         prompt_ids = self._ids(prompt)
         answer = self._answer(prompt_ids, params)

@@ -1,44 +1,22 @@
-"""The delay proxy: what it adds, what it must not take, and what it counts."""
+"""The network proxy of which nothing but a delay is asked: what it adds, what it must not take, what it counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
+from echo import connection_through, echo
 
-from benchmarks.delay_proxy import DelayProxy
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what comes, and its end."""
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+from specedge_bench.network.profiles import NetworkProfile
+from specedge_bench.network.proxy import NetworkProxy
 
 
-@asynccontextmanager
-async def connection_through(
-    proxy_rtt_s: float, handler: Handler = echo
-) -> AsyncIterator[tuple[DelayProxy, asyncio.StreamReader, asyncio.StreamWriter]]:
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    proxy = DelayProxy(server.sockets[0].getsockname()[1], proxy_rtt_s)
-    reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
-    try:
-        yield proxy, reader, writer
-    finally:
-        writer.transport.abort()
-        await proxy.stop()
-        server.close()
-        await asyncio.sleep(0.01)  # both ends see the other one go
+def delayed(rtt_s: float) -> NetworkProfile:
+    return NetworkProfile("delayed", rtt_s * 1000)
 
 
 @pytest.mark.parametrize("rtt_s", [0.0, 0.05])
 async def test_bytes_arrive_unchanged_and_are_counted_each_way(rtt_s: float) -> None:
     data = bytes(range(256)) * 4096  # a megabyte
-    async with connection_through(rtt_s) as (proxy, reader, writer):
+    async with connection_through(delayed(rtt_s)) as (proxy, reader, writer):
         writer.write(data)
         writer.write_eof()
         assert await reader.read(-1) == data
@@ -47,7 +25,7 @@ async def test_bytes_arrive_unchanged_and_are_counted_each_way(rtt_s: float) -> 
 
 async def test_a_round_trip_takes_at_least_the_added_time() -> None:
     loop = asyncio.get_running_loop()
-    async with connection_through(0.08) as (_, reader, writer):
+    async with connection_through(delayed(0.08)) as (_, reader, writer):
         started_s = loop.time()
         writer.write(b"x")
         await reader.readexactly(1)
@@ -57,7 +35,7 @@ async def test_a_round_trip_takes_at_least_the_added_time() -> None:
 async def test_delays_of_successive_chunks_overlap() -> None:
     loop = asyncio.get_running_loop()
     rtt_s, num_chunks = 0.2, 20
-    async with connection_through(rtt_s) as (_, reader, writer):
+    async with connection_through(delayed(rtt_s)) as (_, reader, writer):
         started_s = loop.time()
         for _ in range(num_chunks):
             writer.write(b"0123456789")
@@ -67,10 +45,10 @@ async def test_delays_of_successive_chunks_overlap() -> None:
 
 
 async def test_a_changed_delay_holds_for_what_arrives_later_and_nothing_overtakes() -> None:
-    async with connection_through(0.2) as (proxy, reader, writer):
+    async with connection_through(delayed(0.2)) as (proxy, reader, writer):
         writer.write(b"slow")
         await asyncio.sleep(0.02)
-        proxy.rtt_s = 0.0
+        proxy.profile = delayed(0.0)
         writer.write(b"fast")
         assert await reader.readexactly(8) == b"slowfast"
 
@@ -80,7 +58,7 @@ async def test_a_target_that_is_away_ends_the_connection() -> None:
     port = unused.sockets[0].getsockname()[1]
     unused.close()
     await unused.wait_closed()
-    proxy = DelayProxy(port)
+    proxy = NetworkProxy(port, delayed(0.0))
     reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await reader.readexactly(1)
@@ -94,14 +72,14 @@ async def test_a_reset_by_the_target_reaches_the_client() -> None:
         await reader.readexactly(1)
         writer.transport.abort()
 
-    async with connection_through(0.01, reset) as (_, reader, writer):
+    async with connection_through(delayed(0.01), reset) as (_, reader, writer):
         writer.write(b"x")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
 
 
 async def test_stopping_closes_connections_that_stand() -> None:
-    async with connection_through(0.5) as (proxy, reader, writer):
+    async with connection_through(delayed(0.5)) as (proxy, reader, writer):
         writer.write(b"x")
         await asyncio.sleep(0.01)
         await proxy.stop()

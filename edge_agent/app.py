@@ -31,7 +31,7 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
-from specedge.model.runner import ModelRunner
+from specedge.model.engines import make_runner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -60,12 +60,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
+def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
     asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
+async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
     """Listen, load, meet the verifier, serve until a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -136,7 +136,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = ModelRunner) -> LoadedModels:
+def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = make_runner) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:

@@ -19,7 +19,8 @@ from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
-from specedge.model.loader import load_generation_defaults, load_model
+from specedge.model.engines import load_for, make_runner
+from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -59,12 +60,12 @@ class Verifier:
         return engine
 
 
-def run(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
+def run(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the service cannot start."""
     asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
+async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -99,7 +100,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunne
     logger.info("stopped")
 
 
-def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> Verifier:
+def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:
     """Load the target, size its KV cache and measure its steps.
 
     Args:
@@ -114,7 +115,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
     path = resolve_model(settings.target_model, "target")
     tokenizer = load_tokenizer(path)
     defaults = load_generation_defaults(path, tokenizer)
-    model = load_model(path, settings.device, settings.dtype)
+    model = load_for(settings.engine, path, settings.device, settings.dtype)
     draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
     max_len = context_length(model.config, settings.max_len)
     num_blocks = choose_num_blocks(

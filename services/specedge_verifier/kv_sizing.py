@@ -5,9 +5,9 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedModel
 
 from specedge.errors import ModelLoadError
+from specedge.model.engines import LoadedModel
 from specedge.model.kv_cache import KVCache
 from specedge.model.runner import kv_shape
 
@@ -25,7 +25,7 @@ class DraftKV:
     num_slots: int | None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, num_slots: int | None) -> "DraftKV":
+    def of(cls, model: LoadedModel, num_slots: int | None) -> "DraftKV":
         """For a loaded draft model."""
         return cls(KVCache.bytes_per_slot(**kv_shape(model.config), dtype=model.dtype), num_slots)
 

@@ -14,7 +14,7 @@ import torch
 from specedge.block_pool import BlockPool
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import ModelRunner, TransformersRunner
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
@@ -110,7 +110,7 @@ def prompts_and_answers() -> tuple[list[tuple[int, ...]], list[list[int]]]:
 
 def engine(seen: Seen, dtype: torch.dtype, num_blocks: int, max_rows: int) -> EngineCore:
     """A core whose rows cost nothing, so that every draft node pays, with a clock of its own."""
-    runner = ModelRunner(load_model(TARGET, "cpu", "float32").to(dtype), num_blocks * BLOCK_SIZE)
+    runner = TransformersRunner(load_model(TARGET, "cpu", "float32").to(dtype), num_blocks * BLOCK_SIZE)
     limits = SchedulerLimits(max_batch_size=8, max_num_batched_tokens=max_rows, max_tree_nodes=24)
     step_time = StepTime(max_rows, [(1, 0.01), (max_rows, 0.01)])
     info = ServerInfo("target", "", runner.vocab_size, 1024, 64, (2,), limits.max_batch_size, "")

@@ -18,7 +18,7 @@ from native_support import (
     tree_batch,
 )
 
-from specedge.model.batch import PackedBatch, Segment
+from specedge.model.batch import PackedBatch, Segment, chain
 from specedge.model.lean.weights import ModelWeights
 from specedge.model.native.engine import INSTRUCTION_SETS
 from specedge.model.native.runner import NativeRunner
@@ -89,7 +89,7 @@ def test_threads_change_nothing() -> None:
 
 def test_thousands_of_short_loops_lose_and_mix_nothing() -> None:
     runner = runner_of("draft", num_threads=3)
-    batches = [runner.chain(num_rows) for num_rows in (1, 2, 40)]
+    batches = [chain(num_rows) for num_rows in (1, 2, 40)]
     expected = [runner.forward(batch) for batch in batches]
     for step in range(400):
         assert runner.forward(batches[step % 3]).equal(expected[step % 3])

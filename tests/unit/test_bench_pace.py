@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from specedge.model.batch import PackedBatch
+from specedge.model.batch import PackedBatch, chain
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_model
 from specedge_bench.curves import Grid, StepCurve
@@ -37,8 +37,8 @@ def model() -> object:
 def test_a_forward_lasts_as_long_as_its_rows_take() -> None:
     seen: list[Forward] = []
     runner = InstantRunner(model(), 256, curve=curve(0.01, 0.109), on_forward=seen.append)
-    runner.forward(runner.chain(1))
-    runner.forward(runner.chain(41))
+    runner.forward(chain(1))
+    runner.forward(chain(41))
 
     assert [(forward.num_rows, forward.num_sessions) for forward in seen] == [(1, 1), (41, 1)]
     assert [round(forward.paced_s, 6) for forward in seen] == [0.01, 0.05]
@@ -49,7 +49,7 @@ def test_a_forward_lasts_as_long_as_its_rows_take() -> None:
 def test_a_computation_that_takes_longer_than_its_pace_is_late() -> None:
     seen: list[Forward] = []
     runner = SlowRunner(model(), 256, curve=curve(0.01, 0.01), on_forward=seen.append)
-    runner.forward(runner.chain(3))
+    runner.forward(chain(3))
 
     assert seen[0].is_late
     assert seen[0].lasted_s >= seen[0].computed_s >= 0.02
@@ -75,9 +75,9 @@ def test_a_verifier_keeps_the_pace_of_the_target_first_and_of_the_draft_then(tmp
     make = runners(Pace("2ms", "1ms", "modelled", log), "verifier")
     for _ in range(2):
         runner = make(model(), 64)
-        runner.forward(runner.chain(1))
+        runner.forward(chain(1))
     edge = runners(Pace("2ms", "1ms", "modelled", log), "edge")(model(), 64)
-    edge.forward(edge.chain(1))
+    edge.forward(chain(1))
 
     assert [(forward.model, forward.paced_s) for forward in read_forwards(log)] == [
         ("target", 0.002),

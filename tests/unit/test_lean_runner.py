@@ -9,13 +9,13 @@ import torch
 from lean_models import FAMILIES, VOCAB_SIZE, load_lean, save_model
 from packed_batches import NUM_SLOTS, mixed_batches
 
-from specedge.model.batch import PackedBatch, Segment
+from specedge.model.batch import PackedBatch, Segment, chain
 from specedge.model.embedded import resolve_model
 from specedge.model.lean.blocks import LeanModel
 from specedge.model.lean.row_bucket import RowBucket, Workspace, record_buckets
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.loader import load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import ModelRunner, TransformersRunner
 
 
 def outputs(runner: ModelRunner | LeanRunner, batches: list[PackedBatch]) -> torch.Tensor:
@@ -27,7 +27,7 @@ def outputs(runner: ModelRunner | LeanRunner, batches: list[PackedBatch]) -> tor
 def test_equals_transformers(family: str, tmp_path: Path) -> None:
     save_model(FAMILIES[family], tmp_path)
     batches = mixed_batches(VOCAB_SIZE)
-    expected = outputs(ModelRunner(load_model(str(tmp_path), "cpu", "float32"), NUM_SLOTS), batches)
+    expected = outputs(TransformersRunner(load_model(str(tmp_path), "cpu", "float32"), NUM_SLOTS), batches)
     logits = outputs(LeanRunner(*load_lean(tmp_path), NUM_SLOTS), batches)
     assert logits.dtype == torch.float32 and expected.std() > 0.5
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -38,9 +38,9 @@ def test_equals_transformers(family: str, tmp_path: Path) -> None:
 def test_low_precision_is_as_near_to_exact_as_transformers(family: str, dtype: str, tmp_path: Path) -> None:
     save_model(FAMILIES[family], tmp_path)
     batches = mixed_batches(VOCAB_SIZE)
-    reference = ModelRunner(load_model(str(tmp_path), "cpu", "float32"), NUM_SLOTS)
+    reference = TransformersRunner(load_model(str(tmp_path), "cpu", "float32"), NUM_SLOTS)
     exact = outputs(reference, batches)
-    theirs = outputs(ModelRunner(load_model(str(tmp_path), "cpu", dtype), NUM_SLOTS), batches)
+    theirs = outputs(TransformersRunner(load_model(str(tmp_path), "cpu", dtype), NUM_SLOTS), batches)
     ours = outputs(LeanRunner(*load_lean(tmp_path, getattr(torch, dtype)), NUM_SLOTS), batches)
     assert 0 < (ours - exact).abs().mean() <= 1.2 * (theirs - exact).abs().mean()
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()
@@ -55,7 +55,7 @@ def test_low_precision_logits_are_not_rounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("role", ["target", "draft"])
 def test_the_embedded_pair_equals_transformers(role: str) -> None:
     folder = Path(resolve_model("demo", role))
-    theirs = ModelRunner(load_model(str(folder), "cpu"), 512)
+    theirs = TransformersRunner(load_model(str(folder), "cpu"), 512)
     ours = LeanRunner(*load_lean(folder), 512)
     rng = np.random.default_rng(3)
     rows = np.arange(300)
@@ -79,9 +79,9 @@ def test_padding_to_a_bucket_changes_no_row(family: str, tmp_path: Path) -> None
 def test_rows_in_one_bucket_do_not_depend_on_what_ran_in_it_before(tmp_path: Path) -> None:
     save_model(FAMILIES["qwen3"], tmp_path)
     runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(8,))
-    first = runner.forward(runner.chain(3))
-    runner.forward(PackedBatch(np.full(8, 50), np.arange(8), np.arange(20, 28), runner.chain(8).segments, np.arange(8)))
-    assert torch.equal(runner.forward(runner.chain(3)), first)
+    first = runner.forward(chain(3))
+    runner.forward(PackedBatch(np.full(8, 50), np.arange(8), np.arange(20, 28), chain(8).segments, np.arange(8)))
+    assert torch.equal(runner.forward(chain(3)), first)
 
 
 def test_the_smallest_bucket_that_holds_the_rows_is_taken(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from specedge.model.batch import chain
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_model
 from specedge_bench.curves import straight_curve
@@ -11,7 +12,7 @@ from specedge_bench.pace.modelled_pair import AGREEMENT, ModelledDraft, Modelled
 def test_modelled_drafts_agree_as_often_as_they_claim() -> None:
     model = load_model(resolve_model(EMBEDDED_NAME, "draft"), "cpu", "auto")
     target, draft = (kind(model, 4096, curve=straight_curve("0.01ms")) for kind in (ModelledTarget, ModelledDraft))
-    batch = draft.chain(2000)
+    batch = chain(2000)
     chosen = target.compute(batch).argmax(-1)
     claims, choices = draft.compute(batch).log_softmax(-1).topk(len(AGREEMENT))
 

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from specedge.errors import ModelLoadError
-from specedge.model.batch import PackedBatch, Segment
+from specedge.model.batch import PackedBatch, Segment, chain
 from specedge.model.embedded import resolve_model
 from specedge.model.lean.spec import spec_of
 from specedge.model.lean.weights import load_weights
@@ -42,7 +42,7 @@ from specedge.model.loader import load_model
 from specedge.model.native import self_test
 from specedge.model.native.engine import INSTRUCTION_SETS, BatchRefused
 from specedge.model.native.runner import NativeRunner
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import TransformersRunner
 
 pytestmark = needs_compiler
 TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ def test_equals_transformers(family: str, limit: str, tmp_path: Path) -> None:
     weights = load_weights(tmp_path, spec, dtype=torch.float32, device=torch.device("cpu"))
     model.set_attn_implementation("specedge_paged")
     items = sessions(Random(0), 97, [(0, 4), (9, 7), (301, 5)])
-    oracle = ModelRunner(model, NUM_SLOTS)
+    oracle = TransformersRunner(model, NUM_SLOTS)
     runner = NativeRunner(library(), spec, weights, NUM_SLOTS, num_threads=2, limit=limit)
     logits = []
     for each in (oracle, runner):
@@ -101,7 +101,7 @@ def test_equals_transformers(family: str, limit: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["target", "draft"])
 def test_embedded_pair_equals_transformers(role: Any) -> None:
-    oracle = ModelRunner(load_model(resolve_model("demo", role), "cpu", "float32"), NUM_SLOTS)
+    oracle = TransformersRunner(load_model(resolve_model("demo", role), "cpu", "float32"), NUM_SLOTS)
     runner = runner_of(role)
     items = sessions(Random(1), 4096, [(0, 4), (120, 32), (510, 8)])
     logits = []
@@ -115,12 +115,12 @@ def test_embedded_pair_equals_transformers(role: Any) -> None:
 
 def test_only_wanted_rows_have_logits_in_their_order() -> None:
     runner = runner_of("target")
-    every = runner.forward(runner.chain(20))
+    every = runner.forward(chain(20))
     wanted = np.array([19, 3, 3, 0])
-    chain = runner.chain(20)
-    assert runner.forward(dataclasses.replace(chain, logits_rows=wanted)).equal(every[wanted])
-    assert runner.forward(dataclasses.replace(chain, logits_rows=wanted[:0])).shape == (0, 4096)
-    assert runner.forward(dataclasses.replace(chain, logits_rows=np.zeros(50, dtype=np.int64))).equal(
+    batch = chain(20)
+    assert runner.forward(dataclasses.replace(batch, logits_rows=wanted)).equal(every[wanted])
+    assert runner.forward(dataclasses.replace(batch, logits_rows=wanted[:0])).shape == (0, 4096)
+    assert runner.forward(dataclasses.replace(batch, logits_rows=np.zeros(50, dtype=np.int64))).equal(
         every[:1].expand(50, -1)
     )
 
@@ -134,7 +134,7 @@ def test_bfloat16_norms_and_biases_are_read_as_they_are(tmp_path: Path) -> None:
     wide = load_weights(tmp_path, spec, dtype=torch.float32, device=torch.device("cpu"))
     half = load_weights(tmp_path, spec, dtype=torch.float16, device=torch.device("cpu"))
     logits = [NativeRunner(library(), spec, some, 64) for some in (stored, wide, half)]
-    found = [runner.forward(runner.chain(9)) for runner in logits]
+    found = [runner.forward(chain(9)) for runner in logits]
     assert found[1].equal(found[0])
     torch.testing.assert_close(found[2], found[0], atol=1e-2, rtol=1e-2)
 
@@ -195,10 +195,10 @@ FORKED = """
 import os
 from native_support import runner_of
 runner = runner_of("draft", num_threads=2)
-expected = runner.forward(runner.chain(40)).numpy().tobytes()
+expected = runner.forward(chain(40)).numpy().tobytes()
 child = os.fork()
 if child == 0:
-    raise SystemExit(runner.forward(runner.chain(40)).numpy().tobytes() != expected)
+    raise SystemExit(runner.forward(chain(40)).numpy().tobytes() != expected)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

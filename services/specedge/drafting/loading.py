@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
+from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
-from specedge.model.loader import load_model
+from specedge.model.engines import LoadedModel, load_for, make_runner
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -20,7 +21,7 @@ MakeRunner = Callable[[Any, int], ModelRunner]
 _WARM_UP_ROWS = (1, 8, 32, 128)
 
 
-def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
     """Load the weights of the draft model that the settings name; they must name one.
 
     Args:
@@ -38,11 +39,11 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
-    return load_model(path, settings.device, settings.dtype)
+    return load_for(settings.engine, path, settings.device, settings.dtype)
 
 
 def draft_runner(
-    model: PreTrainedModel, drafting: DraftingSettings, num_slots: int, make_runner: MakeRunner = ModelRunner
+    model: LoadedModel, drafting: DraftingSettings, num_slots: int, make_runner: MakeRunner = make_runner
 ) -> tuple[ModelRunner, DraftingSettings]:
     """Give a draft model its KV cache and warm it up.
 
@@ -58,6 +59,6 @@ def draft_runner(
     runner = make_runner(model, num_slots)
     for num_rows in _WARM_UP_ROWS:
         if num_rows <= runner.num_slots:
-            runner.forward(runner.chain(num_rows))
+            runner.forward(chain(num_rows))
     positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return runner, drafting if positions is None else replace(drafting, max_positions=positions)

@@ -46,3 +46,9 @@ class PackedBatch:
     slots: IntArray
     segments: tuple[Segment, ...]
     logits_rows: IntArray
+
+
+def chain(num_rows: int) -> PackedBatch:
+    """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
+    rows = np.arange(num_rows, dtype=np.int64)
+    return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)

@@ -5,25 +5,27 @@ from typing import Any
 
 import torch
 
-from specedge.model.batch import PackedBatch
-from specedge.model.runner import ModelRunner
+from specedge.model.batch import IntArray, PackedBatch
+from specedge.model.engines import make_runner
 from specedge_bench.curves import StepCurve
 from specedge_bench.pace.forward_log import Forward, OnForward
 
 
-class PacedRunner(ModelRunner):
+class PacedRunner:
     """Computes, then sleeps until as much time has passed since the forward began as the curve gives it.
 
     Where the computation itself takes longer the forward is late; what is told to `on_forward` shows it.
 
     Args:
-        model, num_slots: as for ModelRunner.
+        model, num_slots: as for `make_runner`.
         curve: how long a forward takes.
         on_forward: told about each one.
     """
 
     def __init__(self, model: Any, num_slots: int, *, curve: StepCurve, on_forward: OnForward | None = None) -> None:
-        super().__init__(model, num_slots)
+        self._runner = make_runner(model, num_slots)
+        self.device, self.vocab_size = self._runner.device, self._runner.vocab_size
+        self.num_slots, self.cache = self._runner.num_slots, self._runner.cache
         self._curve = curve
         self._on_forward = on_forward
 
@@ -42,4 +44,8 @@ class PacedRunner(ModelRunner):
 
     def compute(self, batch: PackedBatch) -> torch.Tensor:
         """The logits of the wanted rows."""
-        return super().forward(batch)
+        return self._runner.forward(batch)
+
+    def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
+        """As for any runner; takes no time of the pace."""
+        self._runner.copy_kv(source_slots, target_slots)

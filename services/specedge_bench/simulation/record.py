@@ -17,7 +17,7 @@ from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import IntArray, PackedBatch, Segment
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_generation_defaults, load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import TransformersRunner
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
@@ -63,8 +63,8 @@ class EmbeddedPair:
         self._max_tokens = max_tokens
         self._tokenizer = load_tokenizer(target_path)
         self._eos_ids = load_generation_defaults(target_path, self._tokenizer).eos_ids
-        self._target = ModelRunner(load_model(target_path, "cpu", "auto"), _NUM_SLOTS)
-        self._draft = ModelRunner(load_model(draft_path, "cpu", "auto"), _NUM_SLOTS)
+        self._target = TransformersRunner(load_model(target_path, "cpu", "auto"), _NUM_SLOTS)
+        self._draft = TransformersRunner(load_model(draft_path, "cpu", "auto"), _NUM_SLOTS)
         self._sampler = Sampler(self._target.vocab_size, self._target.device)
         self._rankings: dict[float, ChildRanking] = {}
 

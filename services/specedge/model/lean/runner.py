@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from specedge.model.batch import IntArray, PackedBatch, Segment
+from specedge.model.batch import IntArray, PackedBatch
 from specedge.model.kv_cache import KVCache
 from specedge.model.lean.blocks import Attend, LeanModel
 from specedge.model.lean.row_bucket import RowBucket, record_buckets
@@ -84,11 +83,6 @@ class LeanRunner:
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
         self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
-
-    def chain(self, num_rows: int) -> PackedBatch:
-        """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
-        rows = np.arange(num_rows, dtype=np.int64)
-        return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)
 
 
 def reference_attention(spec: ModelSpec, cache: KVCache, device: torch.device) -> PrepareAttention:

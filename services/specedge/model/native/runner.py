@@ -4,11 +4,10 @@ import ctypes
 import logging
 from threading import Lock
 
-import numpy as np
 import torch
 
 from specedge.errors import ModelLoadError
-from specedge.model.batch import IntArray, PackedBatch, Segment
+from specedge.model.batch import IntArray, PackedBatch
 from specedge.model.kv_cache import KVCache
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import ModelWeights
@@ -85,8 +84,3 @@ class NativeRunner:
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
         self.cache.copy(torch.from_numpy(source_slots), torch.from_numpy(target_slots))
-
-    def chain(self, num_rows: int) -> PackedBatch:
-        """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
-        rows = np.arange(num_rows, dtype=np.int64)
-        return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)

@@ -145,7 +145,7 @@ TREE = np.tri(4, dtype=np.bool_)
 
 
 def with_segment(**changes: Any) -> PackedBatch:
-    return dataclasses.replace(BATCH, segments=(dataclasses.replace(BATCH.segments[0], **changes),))
+    return dataclasses.replace(BATCH, segments=(BATCH.segments[0]._replace(**changes),))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,7 @@ def test_a_model_it_does_not_take_is_refused() -> None:
 FORKED = """
 import os
 from native_support import runner_of
+from specedge.model.batch import chain
 runner = runner_of("draft", num_threads=2)
 expected = runner.forward(chain(40)).numpy().tobytes()
 child = os.fork()

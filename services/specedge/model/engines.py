@@ -98,7 +98,7 @@ def _load_lean(folder: Path, device: torch.device, dtype: str, *, is_native: boo
     num_bytes = check_model_folder(folder)
     config = AutoConfig.from_pretrained(folder)
     spec = spec_of(config)
-    wanted: torch.dtype | Literal["auto"] = DTYPES[dtype] if dtype in DTYPES else "auto"
+    wanted: torch.dtype | Literal["auto"] = DTYPES.get(dtype, "auto")
     if dtype == "auto" and device.type == "cpu":
         wanted = torch.float32
     weights = load_weights(

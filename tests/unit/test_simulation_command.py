@@ -44,7 +44,7 @@ def test_command_prints_a_row_per_combination_and_writes_it(tmp_path, capsys):
     assert table.splitlines()[0].startswith("| system | mode | sessions | tokens/s |")
     assert len([line for line in table.splitlines() if line.startswith("| specedge")]) == 4
     assert "claims are honest" in table
-    assert "A constant curve has no device" in table
+    assert "A straight line has no device" in table
 
 
 def test_processes_change_neither_numbers_nor_order(tmp_path, capsys):

@@ -98,6 +98,14 @@ GRIDS = {
         lambda row: 32 / int(row["num_edges"]),
         "users of one edge",
     ),
+    "modes": Grid(
+        (
+            f"--prompt-tokens 512 --trace {TRACE} --sessions 1,8 --rtt-ms 15,60 --system specedge "
+            "--mode streamed,off,included,excluded --batch-type ready,dynamic",
+        ),
+        lambda row: float(row["rtt-ms"]),
+        "round trip, ms",
+    ),
     "devices": Grid(
         tuple(
             f"--prompt-tokens 512 --trace {TRACE} --sessions 16 --verifier-curve '{verifier}' --draft-curve '{edge}'"

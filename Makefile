@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench exactness bench-speculation lint proto lock install install-dev clean
+.PHONY: help demo test bench exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -36,7 +36,6 @@ help:
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
-	@echo 'make bench-speculation   acceptance, tokens per verification and latency with the embedded pair'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
 	@echo 'make proto               regenerate the stubs from proto/'
 	@echo 'make lock                rewrite $(LOCK) from what is installed'
@@ -53,9 +52,6 @@ bench: $(INSTALLED_DEV)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
-
-bench-speculation: $(INSTALLED_DEV)
-	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.speculation $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .

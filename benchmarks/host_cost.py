@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from statistics import median
 from time import thread_time
+from typing import TypeVar
+
+import numpy as np
 
 from specedge.block_pool import BlockPool
+from specedge.node_store import IntArray
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.core import EngineCore
-from specedge_verifier.packing import pack, row_group
+from specedge_verifier.garbage import spare_steps
+from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
 
@@ -37,8 +42,10 @@ _STEP_LOG_PROBS = (-0.25, -1.9, -3.2)  # of a node's children
 _HIT_RATES = (0.75, 0.12, 0.03)  # how often the target takes each of them
 _NUM_WARM_UP = 10
 
+Number = TypeVar("Number", int, IntArray)
 
-def token_at(handle: int, position: int) -> int:
+
+def token_at(handle: Number, position: Number) -> Number:
     """The target's token at a position of a session, whatever was before it."""
     return (7919 * handle + 104729 * position) % _VOCAB_SIZE
 
@@ -48,18 +55,16 @@ class InstantTarget:
 
     def forward(self, schedule: Schedule) -> None:
         pack(schedule)
-        for item in schedule.planned:
-            if item.samples:
-                row_group(item)
+        row_groups(schedule)
 
-    def sample(self, schedule: Schedule, logits: None) -> list[int]:
-        sampled: list[int] = []
-        for item in schedule.planned:
-            if item.samples:
-                session = item.session
-                sampled.append(token_at(session.handle, len(session.tokens)))
-                sampled += [token_at(session.handle, session.trie.position(number) + 1) for number in item.nodes]
-        return sampled
+    def sample(self, schedule: Schedule, logits: None) -> IntArray:
+        trees = schedule.trees
+        handles, positions = np.empty((2, trees.num_rows), dtype=np.int64)
+        sampling = [item.session for item in schedule.planned if item.samples]
+        handles[:] = np.repeat([session.handle for session in sampling], trees.sizes + 1)
+        positions[trees.roots] = [len(session.tokens) for session in sampling]
+        positions[trees.rows] = trees.positions + 1
+        return token_at(handles, positions)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Nothing is stored."""
@@ -146,6 +151,7 @@ def measure(num_sessions: int, num_nodes: int, num_live: int, num_steps: int, *,
         prompt = tuple(random.Random(handle).choices(range(_VOCAB_SIZE), k=_PROMPT_TOKENS))
         core.open(handle, OpenSession(str(handle), prompt, (), params, "f", f"edge {handle % num_drafters}"))
         edges[handle] = Edge(handle, num_live)
+    spare_steps()
     while any(session.num_uncomputed > 1 for session in (*scheduler.running, *scheduler.waiting)):
         core.step()
     rows: list[tuple[float, ...]] = []

@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -28,14 +28,15 @@ from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
-from specedge.drafting.loading import MakeRunner, load_draft_runner
+from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
-from specedge.model.runner import ModelRunner
+from specedge.model.engines import make_runner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_DRAFT_SLOTS = 65_536
 _PROACTIVE_DECAY = 0.95
 
 
@@ -59,12 +60,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
+def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
     asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -> None:
+async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
     """Listen, load, meet the verifier, serve until a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -123,7 +124,9 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = ModelRunner) -
 def bind(host: str, port: int) -> socket.socket:
     """A socket for uvicorn to listen on; raises InvalidRequest, naming the address, when it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio takes Nagle's delay off connections that say they are TCP, and those accepted here say what the listener
+    # does; with the delay an answer's first token waits 40 ms for the client to acknowledge the headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -133,7 +136,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = ModelRunner) -> LoadedModels:
+def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = make_runner) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:
@@ -149,20 +152,14 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
     if settings.draft_model is None:
         return LoadedModels(tokenizer, None)
-    runner, positions = load_draft_runner(
-        settings.draft_model,
-        target_name=settings.target_model,
-        target_tokenizer=tokenizer,
-        device=settings.device,
-        dtype=settings.dtype,
-        num_slots=settings.num_draft_slots,
-        make_runner=make_runner,
-    )
+    model = load_draft_model(settings, tokenizer)
+    num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
+    runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
     steps = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
     drafter = Drafter(
         runner,
         drafter_id=f"{settings.draft_model}/{settings.proactive.type}",
-        settings=drafting_settings(settings, positions),
+        settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
     )
@@ -170,7 +167,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     return LoadedModels(tokenizer, drafter)
 
 
-def drafting_settings(settings: EdgeSettings, max_positions: int | None) -> DraftingSettings:
+def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
     """The drafter's settings from the process's; a proactive growth parameter left out is the main one's."""
     main = settings.growth
     proactive = GrowthSettings(
@@ -180,8 +177,7 @@ def drafting_settings(settings: EdgeSettings, max_positions: int | None) -> Draf
         max_budget=settings.proactive.max_budget or main.max_budget,
         decay=_PROACTIVE_DECAY,
     )
-    draft = DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive)
-    return draft if max_positions is None else replace(draft, max_positions=max_positions)
+    return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive)
 
 
 def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationService, metrics: EdgeMetrics) -> FastAPI:

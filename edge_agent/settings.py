@@ -36,11 +36,6 @@ class ProactiveSettings(SettingsGroup):
 class EdgeSettings(DrafterSettings):
     """Everything that can be set on the edge agent; see `specedge edge --help`."""
 
-    target_model: str = Field(
-        default="demo",
-        min_length=1,
-        description="source of the target's tokenizer and chat template: a Hugging Face id, a local folder, or demo",
-    )
     served_model_name: str | None = Field(
         default=None,
         min_length=1,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from specedge.model.batch import PackedBatch
-from specedge_verifier.packing import pack, row_group
+from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
 
 VOCAB_SIZE = 5
@@ -38,9 +38,8 @@ class FakeTarget:
         """Paths of the wanted rows, after checking every row's context."""
         batch = pack(schedule)
         rows = self._run(batch)
-        for item in schedule.planned:
-            if item.samples:
-                assert len(row_group(item).positions) == 1 + len(item.nodes)
+        sizes = [1 + item.num_nodes for item in schedule.planned if item.samples]
+        assert [len(group.positions) for group in row_groups(schedule)] == sizes
         return [rows[row] for row in batch.logits_rows]
 
     def sample(self, schedule: Schedule, logits: list[tuple[int, ...]]) -> list[int]:

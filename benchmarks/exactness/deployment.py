@@ -12,13 +12,13 @@ from edge_agent.generation import GenerationOptions, GenerationService
 from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_client import VerifierClient
 from specedge_verifier.app import Verifier, load
-from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineThread
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.settings import VerifierSettings
 
 _DEADLINE_S = 60.0
 _EMPTY_WITHIN_S = 10.0
+_NUM_LOOKS = 1000
 
 
 class StreamWatch(StreamCounters):
@@ -71,7 +71,7 @@ async def deployed(
     try:
         await service.start()
         yield Deployment(settings, verifier, service, streams, proxy)
-        await _check_empty(engine, server)
+        await _check_empty(verifier, engine, server)
     finally:
         await client.close()
         if proxy is not None:
@@ -80,17 +80,16 @@ async def deployed(
         engine.stop()
 
 
-async def _check_empty(engine: EngineThread, server: VerifierServer) -> None:
+async def _check_empty(verifier: Verifier, engine: EngineThread, server: VerifierServer) -> None:
     """Waits for the streams that cut connections left behind, then holds free + held = total and held = 0."""
+    pool = verifier.core.scheduler.pool
     await asyncio.wait_for(server.service.wait_idle(), _EMPTY_WITHIN_S)
-    loop = asyncio.get_running_loop()
-    num_held: asyncio.Future[int] = loop.create_future()
-
-    def look(core: EngineCore) -> None:
-        core.scheduler.pool.check_integrity()
-        loop.call_soon_threadsafe(num_held.set_result, core.scheduler.pool.num_held)
-
-    engine.inspect(look)
-    held = await asyncio.wait_for(num_held, _EMPTY_WITHIN_S)
-    if engine.num_sessions or held:
-        raise AssertionError(f"{engine.num_sessions} sessions and {held} KV blocks are left after the last answer")
+    for _ in range(_NUM_LOOKS):
+        if not engine.num_sessions and not pool.num_held:
+            break
+        await asyncio.sleep(_EMPTY_WITHIN_S / _NUM_LOOKS)
+    else:
+        left = f"{engine.num_sessions} sessions and {pool.num_held} KV blocks"
+        raise AssertionError(f"{left} are left after the last answer")
+    engine.stop()
+    pool.check_integrity()

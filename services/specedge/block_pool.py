@@ -6,6 +6,7 @@ Rule 3  Blocks without a key are handed out first; then the one whose last refer
 Rule 4  Only full blocks of committed tokens are published, under a key that depends on every token before them.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,8 +25,7 @@ def root_key(namespace: bytes = b"") -> bytes:
 
 def next_block_key(previous_key: bytes, block_token_ids: Sequence[int]) -> bytes:
     """The key of a full block, given the key of the block before it."""
-    tokens = np.asarray(block_token_ids, dtype="<u4").tobytes()
-    return blake2b(previous_key + tokens, digest_size=_KEY_BYTES).digest()
+    return blake2b(previous_key + array("I", block_token_ids).tobytes(), digest_size=_KEY_BYTES).digest()
 
 
 def block_keys(token_ids: Sequence[int], block_size: int, namespace: bytes = b"") -> list[bytes]:
@@ -53,6 +53,7 @@ class BlockPool:
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.slots = np.arange(num_blocks * block_size).reshape(num_blocks, block_size)  # of each block
         self.stats = PrefixCacheStats()
         self._num_references = [0] * num_blocks
         self._num_held = 0
@@ -80,14 +81,13 @@ class BlockPool:
 
     def allocate(self, num_blocks: int) -> list[int]:
         """Hands out blocks with one reference each; raises OutOfBlocks and changes nothing if there are too few."""
-        if num_blocks > self.num_free:
+        if num_blocks > self.num_blocks - self._num_held:
             raise OutOfBlocks(f"{num_blocks} KV blocks wanted, {self.num_free} of {self.num_blocks} are free")
-        num_blank = min(num_blocks, len(self._blank))
-        block_ids = self._blank[len(self._blank) - num_blank :][::-1]
-        del self._blank[len(self._blank) - num_blank :]
-        block_ids += [self._evict() for _ in range(num_blocks - num_blank)]
-        for block_id in block_ids:
+        block_ids = []
+        for _ in range(num_blocks):
+            block_id = self._blank.pop() if self._blank else self._evict()
             self._num_references[block_id] = 1
+            block_ids.append(block_id)
         self._num_held += num_blocks
         return block_ids
 

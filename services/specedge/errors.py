@@ -9,10 +9,11 @@ SpecEdgeError
 ├── EngineDead            the engine thread ended with an error; the process must be replaced
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
 ├── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
-├── SettingsError         a flag, variable or settings file is wrong (specedge.settings_sources)
+├── SettingsError         what the user asked for is unknown or not allowed: a flag, a variable, a settings file, and in
+│                         specedge_bench a system, load, network, prompt set, run folder, ... (exit code 2)
 ├── PortBusy              a port the user asked for is taken (specedge_cli.ports)
 ├── DemoFailed            a process of the demo ended or never became ready (specedge_cli.demo)
-└── PromptSetError, SystemFailed, RunFolderError, ...   what a measurement lacks (modules of specedge_bench)
+└── SystemFailed, BadRecord, NothingToCompare, ...   why a measurement failed (modules of specedge_bench)
 
 Foreign errors (gRPC, HTTP, safetensors) are mapped into this tree once, at the border where they enter.
 """
@@ -79,3 +80,7 @@ class ModelLoadError(SpecEdgeError):
 
 class OutOfBlocks(SpecEdgeError):
     """The KV block pool has too few free blocks."""
+
+
+class SettingsError(SpecEdgeError):
+    """What the user asked for is unknown or not allowed; names it and what is known, one line for each."""

@@ -1,7 +1,7 @@
 """Which tokens one session wants from a batch of logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroup:
+class RowGroup(NamedTuple):
     """The rows of logits that one session wants tokens for.
 
     Attributes:

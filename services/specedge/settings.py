@@ -61,6 +61,12 @@ class ProcessSettings(SettingsGroup, BaseSettings):
         default="auto",
         description="number format of the weights; auto is the checkpoint's own on CUDA and float32 on the CPU",
     )
+    engine: Literal["auto", "native", "lean", "transformers"] = Field(
+        default="auto",
+        description="what computes the model: native is plain C for the CPU, lean is torch without transformers' model "
+        "code, both for dense Llama, Qwen2, Qwen3 and Mistral models; auto is native for a local model where there is "
+        "a C compiler, else transformers",
+    )
     host: str = Field(
         default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every IPv4 interface"
     )

@@ -16,16 +16,12 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, YamlConfigSettingsSource
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge.settings import ProcessSettings
 from specedge.settings_table import SettingEntry, setting_table
 
 PREFIX = "SPECEDGE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
-
-
-class SettingsError(SpecEdgeError):
-    """A setting is unknown or has a value that is not allowed; the message has one line per setting."""
 
 
 @dataclass(frozen=True, slots=True)

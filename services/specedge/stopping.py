@@ -30,6 +30,8 @@ class TokenStops:
             tokens: accepted tokens, in order.
             num_generated: tokens of the answer before them.
         """
+        if num_generated + len(tokens) < self._max_tokens and self._stop_ids.isdisjoint(tokens):
+            return list(tokens), None
         for index, token_id in enumerate(tokens):
             num_before = num_generated + index
             if num_before >= self._max_tokens:

@@ -18,14 +18,12 @@ What follows from them: as long as nothing is dropped, the live nodes are exactl
 committed tokens and reach beyond them, in whatever order nodes and commits arrive.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from specedge.errors import ProtocolError
+from specedge.node_store import FloatArray, IntArray, NodeStore
 
 ROOT = -1
 """Stands for the frontier where a node of the trie is asked for."""
@@ -41,63 +39,54 @@ def anchor_at(position: int) -> int:
     return ~position
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What a commit did to the live nodes: the ones it walked, in order, and the ones that died."""
-
-    accepted: list[int]
-    dead: list[int]
-
-
-class TreeRows(NamedTuple):
-    """Chosen nodes as the rows of one verification; row 0 is the frontier's, numbers[i] has row i + 1.
+class Commit(NamedTuple):
+    """What a commit did to the live nodes.
 
     Attributes:
-        numbers: the nodes, parents first.
-        parents: per row, the frontier's included, the row of its parent; row 0 has ROOT.
-        token_ids: per node.
-        positions: absolute, per node.
-        scores: per node, as of when the rows were made.
+        accepted: the ones it walked, in order.
+        places: where the ones that died were, by number.
     """
 
-    numbers: list[int]
-    parents: list[int]
-    token_ids: list[int]
-    positions: list[int]
-    scores: list[float]
+    accepted: list[int]
+    places: Mapping[int, int]
 
-
-Node = tuple[float, int, int, int, int]
-"""A live node, or the root: (loss, number, parent, token, position), so that nodes sort best first.
-
-The loss is the negative score in a frame that commits do not move; `DraftTrie.root_loss` minus it is the score. Plain
-tuples, because a step makes and forgets thousands of them.
-"""
+    @property
+    def dead(self) -> list[int]:
+        """The ones that died."""
+        return list(self.places)
 
 
 class DraftTrie:
     """One session's draft nodes, resolved against its committed tokens.
 
     Every arrival costs one list entry for good, so that late children find out what became of it; the rest of a node
-    lives only as long as it does. Methods about one node take any number that leads to a live node (KeyError if not).
+    lives, at a place in the store, only as long as it does. The frontier has a place too, as the parent of its
+    children. Methods about one node take any number that leads to a live node (KeyError if not).
 
     Args:
         committed: the prompt and what was generated so far; at least one token.
         max_live_nodes: how many nodes `trim` leaves alive.
+        store: where the live nodes are kept; one of its own unless several tries are to be looked at together.
+
+    Attributes:
+        root_place: the frontier's place in the store; a node's score is the loss there minus the node's.
+        live_places: the live nodes' places in the store, in order of arrival.
     """
 
-    def __init__(self, committed: Sequence[int], *, max_live_nodes: int) -> None:
+    def __init__(self, committed: Sequence[int], *, max_live_nodes: int, store: NodeStore | None = None) -> None:
         assert committed, "a trie hangs below at least one committed token"
         assert max_live_nodes >= 0
         self.committed: list[int] = list(committed)
         self.max_live_nodes = max_live_nodes
-        self._root = self._new_root()
+        self._store = NodeStore() if store is None else store
         self._home: list[int] = []  # by number: the number it names (dead if not in _live), an anchor or DEAD
-        self._live: dict[int, Node] = {}
-        self._children: dict[int, dict[int, int]] = {}  # by number, or that of the root: child by token
-        self._order: list[Node] = []  # the live nodes; sorted after _best_first()
-        self._is_ordered = True
-        self._best: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
+        self._live: dict[int, int] = {}  # place by number
+        self.live_places = array("q")
+        self._children: dict[int, dict[int, int]] = {}  # by the parent's place: child's number by token
+        self._best: tuple[int, IntArray, FloatArray] | None = None
+        self.root_place = self._store.reserve(1).pop()
+        self._store.loss[self.root_place] = 0.0
+        self._place_root()
 
     @property
     def num_nodes(self) -> int:
@@ -119,51 +108,77 @@ class DraftTrie:
         """The anchor of the last committed token."""
         return -len(self.committed)
 
-    @property
-    def root_loss(self) -> float:
-        """A node's score is this minus its loss."""
-        return self._root[0]
-
     def add(self, parent: int, token: int, score: float) -> int:
         """Take in one node and return its number.
 
         Args:
             parent: an earlier node's number, or an anchor.
             token: the token it supposes after its parent.
-            score: log-probability of its path as seen from this trie's own frontier. A receiver that was told only
-                the step's own log-probability passes `score(parent)` plus that, which holds however late the node is.
+            score: log-probability of its path as seen from this trie's own frontier.
 
         Raises:
             ProtocolError: the parent is unknown.
         """
-        parent = self.canonical(parent)
-        number = len(self._home)
-        if parent >= 0:
-            above = self._live[parent]
-        elif parent == self.frontier:
-            above = self._root
-        else:  # the anchor ~p is -(p + 1), so the child's own position is -parent and its own anchor parent - 1
-            is_committed = parent != DEAD and self.committed[-parent] == token
-            self._home.append(parent - 1 if is_committed else DEAD)
-            return number
+        self._take_in((parent,), (token,), (score,), is_step=False)
+        return len(self._home) - 1
 
-        above_loss, above_number, _, _, above_position = above
-        siblings = self._children.get(above_number)
-        if siblings is None:
-            siblings = self._children[above_number] = {}
-        elif token in siblings:
-            self._home.append(siblings[token])
-            return number
-        loss = self._root[0] - (score if score > _LOWEST_SCORE else _LOWEST_SCORE)
-        if loss < above_loss:
-            loss = above_loss
-        siblings[token] = number
-        node = self._live[number] = (loss, number, above_number, token, above_position + 1)
-        self._home.append(number)
-        self._order.append(node)
-        self._is_ordered = False
+    def extend(self, parents: Sequence[int], tokens: Sequence[int], log_probs: Sequence[float]) -> None:
+        """Take in nodes that tell the log-probability of their own step, which holds however late they are.
+
+        Args:
+            parents, tokens: as for `add`.
+            log_probs: of each token after its parent.
+
+        Raises:
+            ProtocolError: a parent is unknown; the nodes before it have been taken in.
+        """
+        self._take_in(parents, tokens, log_probs, is_step=True)
+
+    def _take_in(
+        self, parents: Sequence[int], tokens: Sequence[int], scores: Sequence[float], *, is_step: bool
+    ) -> None:
+        home_of, live, children, root = self._home, self._live, self._children, self.root_place
+        store = self._store
+        free = store.reserve(len(tokens))
+        number_at, parent_at, token_at = store.number, store.parent, store.token
+        position_at, loss_at = store.position, store.loss
+        root_loss = loss_at[root]
+        highest_loss = root_loss - _LOWEST_SCORE
+        first, places = len(home_of), self.live_places
         self._best = None
-        return number
+        for number, (parent, token, score) in enumerate(zip(parents, tokens, scores, strict=True), start=first):
+            above = live.get(home_of[parent]) if 0 <= parent < number else None
+            if above is None:
+                parent = self.canonical(parent)
+                if parent >= 0:
+                    above = live[parent]
+                elif parent == -len(self.committed):
+                    above = root
+                else:  # the anchor ~p is -(p + 1), so the child's own position is -parent and its own anchor parent - 1
+                    is_committed = parent != DEAD and self.committed[-parent] == token
+                    home_of.append(parent - 1 if is_committed else DEAD)
+                    continue
+            siblings = children.get(above)
+            if siblings is None:
+                children[above] = {token: number}
+            elif token in siblings:
+                home_of.append(siblings[token])
+                continue
+            else:
+                siblings[token] = number
+            above_loss = loss_at[above]
+            loss = (above_loss if is_step else root_loss) - score
+            if not loss < highest_loss:
+                loss = highest_loss
+            place = free.pop()
+            number_at[place] = number
+            parent_at[place] = above
+            token_at[place] = token
+            position_at[place] = position_at[above] + 1
+            loss_at[place] = loss if loss > above_loss else above_loss
+            live[number] = place
+            places.append(place)
+            home_of.append(number)
 
     def canonical(self, reference: int) -> int:
         """Where a parent reference leads: a live number, an anchor (anything committed) or DEAD.
@@ -190,39 +205,39 @@ class DraftTrie:
 
     def token(self, number: int) -> int:
         """The token the node supposes."""
-        return self._node(number)[3]
+        return self._store.token[self._place(number)]
 
     def parent(self, number: int) -> int:
         """The live parent's number, or ROOT below the frontier."""
-        return self._parent(self._node(number))
+        store = self._store
+        return store.number[store.parent[self._place(number)]]
 
     def position(self, number: int) -> int:
         """Absolute position of the node's token."""
-        return self._node(number)[4]
+        return self._store.position[self._place(number)]
 
     def depth(self, number: int) -> int:
         """Steps from the frontier: 1 for its children."""
-        return self._node(number)[4] - self._root[4]
+        return self._store.position[self._place(number)] - len(self.committed) + 1
 
     def score(self, reference: int) -> float:
         """Log-probability of the path from the frontier: 0 for anything committed, -inf for the dead."""
         home = self.canonical(reference)
         if home >= 0:
-            return self._root[0] - self._live[home][0]
+            loss = self._store.loss
+            return loss[self.root_place] - loss[self._live[home]]
         return 0.0 if home != DEAD else -float("inf")
 
     def children(self, number: int) -> Mapping[int, int]:
         """Live children by token, of a live node or of the ROOT; a view that follows the trie until a commit."""
-        _, home, *_ = self._root if number == ROOT else self._node(number)
-        return self._children.setdefault(home, {})
+        return self._children.setdefault(self.root_place if number == ROOT else self._place(number), {})
 
     def path(self, number: int) -> list[int]:
         """The numbers from depth 1 down to the node."""
-        node = self._node(number)
-        path = [node[1]]
-        while (parent := self._parent(node)) != ROOT:
-            path.append(parent)
-            node = self._live[parent]
+        store, place, path = self._store, self._place(number), []
+        while place != self.root_place:
+            path.append(store.number[place])
+            place = store.parent[place]
         path.reverse()
         return path
 
@@ -232,128 +247,87 @@ class DraftTrie:
 
     def select(self, limit: int) -> list[int]:
         """The best nodes, best first and parents before children (Rule 6)."""
-        return [node[1] for node in self._best_first()[:limit]]
+        numbers: list[int] = self.best(limit)[0].tolist()
+        return numbers
 
-    def ranking(self, limit: int, max_depth: int) -> list[Node]:
-        """Those of the `limit` best nodes that are at most `max_depth` deep, best first.
-
-        What `select` and `best` tell in a form that costs least when many tries are asked: scores are left to be
-        computed for all of them at once.
-        """
-        order = self._best_first()[:limit]
-        if max_depth < len(order):
-            deepest = self._root[4] + max_depth
-            order = [node for node in order if node[4] <= deepest]
-        return order
-
-    def best(self, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def best(self, limit: int) -> tuple[IntArray, FloatArray]:
         """`select` as read-only arrays of numbers and of scores; cached until the trie changes."""
-        order = self._best_first()
         if self._best is None or self._best[0] != limit:
-            chosen = order[:limit]
-            numbers = np.array([node[1] for node in chosen], dtype=np.int64)
-            scores = self._root[0] - np.array([node[0] for node in chosen], dtype=np.float64)
+            store = self._store
+            places = store.rank([self.live_places], limit)[0]
+            numbers, scores = store.numbers[places], store.loss[self.root_place] - store.losses[places]
             numbers.flags.writeable = scores.flags.writeable = False
             self._best = limit, numbers, scores
         return self._best[1:]
-
-    def tree(self, numbers: Sequence[int]) -> list[int]:
-        """The chosen nodes as rows: entry r is the row of row r's parent.
-
-        Row 0 is the frontier's (its own entry is ROOT) and numbers[i] has row i + 1.
-
-        Args:
-            numbers: live numbers, closed under ancestors, parents before children; as `select` gives them.
-        """
-        rows = {self._root[1]: 0}
-        parents = [ROOT]
-        for row, number in enumerate(numbers, start=1):
-            parents.append(rows[self._live[number][2]])
-            rows[number] = row
-        return parents
-
-    def rows(self, ranked: Sequence[Node]) -> TreeRows:
-        """The best nodes as rows, reordered so that the most probable path leads, in order of depth.
-
-        Its rows then follow the frontier's directly: when the target takes that path, no keys and values have to move.
-
-        Args:
-            ranked: the beginning of a `ranking` of this trie, unchanged since.
-        """
-        root_loss, root, *_ = self._root
-        path: list[Node] = []
-        others: list[Node] = []
-        end = root
-        for node in ranked:
-            if node[2] == end:
-                path.append(node)
-                end = node[1]
-            else:
-                others.append(node)
-        rows = TreeRows([], [ROOT], [], [], [])
-        row_of = {root: 0}
-        for row, (loss, number, parent, token, position) in enumerate(path + others, start=1):
-            row_of[number] = row
-            rows.numbers.append(number)
-            rows.parents.append(row_of[parent])
-            rows.token_ids.append(token)
-            rows.positions.append(position)
-            rows.scores.append(root_loss - loss)
-        return rows
 
     def commit(self, tokens: Sequence[int]) -> Commit:
         """Append tokens to the committed ones and hang the surviving nodes below the last (Rule 5)."""
         accepted: list[int] = []
         if not tokens:
-            return Commit(accepted, [])
-        before, children = self._live, self._children
+            return Commit(accepted, {})
+        children, before = self._children, self._live
+        freed: list[int] = []
+        root, anchor = self.root_place, self.frontier
         for token in tokens:
-            match = children.get(self._root[1], {}).get(token)
-            self.committed.append(token)
-            if match is None:
-                self._root, children = self._new_root(), {}
-            else:
-                self._root = before.pop(match)
-                self._home[match] = self.frontier
-                accepted.append(match)
-        self._live, self._children = {}, {}
-        survivors = [self._root[1]]
-        for number in survivors:  # grows while it is walked
-            if below := children.get(number):
-                self._children[number] = below
-                for child in below.values():
-                    self._live[child] = before.pop(child)
-                    survivors.append(child)
-        self._order = sorted(self._live.values())
-        self._is_ordered = True
+            anchor -= 1
+            below = children.get(root)
+            if not below or (match := below.get(token)) is None:  # the tokens leave the trie
+                children = {}
+                self._store.loss[root] = 0.0
+                break
+            freed.append(root)
+            root = before.pop(match)
+            self._home[match] = anchor
+            accepted.append(match)
+        self.committed += tokens
+        self.root_place = root
+        self._place_root()
+        self._children = {}
+        survivors: dict[int, int] = {}
+        places = [root]
+        for place in places:  # grows while it is walked
+            if below := children.get(place):
+                self._children[place] = below
+                for number in below.values():
+                    survivors[number] = place = before.pop(number)
+                    places.append(place)
+        self._live = survivors
+        self._list_places()
+        freed += before.values()
+        self._store.release(freed)
         self._best = None
-        return Commit(accepted, list(before))
+        return Commit(accepted, before)
 
     def trim(self) -> list[int]:
         """Drop the worst nodes beyond the cap (Rule 7) and return them; to be called after each batch of adds."""
-        dropped: list[int] = []
         if len(self._live) <= self.max_live_nodes:
-            return dropped
-        order = self._best_first()
-        while len(order) > self.max_live_nodes:
-            _, number, parent, token, _ = order.pop()  # the last in order has no children left
-            del self._children[parent][token], self._live[number]
-            self._children.pop(number, None)
-            dropped.append(number)
+            return []
+        dropped = self.select(len(self._live))[self.max_live_nodes :]
+        dropped.reverse()
+        store = self._store
+        for number in dropped:  # the worst first: it has no children left
+            place = self._live.pop(number)
+            del self._children[store.parent[place]][store.token[place]]
+            self._children.pop(place, None)
+            store.release((place,))
+        self._list_places()
         self._best = None
         return dropped
 
-    def _new_root(self) -> Node:
-        return 0.0, ROOT, ROOT, self.committed[-1], len(self.committed) - 1
+    def release(self) -> None:
+        """Give back all places in the store; the trie must not be used afterwards."""
+        self._store.release((*self._live.values(), self.root_place))
+        self._live = {}
 
-    def _node(self, number: int) -> Node:
+    def _list_places(self) -> None:
+        live = self._live
+        self.live_places = array("q", [live[number] for number in sorted(live)]) if live else array("q")
+
+    def _place_root(self) -> None:
+        store, root = self._store, self.root_place
+        store.number[root] = ROOT
+        store.token[root] = self.committed[-1]
+        store.position[root] = len(self.committed) - 1
+
+    def _place(self, number: int) -> int:
         return self._live[self.canonical(number)]
-
-    def _parent(self, node: Node) -> int:
-        return ROOT if node[2] == self._root[1] else node[2]
-
-    def _best_first(self) -> list[Node]:
-        if not self._is_ordered:
-            self._order.sort()
-            self._is_ordered = True
-        return self._order

@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 KNOWN_LOADS = "closed-USERS, poisson-REQUESTS_PER_S or trace=FILE"
 
 
-class BadLoad(SpecEdgeError):
+class BadLoad(SettingsError):
     """A load point cannot be read; names it and what is known."""
 
 

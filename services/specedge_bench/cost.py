@@ -3,7 +3,7 @@
 Rule 1  Numerator: dollars. *Billed* pays every reserved GPU for the cell's whole wall time; *active* pays each only for
         its busy seconds.
 Rule 2  Denominator: answer tokens of requests that ended well, up to and including the end-of-sequence token.
-Rule 3  A GPU is reserved if the system needs it: the verifier's always, one per edge agent unless nothing drafts there.
+Rule 3  A GPU is reserved if the system needs it: the verifiers' always, one per edge agent unless nothing drafts there.
 """
 
 import math
@@ -25,10 +25,11 @@ class Usage:
     num_tokens: int
     wall_s: float
     verifier_busy_s: float
-    """Of the verifier's GPU, the draft model's part included where both share it."""
+    """Of the verifiers' GPUs, the draft model's part included where both share one."""
     edge_busy_s: float
     """Summed over the edges' own GPUs."""
     num_edge_gpus: int
+    num_verifier_gpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def cost(usage: Usage, verifier_price: float, edge_price: float) -> Cost:
 
     Args:
         usage: seconds and tokens.
-        verifier_price: $/s of the verifier's GPU.
+        verifier_price: $/s of one verifier's GPU.
         edge_price: $/s of one edge's GPU; NaN if unknown.
     """
     # A system without edge GPUs has a cost even where the edge's GPU has no price.
@@ -77,6 +78,6 @@ def cost(usage: Usage, verifier_price: float, edge_price: float) -> Cost:
     edge_active = usage.edge_busy_s * edge_price if usage.edge_busy_s else 0.0
     return Cost(
         num_tokens=usage.num_tokens,
-        billed_dollars=usage.wall_s * verifier_price + edge_billed,
+        billed_dollars=usage.num_verifier_gpus * usage.wall_s * verifier_price + edge_billed,
         active_dollars=usage.verifier_busy_s * verifier_price + edge_active,
     )

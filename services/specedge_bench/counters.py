@@ -21,6 +21,9 @@ class Counters:
     num_accepted: int
     accepted_by_depth: tuple[int, ...]
     drafted_nodes: int
+    num_draft_steps: int
+    num_draft_rows: int
+    num_draft_session_steps: int
     guesses_hit: int
     guesses_missed: int
     bytes_up: int
@@ -59,6 +62,9 @@ def count(edges: Sequence[Samples], verifier: Samples | None, *, drafts_at_verif
         num_accepted=int(verifications.get("spec_decode_num_accepted_tokens_total", 0)),
         accepted_by_depth=_by_depth(verifications),
         drafted_nodes=int(drafter.get("draft_nodes_total", 0)),
+        num_draft_steps=int(drafter.get("draft_step_seconds_count", 0)),
+        num_draft_rows=int(drafter.get("draft_rows_total", 0)),
+        num_draft_session_steps=int(drafter.get("draft_session_steps_total", 0)),
         guesses_hit=int(drafter.get("draft_guesses_total{outcome=hit}", 0)),
         guesses_missed=int(drafter.get("draft_guesses_total{outcome=missed}", 0)),
         bytes_up=int(at_edges.get("verifier_bytes_total{direction=up}", 0)),

@@ -14,7 +14,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge_bench.devices import DEVICES, Device, find_device, slug
 from specedge_bench.model_shape import BUILT_IN, ModelShape, dtype_bytes, find_shape
 
@@ -23,9 +23,10 @@ ROOFLINE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 ROOFLINE_PREFIXES = (128, 8192)
 BANDWIDTH_REACHED = 0.8  # share of the peak that well-tuned kernels reach
 FLOPS_REACHED = 0.6
+_MAX_MS = 3_600_000.0
 
 
-class ProfileError(SpecEdgeError):
+class ProfileError(SettingsError):
     """A step-time profile is missing, malformed, or of a newer schema."""
 
 
@@ -83,7 +84,7 @@ def _straight(x: float, left: tuple[int, float], right: tuple[int, float]) -> fl
 
 @dataclass(frozen=True, slots=True)
 class StepCurve:
-    """T(rows, KV) of one model on one device.
+    """T(rows, KV) of one model on one device; both are empty words where a curve is only a line.
 
     Attributes:
         method: "roofline", "measured eager" or "measured graph", with more words where they help.
@@ -163,13 +164,34 @@ def list_curves() -> list[str]:
     return sorted({path.stem for folder in profile_folders() if folder.is_dir() for path in folder.glob("*.json")})
 
 
+def straight_curve(name: str) -> StepCurve:
+    """`30ms` takes that long whatever it computes, `30ms+0.1ms` that long and 0.1 ms more for every row.
+
+    Raises:
+        ProfileError: a time is no number of milliseconds, or not from above 0 to below an hour.
+    """
+    try:
+        step_ms, per_row_ms = (float(part.strip().removesuffix("ms")) for part in f"{name}+0ms".split("+")[:2])
+    except ValueError as error:
+        raise ProfileError(f"curve {name}: wanted is 30ms, or 30ms+0.1ms with a time for every row") from error
+    if not (0 < step_ms < _MAX_MS and 0 <= per_row_ms < _MAX_MS):
+        raise ProfileError(f"curve {name}: a step has to take more than 0 and less than {_MAX_MS:g} ms, a row no less")
+    rows = (0, ROOFLINE_ROWS[-1])
+    seconds = tuple(((step_ms + num_rows * per_row_ms) / 1e3,) for num_rows in rows)
+    return StepCurve(name, "", "", "", "straight line", Grid(rows, (0,), seconds))
+
+
 def load_curve(name_or_path: str | Path) -> StepCurve:
     """A curve by the path of its file, by the name of a profile, or `DEVICE/MODEL` for the roofline of a known pair.
+
+    `30ms` and `30ms+0.1ms` are curves too, see `straight_curve`.
 
     Raises:
         ProfileError: there is no such profile, or it is malformed; names what is known.
     """
     name = str(name_or_path)
+    if name.endswith("ms"):
+        return straight_curve(name)
     for path in (Path(name), *(folder / f"{name}.json" for folder in profile_folders())):
         if path.is_file():
             return read_curve(path)

@@ -2,20 +2,19 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from specedge.errors import SpecEdgeError, VerifierUnavailable
 from specedge_bench.network.profiles import NetworkProfile
-from specedge_bench.options import Options, Pace
+from specedge_bench.options import Options
+from specedge_bench.pace.pace import Pace
 from specedge_bench.systems import SystemVariant
 from specedge_bench.ways import HOST, Way, proxied, separated
 from specedge_cli.ports import free_port
 from specedge_cli.probe import probe
-from specedge_cli.supervisor import Child, Interrupts
+from specedge_cli.supervisor import Child, Interrupts, specedge_command
 
 _POLL_S = 0.2
 _PROBE_TIMEOUT_S = 1.0
@@ -135,11 +134,7 @@ def _edge_arguments(variant: SystemVariant, options: Options, way: Way, number: 
 
 
 def _command(pace: Pace | None, arguments: Sequence[str]) -> list[str]:
-    parent = str(os.getpid())
-    if pace is None:
-        return [sys.executable, "-m", "specedge_cli.child", parent, *arguments]
-    milliseconds = [str(pace.verify_ms), str(pace.draft_ms)]
-    return [sys.executable, "-m", "specedge_bench.pace.process", parent, pace.pair, *milliseconds, *arguments]
+    return specedge_command(arguments) if pace is None else pace.command(arguments)
 
 
 async def _wait_until_ready(children: Sequence[tuple[Child, str]], timeout_s: float, interrupts: Interrupts) -> None:

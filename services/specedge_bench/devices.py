@@ -1,12 +1,18 @@
 """What the machines of a cell can do at best: memory bandwidth, matrix rate and price, by name."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 
-class UnknownDevice(SpecEdgeError):
+class UnknownDevice(SettingsError):
     """The named device is not in the table."""
+
+
+class BadPrice(SettingsError):
+    """A price is not NAME=DOLLARS_PER_S."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,31 @@ def find_device(name: str) -> Device:
         if slug(device.name) == wanted:
             return device
     raise UnknownDevice(f"device {name}: known are {', '.join(DEVICES)}")
+
+
+def price_table(given: Sequence[str] = ()) -> dict[str, float]:
+    """Dollars per second by device: the built-in prices, and those given as NAME=DOLLARS_PER_S, which replace them.
+
+    Raises:
+        BadPrice: names the text.
+    """
+    prices = {device.name: device.price_per_s for device in DEVICES.values() if device.price_per_s is not None}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            price = float(value)
+        except ValueError:
+            price = math.nan
+        if not name.strip() or not 0 <= price < math.inf:
+            raise BadPrice(f"price {text!r}: it must be NAME=DOLLARS_PER_S with a number of at least 0")
+        known = next((device for device in DEVICES if slug(device) == slug(name)), name.strip())
+        prices[known] = price
+    return prices
+
+
+def price_of(prices: Mapping[str, float], device: str) -> float:
+    """Dollars per second of a device, its name spelt in any way; NaN if it has no price."""
+    return next((price for name, price in prices.items() if slug(name) == slug(device)), math.nan)
 
 
 def slug(name: str) -> str:

@@ -1,6 +1,8 @@
 """The command line of `specedge bench` as argparse reads it; `options.py` gives the values their meaning."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -72,9 +74,9 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
         help="requests of a cell and repetition, a closed loop rounds up to equal shares (default one for each prompt)",
     )
     group.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N", help="of an answer (default 128)")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="(default 0)")
+    group.add_argument("--temperature", type=number_from(0, 2), default=0.0, metavar="T", help="(default 0)")
     group.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of prompts' order, sampling, arrivals (default 1)"
+        "--seed", type=_natural, default=1, metavar="N", help="of prompts' order, sampling, arrivals (default 1)"
     )
     group.add_argument("--ignore-eos", action="store_true", help="answers go on to max-new-tokens (default: they end)")
     group.add_argument(
@@ -84,11 +86,12 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
         "--cache-prefill",
         choices=("on", "off"),
         default="off",
-        help="on: each prompt of a cell is put into the prefix cache before the cell begins (default off)",
+        help="on: each prompt of a cell is put into the prefix cache before the cell begins; off: no system is sent a "
+        "prompt twice as it is (default off)",
     )
     group.add_argument(
         "--request-timeout",
-        type=_positive_s,
+        type=positive_number,
         default=120.0,
         metavar="S",
         help="a slower request has failed (default 120)",
@@ -112,8 +115,9 @@ def _add_services(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--verifier-metrics", metavar="URL", help="its /metrics; without it, its own counts are missing")
     group.add_argument(
         "--pace",
-        metavar="VERIFY_MS,DRAFT_MS",
-        help="stretch forwards to these durations, so that services, network and policy are those beside a GPU",
+        metavar="TARGET,DRAFT",
+        help="stretch forwards to these curves, so that services, network and policy are those beside a GPU: 30ms, "
+        "30ms+0.1ms (the second for every row), or as for simulate",
     )
     group.add_argument(
         "--modelled-pair",
@@ -121,15 +125,19 @@ def _add_services(group: argparse._ArgumentGroup) -> None:
         help="with --pace: tokens by arithmetic, drafts that agree with a known probability",
     )
     group.add_argument(
-        "--ready-timeout", type=_positive_s, default=600.0, metavar="S", help="seconds to load a system (default 600)"
+        "--ready-timeout",
+        type=positive_number,
+        default=600.0,
+        metavar="S",
+        help="seconds to load a system (default 600)",
     )
 
 
 def _add_report(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder; must hold no run")
-    group.add_argument("--slo-ttft-ms", type=_positive_s, default=1000.0, metavar="MS", help="(default 1000)")
+    group.add_argument("--slo-ttft-ms", type=positive_number, default=1000.0, metavar="MS", help="(default 1000)")
     group.add_argument(
-        "--slo-itl-ms", type=_positive_s, default=100.0, metavar="MS", help="mean per answer (default 100)"
+        "--slo-itl-ms", type=positive_number, default=100.0, metavar="MS", help="mean per answer (default 100)"
     )
     group.add_argument(
         "--verifier-gpu", default="A100-40", metavar="NAME", help="whose price is paid (default A100-40)"
@@ -146,7 +154,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _positive_s(text: str) -> float:
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def number_from(low: float, high: float) -> Callable[[str], float]:
+    """A reader of an argument within these bounds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def positive_number(text: str) -> float:
+    """An argument's value; raises ArgumentTypeError where it is none, or too large to be meant."""
     try:
         value = float(text)
     except ValueError:

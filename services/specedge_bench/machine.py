@@ -1,6 +1,7 @@
-"""What a run was measured on."""
+"""What a run was measured on, in words that mean something elsewhere."""
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,11 +20,23 @@ def this_machine() -> dict[str, str]:
         "cpu": _cpu(),
         "cores": str(available_cores()),
         "gpu": ", ".join(gpus) or "none",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": system_version(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "specedge": __version__,
     }
+
+
+def without_place(text: str) -> str:
+    """The own name of a file or folder of this machine; anything else as it is."""
+    path = Path(text)
+    return path.name if path.parent != Path() and path.exists() else text
+
+
+def system_version() -> str:
+    """The system's name and version number alone: what a kernel adds to it can name a provider's build."""
+    number = re.match(r"\d+(\.\d+)?", platform.release())
+    return f"{platform.system()} {number[0]}" if number else platform.system()
 
 
 def _cpu() -> str:

@@ -3,6 +3,8 @@
 import importlib
 from typing import Final
 
+from specedge.errors import SettingsError
+
 _COMMANDS: Final = {
     "report": "specedge_bench.report",
     "compare": "specedge_bench.compare",
@@ -19,8 +21,16 @@ def main(arguments: list[str]) -> int:
         The exit code: 0 done, 1 failed or answers differ, 130 interrupted.
 
     Raises:
+        SettingsError: what was asked for is unknown or not allowed, or a path is not what it should be.
         SpecEdgeError: nothing could be done; names the reason.
     """
+    try:
+        return _run(arguments)
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}") from error
+
+
+def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in _COMMANDS:
         code: int = importlib.import_module(_COMMANDS[arguments[0]]).main(arguments[1:])
         return code

@@ -5,7 +5,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import httpx
 
@@ -77,20 +77,24 @@ class CellRun:
             await system.way.set_profile(self._network)
         if cache_prefill:
             await self._guarded(self._fill_cache(system), system)
-        before = await self._scrape(system)
+        before, wire_before = await self._scrape(system), await system.way.counts()
         log = system.step_log
         log_offset = log.stat().st_size if log is not None and log.exists() else 0
         wall_clock_s = time.time()
         self._started_s = time.perf_counter()
         await self._guarded(self._send_all(system), system)
         await asyncio.sleep(_SETTLING_S)
-        after = await self._scrape(system)
+        after, wire_after = await self._scrape(system), await system.way.counts()
         steps: list[StepRecord] = []
         if log is not None and log.exists():
             with log.open("rb") as file:
                 file.seek(log_offset)
                 steps = parse_steps(file.read().decode(), self._cell.name, self._cell.repetition, wall_clock_s)
-        return self._cell_record(before, after, len(system.edge_urls)), steps
+        record = self._cell_record(before, after, len(system.edge_urls))
+        if wire_before is not None and wire_after is not None:
+            up, down = (after - before for before, after in zip(wire_before, wire_after, strict=True))
+            record = replace(record, wire_bytes_up=up, wire_bytes_down=down)
+        return record, steps
 
     def fail(self, reason: str) -> None:
         """Reports every request that has not ended as failed."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class ShapeError(SpecEdgeError):
+class ShapeError(SettingsError):
     """A model configuration lacks a size, or describes something else than a dense decoder."""
 
 

@@ -6,31 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError
 from specedge_bench.arrivals import Load, parse_load
 from specedge_bench.client import AskSettings
+from specedge_bench.curves import load_curve
 from specedge_bench.devices import DEVICES
 from specedge_bench.flags import DIRECT, bench_parser
+from specedge_bench.machine import without_place
 from specedge_bench.network.profiles import NetworkProfile, network_profile
+from specedge_bench.pace.pace import Pace
 from specedge_bench.prompts.dataset import Selection
 from specedge_bench.summary import Slo
 from specedge_bench.systems import SystemVariant, parse_system
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What the forwards of the services are.
-
-    Args:
-        verify_ms, draft_ms: durations that forwards are stretched to.
-        pair: "embedded" computes them; "modelled" makes tokens by arithmetic, at a known acceptance.
-    """
-
-    verify_ms: float
-    draft_ms: float
-    pair: str = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +34,7 @@ class Options:
         warm_up_tokens: of the answers each edge gives before anything is measured.
         cache_prefill: the prefix cache holds every prompt of a cell before it begins.
         ready_timeout_s: for loading all models of a system.
+        given: the flags for the report.
         verifier: address of a verifier that runs already.
         shared, verifier, edge flags: handed on to the services.
     """
@@ -104,9 +94,10 @@ def parse_options(arguments: Sequence[str]) -> Options:
     for flag in ("device", "dtype", "num_threads"):
         if (value := getattr(flags, flag)) is not None:
             shared += [f"--{flag.replace('_', '-')}", value]
+    loads = _each(flags.loads, parse_load, "load")
     return Options(
         systems=_each(flags.systems, parse_system, "system"),
-        loads=_each(flags.loads, parse_load, "load"),
+        loads=loads,
         networks=_each(flags.networks, lambda name: None if name == DIRECT else network_profile(name), "network"),
         num_edges=flags.edges,
         num_repetitions=flags.repetitions,
@@ -140,8 +131,15 @@ def parse_options(arguments: Sequence[str]) -> Options:
         edge_gpu=flags.edge_gpu,
         out=flags.out,
         ready_timeout_s=flags.ready_timeout,
-        given={name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items()},
+        given=_given(vars(flags), loads),
     )
+
+
+def _given(flags: dict[str, object], loads: Sequence[Load]) -> dict[str, object]:
+    """The flags as reports show them: without places on this machine."""
+    given = {name: without_place(value) if isinstance(value, str) else value for name, value in flags.items()}
+    del given["out"]
+    return {**given, "loads": ",".join(load.name for load in loads)}
 
 
 def _each(text: str, parse: Callable[[str], T], what: str) -> tuple[T, ...]:
@@ -165,12 +163,11 @@ def _price(text: str) -> tuple[str, float]:
 def _pace(text: str | None, is_modelled: bool) -> Pace | None:
     if text is None:
         if is_modelled:
-            raise SettingsError("--modelled-pair needs --pace VERIFY_MS,DRAFT_MS")
+            raise SettingsError("--modelled-pair needs --pace TARGET,DRAFT")
         return None
-    try:
-        verify_ms, draft_ms = (float(part) for part in text.split(","))
-    except ValueError:
-        verify_ms = draft_ms = math.nan
-    if not (0 <= verify_ms < math.inf and 0 <= draft_ms < math.inf):
-        raise SettingsError(f"--pace {text!r}; it must be VERIFY_MS,DRAFT_MS with numbers of at least 0")
-    return Pace(verify_ms, draft_ms, "modelled" if is_modelled else "embedded")
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2:
+        raise SettingsError(f"--pace {text!r}; it must be TARGET,DRAFT with the names of two curves, as 30ms,5ms")
+    for name in names:
+        load_curve(name)
+    return Pace(names[0], names[1], "modelled" if is_modelled else "embedded")

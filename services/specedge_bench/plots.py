@@ -29,6 +29,8 @@ _COLORS = ("#2f7fd1", "#d1660f", "#1f9468", "#b352c4", "#d0455a", "#8a7a1f", "#7
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 _MAX_CURVE_POINTS = 200
+# A line of the legend: its height in inches, how many letters it holds, and how many the sample of a curve takes.
+_LEGEND_LINE_IN, _LEGEND_CHARS, _HANDLE_CHARS = 0.19, 72, 6
 
 
 class MissingMatplotlib(SpecEdgeError):
@@ -88,9 +90,12 @@ class _Pen:
 
     @staticmethod
     def legend(axes: Axes) -> None:
-        """The legend above the axes, where no curve can run through it."""
-        num_entries = len(axes.get_legend_handles_labels()[1])
-        columns = 3 if num_entries <= 3 else 2
+        """The legend above the axes, where no curve can run through it; the figure grows with its lines."""
+        labels = axes.get_legend_handles_labels()[1]
+        num_fitting = _LEGEND_CHARS // (max(map(len, labels), default=0) + _HANDLE_CHARS)
+        columns = max(1, min(num_fitting, 3 if len(labels) <= 3 else 2))
+        num_lines = -(-len(labels) // columns)
+        axes.figure.set_figheight(axes.figure.get_figheight() + _LEGEND_LINE_IN * max(0, num_lines - 1))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=9, columnspacing=1.2)
 
     @staticmethod

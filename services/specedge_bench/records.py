@@ -181,6 +181,10 @@ class CellRecord:
     accepted_by_depth: tuple[int, ...] = ()
     """Entry d: verified trees whose accepted path was longer than d draft tokens."""
     drafted_nodes: int = 0
+    num_draft_steps: int = 0
+    num_draft_rows: int = 0
+    num_draft_session_steps: int = 0
+    """Sessions of every draft step."""
     wasted: dict[str, int] = field(default_factory=dict)
     """Draft tokens that were of no use, by reason."""
     guesses_hit: int = 0
@@ -188,6 +192,9 @@ class CellRecord:
     bytes_up: int = 0
     """Edge to verifier."""
     bytes_down: int = 0
+    wire_bytes_up: int | None = None
+    """With framing: what the proxies forwarded, or whole packets between namespaces; None where nobody counted."""
+    wire_bytes_down: int | None = None
     rtt_ms_configured: float = 0.0
     rtt_ms_measured: float | None = None
     """The services' own measure; None where they took none."""

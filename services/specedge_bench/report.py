@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specedge_bench import html_report
+from specedge_bench.flags import positive_number
 from specedge_bench.plots import MissingMatplotlib, Plot, draw_all
 from specedge_bench.run_folder import REPORT_HTML, REPORT_MARKDOWN, Run, RunFolder
 from specedge_bench.summary import CellSummary, Identity, Slo, identity, summarise
@@ -182,7 +183,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="specedge bench report", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
     for flag, what in (("--slo-ttft-ms", "TTFT"), ("--slo-itl-ms", "mean inter-token latency of an answer")):
-        parser.add_argument(flag, type=float, metavar="MS", help=f"highest {what} that is good (default: the run's)")
+        parser.add_argument(
+            flag, type=positive_number, metavar="MS", help=f"highest {what} that is good (default: the run's)"
+        )
     flags = parser.parse_args(arguments)
     slo = chosen_slo(RunFolder.load(flags.folder), flags.slo_ttft_ms, flags.slo_itl_ms)
     report, problem = write(flags.folder, slo)

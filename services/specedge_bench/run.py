@@ -7,17 +7,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from specedge.errors import SpecEdgeError
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench.client import ask
 from specedge_bench.deployment import Interrupted, RunningSystem, SystemFailed, deployed, require_verifier
-from specedge_bench.machine import this_machine
+from specedge_bench.machine import this_machine, without_place
 from specedge_bench.measure import CellRun
 from specedge_bench.measured_bound import measured_bound
 from specedge_bench.options import Options
@@ -36,6 +36,8 @@ INTERRUPTED = 130
 FAILURE = 1
 _MAX_STARTS = 2
 _WARM_UP_PROMPTS = 2
+_WARM_UP = "warm-up"
+_LONGEST_MARK = "99999"
 _METADATA_TIMEOUT_S = 30.0
 
 
@@ -148,7 +150,9 @@ class BenchRun:
             raise SystemFailed(f"the edge of {system.variant.name} does not tell its context: {error!r}") from error
         room = max_len - options.ask.max_new_tokens
         counter = await asyncio.to_thread(token_counter, options.target_model, options.ask.reasoning)
-        self._prompts, self.num_skipped_prompts = fit(prompts, counter, room)
+        self._prompts, self.num_skipped_prompts = fit(
+            prompts, lambda prompt: counter(prompt.marked(_LONGEST_MARK)), room
+        )
         if not self._prompts:
             raise EmptyPromptSet(
                 f"none of the {len(prompts)} prompts fits: the context is {max_len} tokens, and max_new_tokens takes "
@@ -160,10 +164,11 @@ class BenchRun:
         if slot.running is None:
             return
         options, system = self._options, slot.running
+        prompts = [self._prompts[-1 - number % len(self._prompts)] for number in range(_WARM_UP_PROMPTS)]
         asked = [
-            ask(client, url, self._prompts[-1 - number % len(self._prompts)], 0, options.ask, options.warm_up_tokens)
+            ask(client, url, prompt.marked(_WARM_UP), 0, options.ask, options.warm_up_tokens)
             for url in system.edge_urls
-            for number in range(_WARM_UP_PROMPTS)
+            for prompt in prompts
         ]
         answers = asyncio.gather(*asked)
         while not answers.done():
@@ -181,6 +186,7 @@ class BenchRun:
         options = self._options
         networks = dict(zip(options.network_names, options.networks, strict=True))
         cells = list(interleave(options.systems, options.network_names, options.loads, options.num_repetitions))
+        columns = list(product(options.network_names, options.loads))
         plans = [
             plan_requests(
                 self._prompts,
@@ -189,6 +195,9 @@ class BenchRun:
                 num_requests=options.num_requests or len(self._prompts),
                 num_edges=options.num_edges,
                 seed=options.seed,
+                column=columns.index((cell.network, cell.load)),
+                num_columns=len(columns),
+                is_cold=not options.cache_prefill,
             )
             for cell in cells
         ]
@@ -229,9 +238,11 @@ def run(options: Options) -> int:
     """Measures, writes the report and prints its table.
 
     Returns:
-        0; 1 where answers differ or a system was lost; 130 after an interruption, with a report of what was measured.
+        0; 1 where answers differ, a system was lost or every request failed; 130 after an interruption, with a report
+        of what was measured.
 
     Raises:
+        SettingsError: the prompts, the folder or the verifier cannot be had as asked.
         SpecEdgeError: nothing could be measured.
     """
     if options.verifier is not None:
@@ -243,8 +254,8 @@ def run(options: Options) -> int:
         source="measured",
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         machine=this_machine(),
-        target_model=options.target_model,
-        draft_model=options.draft_model,
+        target_model=without_place(options.target_model),
+        draft_model=without_place(options.draft_model),
         network_method=options.network_method,
         options=options.given,
         prices=options.prices,
@@ -261,21 +272,29 @@ def run(options: Options) -> int:
         modes = {variant.name: (variant.kind, variant.mode) for variant in options.systems}
         bound = measured_bound(RunFolder.load(options.out), modes)
         folder.write_info(replace(info, num_skipped_prompts=bench.num_skipped_prompts, bound=bound))
+        has_answers = any(request.status == "ok" for request in RunFolder.load(options.out).requests)
     report, problem = write(options.out, options.slo)
     print_report(options.out, report, problem)
     if is_interrupted:
         print("interrupted: what had been measured by then is kept", file=sys.stderr)
         return INTERRUPTED
-    return FAILURE if bench.has_lost_a_system else report.exit_code
+    return FAILURE if bench.has_lost_a_system or not has_answers else report.exit_code
 
 
 def _check_existing_verifier(options: Options, address: str) -> None:
     """Its own settings cannot be chosen here, and only the way to one on this machine can be shaped."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise SettingsError(f"--verifier {address!r}; it must be HOST:PORT")
     if any(variant.drafts_at_verifier or variant.batch_type != "ready" for variant in options.systems):
         raise SettingsError("--verifier: a verifier that runs already serves autoregressive and specedge[:MODE] alone")
+    if len(options.systems) > 1 and not options.cache_prefill:
+        raise SettingsError(
+            f"--verifier {address}: what one system asks is in the prefix cache when the next one asks it; measure one "
+            "system, or all of them with --cache-prefill on"
+        )
     if options.network_method == "namespaces":
         raise SettingsError("--verifier: a verifier that runs already is in no namespace; use --network-method proxy")
-    host = address.rpartition(":")[0]
     if host not in ("127.0.0.1", "localhost") and any(network is not None for network in options.networks):
         raise SettingsError(f"--verifier {address}: it is not on this machine, so measure with --networks direct")
     require_verifier(address)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
+from specedge_bench.json_file import read_object
 from specedge_bench.records import (
     BadRecord,
     CellRecord,
@@ -26,7 +27,7 @@ REPORT_MARKDOWN = "report.md"
 REPORT_HTML = "report.html"
 
 
-class RunFolderError(SpecEdgeError):
+class RunFolderError(SettingsError):
     """A run folder cannot be made or read; names the path and the reason."""
 
 
@@ -109,14 +110,9 @@ class RunFolder:
         """
         path = Path(path)
         info_path = path / INFO_FILE
-        try:
-            row = json.loads(info_path.read_text())
-        except FileNotFoundError:
-            raise RunFolderError(f"{path} holds no run: {INFO_FILE} is missing") from None
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{info_path} cannot be read: {error}") from error
-        if not isinstance(row, dict):
-            raise RunFolderError(f"{info_path} holds a {type(row).__name__}, wanted an object")
+        if not info_path.exists():
+            raise RunFolderError(f"{path} holds no run: {INFO_FILE} is missing")
+        row = read_object(info_path, RunFolderError)
         # The version is judged before any row: a newer release may have changed every field.
         info = from_json(RunInfo, row, str(info_path))
         requests, torn_requests = _rows(path / REQUESTS_FILE, RequestRecord)

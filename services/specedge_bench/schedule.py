@@ -54,9 +54,18 @@ def interleave(
 
 
 def plan_requests(
-    prompts: Sequence[Prompt], load: Load, repetition: int, *, num_requests: int, num_edges: int, seed: int
+    prompts: Sequence[Prompt],
+    load: Load,
+    repetition: int,
+    *,
+    num_requests: int,
+    num_edges: int,
+    seed: int,
+    column: int = 0,
+    num_columns: int = 1,
+    is_cold: bool = True,
 ) -> list[PlannedRequest]:
-    """The requests of a cell: the same for every system and network, other prompts and seeds in every repetition.
+    """The requests of a cell: the same for every system, other prompts and seeds in every repetition.
 
     Args:
         prompts: taken in order, from where the last repetition ended; used again when they run out.
@@ -65,14 +74,22 @@ def plan_requests(
         num_requests: of a cell; see Load.num_requests.
         num_edges: users are spread over them in turn.
         seed: of the first request; also of the arrivals.
+        column: number of the cell's network and load among the run's `num_columns`.
+        is_cold: a prompt that its system has been sent before is marked, so that the prefix cache does not have it.
     """
     num_requests = load.num_requests(num_requests)
     first = repetition * num_requests
     arrivals = load.arrivals_s(num_requests, seed + repetition)
     num_users = num_requests if load.num_users is None else load.num_users
+
+    def prompt(number: int) -> Prompt:
+        num_rounds, place = divmod(number, len(prompts))
+        num_sent = column + num_columns * num_rounds
+        return prompts[place].marked(str(num_sent)) if is_cold and num_sent else prompts[place]
+
     return [
         PlannedRequest(
-            prompt=prompts[(first + index) % len(prompts)],
+            prompt=prompt(first + index),
             seed=seed + first + index,
             user=index % num_users,
             edge=index % num_users % num_edges,

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.paged_attention import ATTENTION_NAME
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import ModelRunner, TransformersRunner
 from specedge_bench.model_shape import ModelShape, ShapeError
 from specedge_bench.shape_models import LeanDecoder, StaticBatch, find_fuse
 
@@ -114,7 +114,7 @@ def eager_steps(
     bytes_per_slot = shape.kv_bytes_per_token(str(dtype).removeprefix("torch."))
     longest = max(num_nodes * num_sessions for num_sessions, num_nodes, _ in points) + max(point[2] for point in points)
     num_slots = max(min(wanted, int(kv_budget(device) // bytes_per_slot)), longest)
-    yield EagerSteps(ModelRunner(model, num_slots))
+    yield EagerSteps(TransformersRunner(model, num_slots))
 
 
 class GraphSteps:

@@ -2,8 +2,6 @@
 
 import argparse
 import gc
-import json
-import platform
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,12 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from specedge.errors import SpecEdgeError
 from specedge.model.loader import DTYPES, resolve_device
 from specedge_bench.curves import Grid, StepCurve, write_curve
+from specedge_bench.json_file import read_object
+from specedge_bench.machine import system_version
 from specedge_bench.model_shape import BUILT_IN, ModelShape, ShapeError, find_shape
 from specedge_bench.shape_timing import Stopwatch, eager_steps, graph_steps, kernel_shares
 
 DEFAULT_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DEFAULT_PREFIXES = (128, 512, 2048, 8192)
 METHODS = {True: "measured graph (lean forward)", False: "measured eager (ModelRunner)"}
+
+
+class NothingFitted(SpecEdgeError):
+    """No point of the grid fitted into the device's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def measure(
         num_nodes=plan.num_nodes if plan.tree_rows else 1,
     )
     notes: dict[str, Any] = {
-        "machine": {"torch": torch.__version__, "platform": platform.platform(), "threads": torch.get_num_threads()}
+        "machine": {"torch": torch.__version__, "system": system_version(), "threads": torch.get_num_threads()}
     }
     return curve, notes | ({"kernels": shares} if shares else {})
 
@@ -102,7 +106,7 @@ def _grid(timed: Timed, rows: Iterable[int], prefixes: tuple[int, ...], num_node
     lines = [(num, tuple(timed[num // num_nodes, num_nodes, prefix] for prefix in prefixes)) for num in rows]
     fitting = [(num, line) for num, line in lines if any(value is not None for value in line)]
     if not fitting:
-        raise ShapeError("no point fitted into the device's memory; ask for fewer rows or a shorter prefix")
+        raise NothingFitted("no point fitted into the device's memory; ask for fewer rows or a shorter prefix")
     return Grid(tuple(num for num, _ in fitting), prefixes, tuple(line for _, line in fitting))
 
 
@@ -138,14 +142,9 @@ def read_model(name_or_path: str) -> tuple[ModelShape, dict[str, Any]]:
         return shape, shape.to_config()
     path = Path(name_or_path).expanduser()
     path = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ShapeError(f"config {name_or_path}: no such file; built in are {', '.join(BUILT_IN)}") from None
-    except (OSError, ValueError) as error:
-        raise ShapeError(f"config {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ShapeError(f"config {path}: holds a {type(config).__name__} instead of an object")
+    if not path.exists():
+        raise ShapeError(f"config {name_or_path}: no such file; built in are {', '.join(BUILT_IN)}")
+    config = read_object(path, ShapeError)
     return ModelShape.from_config(path.resolve().parent.name, config), config
 
 
@@ -206,38 +205,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print and write one or two profiles; 1 with a message where that is not possible."""
+    """Measure, print and write one or two profiles.
+
+    Raises:
+        ShapeError: the model is unknown, or has no shape here.
+        NothingFitted: the device's memory is too small.
+    """
     options = _parser().parse_args(arguments)
-    try:
-        device = resolve_device(options.device)
-        graph = options.graph or ("both" if device.type == "cuda" else "off")
-        if graph != "off" and device.type != "cuda":
-            raise ShapeError(f"--graph {graph}: a CUDA graph needs a CUDA device, and this is {device}")
-        shape, config = read_model(options.config)
-        plan = Plan(
-            shape=shape,
-            config=config,
-            dtype=options.dtype or ("bfloat16" if device.type == "cuda" else "float32"),
-            device=device,
-            rows=options.rows,
-            prefixes=options.prefix,
-            num_nodes=options.nodes,
-            has_kernels=options.kernels,
-        )
-        watch = Stopwatch(options.steps, options.max_seconds)
-        for is_graph in {"on": (True,), "off": (False,), "both": (True, False)}[graph]:
-            curve, notes = measure(plan, is_graph, watch)
-            out = (
-                options.out.with_stem(f"{options.out.stem}-eager") if graph == "both" and not is_graph else options.out
-            )
-            write_curve(out, replace(curve, name=out.stem), notes)
-            print(describe(curve))
-            for point, shares in notes.get("kernels", {}).items():
-                print(f"  {point}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()))
-            print(f"written to {out}", flush=True)
-    except (SpecEdgeError, OSError) as error:
-        print(f"specedge bench shapes: {error}", file=sys.stderr)
-        return 1
+    device = resolve_device(options.device)
+    graph = options.graph or ("both" if device.type == "cuda" else "off")
+    if graph != "off" and device.type != "cuda":
+        raise ShapeError(f"--graph {graph}: a CUDA graph needs a CUDA device, and this is {device}")
+    shape, config = read_model(options.config)
+    plan = Plan(
+        shape=shape,
+        config=config,
+        dtype=options.dtype or ("bfloat16" if device.type == "cuda" else "float32"),
+        device=device,
+        rows=options.rows,
+        prefixes=options.prefix,
+        num_nodes=options.nodes,
+        has_kernels=options.kernels,
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    watch = Stopwatch(options.steps, options.max_seconds)
+    for is_graph in {"on": (True,), "off": (False,), "both": (True, False)}[graph]:
+        curve, notes = measure(plan, is_graph, watch)
+        out = options.out.with_stem(f"{options.out.stem}-eager") if graph == "both" and not is_graph else options.out
+        write_curve(out, replace(curve, name=out.stem), notes)
+        print(describe(curve))
+        for point, shares in notes.get("kernels", {}).items():
+            print(f"  {point}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()))
+        print(f"written to {out}", flush=True)
     return 0
 
 

@@ -58,8 +58,13 @@ class Speculation:
     num_drafted: int
     wasted: dict[str, int]
     guess_hit_rate: float
+    draft_steps_per_token: float
+    rows_per_draft_step: float
+    sessions_per_draft_step: float
     bytes_up_per_verification: float
     bytes_down_per_verification: float
+    wire_bytes_up_per_verification: float
+    wire_bytes_down_per_verification: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +261,7 @@ def _throughput(cells: Sequence[CellRecord], tokens_of: Counter[int]) -> Interva
 def _speculation(cells: Sequence[CellRecord], num_tokens: int) -> Speculation:
     num_verifications = sum(cell.num_verifications for cell in cells)
     num_trees = sum(cell.num_trees for cell in cells)
+    num_draft_steps = sum(cell.num_draft_steps for cell in cells)
     hits = sum(cell.guesses_hit for cell in cells)
     wasted = Counter[str]()
     by_depth = [0] * max((len(cell.accepted_by_depth) for cell in cells), default=0)
@@ -271,8 +277,13 @@ def _speculation(cells: Sequence[CellRecord], num_tokens: int) -> Speculation:
         num_drafted=sum(cell.drafted_nodes for cell in cells),
         wasted=dict(wasted),
         guess_hit_rate=_ratio(hits, hits + sum(cell.guesses_missed for cell in cells)),
+        draft_steps_per_token=_ratio(num_draft_steps, num_tokens),
+        rows_per_draft_step=_ratio(sum(cell.num_draft_rows for cell in cells), num_draft_steps),
+        sessions_per_draft_step=_ratio(sum(cell.num_draft_session_steps for cell in cells), num_draft_steps),
         bytes_up_per_verification=_ratio(sum(cell.bytes_up for cell in cells), num_verifications),
         bytes_down_per_verification=_ratio(sum(cell.bytes_down for cell in cells), num_verifications),
+        wire_bytes_up_per_verification=_ratio(_total([cell.wire_bytes_up for cell in cells]), num_verifications),
+        wire_bytes_down_per_verification=_ratio(_total([cell.wire_bytes_down for cell in cells]), num_verifications),
     )
 
 
@@ -285,6 +296,11 @@ def _step_times(steps: Sequence[StepRecord]) -> StepTimes:
         mean_sample=_ratio(math.fsum(step.sample_ms for step in steps), len(steps)),
         mean_settle=_ratio(math.fsum(step.settle_ms for step in steps), len(steps)),
     )
+
+
+def _total(counts: Sequence[int | None]) -> float:
+    """Their sum; NaN where one was not counted."""
+    return math.fsum(math.nan if count is None else count for count in counts)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

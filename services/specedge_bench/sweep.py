@@ -1,19 +1,24 @@
 """`specedge bench sweep`: tries drafting modes and growth parameters, one after the other, and recommends settings.
 
 Parameters are searched one at a time, each with the best value of those before it: a run of all its candidates in
-turns, so that they share the machine's moods. A candidate replaces the present settings only when it is better by more
-than `--margin`, because the best of several equal ones always looks better by chance.
+turns, so that they share the machine's moods. A candidate replaces the present settings only when it is clearly better
+(see `choose`), because the best of several equal ones always looks better by chance.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge_agent.settings import EdgeSettings
+from specedge.errors import SettingsError, SpecEdgeError
+from specedge_bench.flags import number_from
 from specedge_bench.options import parse_options
-from specedge_bench.run import run
-from specedge_bench.run_folder import RunFolder
-from specedge_bench.summary import CellSummary, summarise
+from specedge_bench.run import INTERRUPTED, run
+from specedge_bench.run_folder import Run, RunFolder
+from specedge_bench.statistics import geometric_ratio
+from specedge_bench.summary import per_repetition
 from specedge_bench.systems import MODES
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -24,6 +29,10 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("max_n_beams", ("8", "32")),
 )
 """What is tried, in this order; those named first matter most."""
+
+
+class NothingWorks(SpecEdgeError):
+    """Every candidate of a stage had failed requests; names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,8 @@ class Candidate:
         if name == "mode":
             return replace(self, mode=value)
         kept = tuple(pair for pair in self.growth if pair[0] != name)
-        return replace(self, growth=(*kept, (name, value)))
+        is_default = value == str(EdgeSettings.model_fields[name].default)
+        return replace(self, growth=kept if is_default else (*kept, (name, value)))
 
     def settings(self) -> str:
         """As the `edge` section of a settings file."""
@@ -59,69 +69,95 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a system reached over all cells of a run.
+    """What a system reached in a run.
 
     Attributes:
-        tokens_per_s: geometric mean over the cells.
+        rates: tokens/s of each network, load and repetition; in the same order for every system of the run.
         is_complete: no request failed.
     """
 
     system: str
-    tokens_per_s: float
+    rates: tuple[float, ...]
     is_complete: bool
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Geometric mean."""
+        return math.exp(math.fsum(math.log(rate) for rate in self.rates) / len(self.rates)) if all(self.rates) else 0.0
 
-def scores(summaries: Sequence[CellSummary]) -> dict[str, Score]:
-    """Geometric mean of the throughput over cells, by system."""
+
+def scores(run: Run) -> dict[str, Score]:
+    """The scores of all systems that have a complete repetition, by name."""
+    figures = per_repetition(run)
     rates: dict[str, list[float]] = {}
-    complete: dict[str, bool] = {}
-    for cell in summaries:
-        rates.setdefault(cell.system, []).append(cell.throughput.mean)
-        complete[cell.system] = complete.get(cell.system, True) and not cell.num_failed
-    result = {}
-    for system, values in rates.items():
-        product = 1.0
-        for value in values:
-            product *= max(value, 0.0)
-        result[system] = Score(system, product ** (1 / len(values)), complete[system])
-    return result
+    for cell in sorted(run.cells, key=lambda cell: (cell.network, cell.load, cell.repetition)):
+        rates.setdefault(cell.system, []).append(figures[cell.cell, cell.repetition]["throughput"])
+    failed = {request.system for request in run.requests if request.status != "ok"}
+    return {system: Score(system, tuple(values), system not in failed) for system, values in rates.items()}
 
 
 def choose(present: Candidate, candidates: Sequence[Candidate], found: dict[str, Score], margin: float) -> Candidate:
-    """The best of the candidates, if it beats the present one by more than `margin` (a share)."""
-    best, best_rate = present, found[present.system].tokens_per_s * (1 + margin)
-    for candidate in candidates:
-        score = found.get(candidate.system)
-        if candidate != present and score is not None and score.is_complete and score.tokens_per_s > best_rate:
-            best, best_rate = candidate, score.tokens_per_s
-    return best
+    """The best of the candidates, if it is clearly better than the present one.
+
+    That is: by more than `margin` (a share) in the mean of its paired ratios, and the 95 % interval of that mean lies
+    above 1. A candidate with failed requests is never chosen; a present one that has some gives way to any without.
+
+    Raises:
+        NothingWorks: every candidate had failed requests.
+    """
+    working = [entry for entry in candidates if entry.system in found and found[entry.system].is_complete]
+    if not working:
+        raise NothingWorks(f"none of {', '.join(entry.system for entry in candidates)} answered every request")
+    best = max(working, key=lambda entry: found[entry.system].tokens_per_s)
+    if present not in working:
+        return best
+    gain = geometric_ratio(found[present.system].rates, found[best.system].rates)
+    return best if gain.mean > 1 + margin and gain.low > 1 else present
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the stages and prints what it recommends; returns the exit code of the first run that fails, or 0."""
+    """Runs the stages and prints what it recommends.
+
+    Returns:
+        0; 1 where a stage's run failed in part; 130 after an interruption, with what the stages before it recommend.
+
+    Raises:
+        SettingsError: a flag is wrong.
+        NothingWorks: no candidate of a stage answered every request.
+    """
     options, bench_arguments = _parser().parse_known_args(arguments)
-    present, found = Candidate(), dict[str, Score]()
+    if any(argument.partition("=")[0] == "--systems" for argument in bench_arguments):
+        raise SettingsError("--systems: a sweep chooses the systems itself; --stages says which settings it tries")
+    present, found, worst_code = Candidate(), dict[str, Score](), 0
     for number, (name, values) in enumerate(STAGES, start=1):
-        if name not in options.stages.split(","):
+        if name not in options.stages:
             continue
         candidates = list(dict.fromkeys([present, *(present.changed(name, value) for value in values)]))
         folder = options.out / f"{number}-{name}"
         systems = ",".join(["autoregressive", *(candidate.system for candidate in candidates)])
         run_options = parse_options([*bench_arguments, "--systems", systems, "--out", str(folder)])
+        print(f"stage {name}: {', '.join(values)}", flush=True)
         code = run(run_options)
-        if code:
-            return code
-        found = scores(summarise(RunFolder.load(folder), run_options.slo))
+        worst_code = max(worst_code, code)
+        if code == INTERRUPTED:
+            break
+        found = scores(RunFolder.load(folder))
         present = choose(present, candidates, found, options.margin)
-        print(f"{name}: going on with {present.system}")
-    plain = found.get("autoregressive")
-    if plain is not None and plain.tokens_per_s > found[present.system].tokens_per_s:
-        share = found[present.system].tokens_per_s / plain.tokens_per_s
-        print(f"Drafting does not pay here: it reaches {share:.2f} of plain decoding. Recommended:\n\nedge:")
-        print("  draft_model: none")
-        return 0
-    print(f"Recommended:\n\n{present.settings()}")
-    return 0
+        print(f"\nstage {name}: going on with {present.system}\n", flush=True)
+    if found:
+        print(f"\n{recommendation(present, found)}")
+    return worst_code
+
+
+def recommendation(chosen: Candidate, found: dict[str, Score]) -> str:
+    """What to write into the settings file, given the last stage's scores."""
+    rate, plain = found[chosen.system].tokens_per_s, found.get("autoregressive")
+    if plain is None or not plain.is_complete:
+        return f"Recommended, at {rate:.4g} tokens/s:\n\n{chosen.settings()}"
+    compared = f"{rate:.4g} tokens/s with drafting, {plain.tokens_per_s:.4g} without"
+    if plain.tokens_per_s > rate:
+        return f"Drafting does not pay here ({compared}). Recommended:\n\nedge:\n  draft_model: none"
+    return f"Recommended ({compared}):\n\n{chosen.settings()}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,8 +169,23 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; each stage writes one into it")
-    parser.add_argument("--stages", default=known, metavar="LIST", help=f"what is tried (default {known})")
     parser.add_argument(
-        "--margin", type=float, default=0.03, metavar="SHARE", help="by how much better a change must be (default 0.03)"
+        "--stages", type=_stages, default=_stages(known), metavar="LIST", help=f"what is tried (default {known})"
+    )
+    parser.add_argument(
+        "--margin",
+        type=number_from(0, 1),
+        default=0.03,
+        metavar="SHARE",
+        help="by how much better a change must be (default 0.03)",
     )
     return parser
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    known = [name for name, _ in STAGES]
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is no stage; known are {', '.join(known)}")
+    return names

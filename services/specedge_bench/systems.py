@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 KINDS = ("autoregressive", "server-only", "specedge")
 MODES = ("streamed", "included", "excluded", "off")
@@ -10,7 +10,7 @@ BATCH_TYPES = ("ready", "static", "dynamic")
 GROWTH_PARAMETERS = ("max_budget", "max_beam_len", "max_branch_width", "max_n_beams")
 
 
-class UnknownSystem(SpecEdgeError):
+class UnknownSystem(SettingsError):
     """No such system, mode or batch type; names what is known."""
 
 

@@ -179,12 +179,17 @@ _SPECULATION: list[Column] = [
     ("verified", lambda cell: f"{cell.speculation.num_nodes_verified:,}"),
     ("wasted by reason", _wasted),
     ("proactive hits", lambda cell: percent(cell.speculation.guess_hit_rate)),
+    ("draft steps/token", lambda cell: number(cell.speculation.draft_steps_per_token)),
+    ("rows/draft step", lambda cell: number(cell.speculation.rows_per_draft_step)),
+    ("sessions/draft step", lambda cell: number(cell.speculation.sessions_per_draft_step)),
 ]
 _VERIFIER: list[Column] = [
     ("RTT set ms", lambda cell: number(cell.rtt_ms_configured)),
     ("RTT measured ms", lambda cell: number(cell.rtt_ms_measured)),
     ("B up/verif.", lambda cell: number(cell.speculation.bytes_up_per_verification)),
     ("B down/verif.", lambda cell: number(cell.speculation.bytes_down_per_verification)),
+    ("wire B up/verif.", lambda cell: number(cell.speculation.wire_bytes_up_per_verification)),
+    ("wire B down/verif.", lambda cell: number(cell.speculation.wire_bytes_down_per_verification)),
     ("verifier ms/token", lambda cell: number(1e3 * cell.verifier_busy_s_per_token)),
     ("draft ms/token", lambda cell: number(1e3 * cell.draft_busy_s_per_token)),
     ("step ms", lambda cell: _plain_three(cell.steps.total)),

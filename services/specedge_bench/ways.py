@@ -36,6 +36,10 @@ class Way(Protocol):
         """Changes the network for what is sent from now on."""
         ...
 
+    async def counts(self) -> tuple[int, int] | None:
+        """Bytes that have gone to the verifier and back; None where nobody counts."""
+        ...
+
 
 class ProxyWay:
     """All on loopback, each edge behind a proxy process of its own; without proxies, a direct way.
@@ -64,6 +68,10 @@ class ProxyWay:
         for proxy in self._proxies:
             await proxy.set_profile(profile)
 
+    async def counts(self) -> tuple[int, int] | None:
+        counts = [await proxy.counts() for proxy in self._proxies]
+        return (sum(up for up, _ in counts), sum(down for _, down in counts)) if counts else None
+
 
 class NamespaceWay:
     """Two network namespaces; all edges of a system share the shaped link to its verifier."""
@@ -85,6 +93,9 @@ class NamespaceWay:
 
     async def set_profile(self, profile: NetworkProfile) -> None:
         await self._namespaces.set_profile(profile)
+
+    async def counts(self) -> tuple[int, int] | None:
+        return await self._namespaces.counts()
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from specedge import __version__
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError, SpecEdgeError
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -30,8 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except SpecEdgeError as error:
-        from specedge.settings_sources import SettingsError
-
         print(f"specedge {command}: {error}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, SettingsError) else FAILURE
 

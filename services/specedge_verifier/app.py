@@ -1,15 +1,13 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
-import gc
 import logging
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from specedge import __version__
 from specedge.background import start_in_background
@@ -17,19 +15,21 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics
 from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.loading import MakeRunner, load_draft_runner
+from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
-from specedge.model.loader import load_generation_defaults, load_model
+from specedge.model.engines import load_for, make_runner
+from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, DefaultSampling, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
+from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
-from specedge_verifier.kv_sizing import choose_num_blocks, context_length
+from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
@@ -60,12 +60,12 @@ class Verifier:
         return engine
 
 
-def run(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
+def run(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the service cannot start."""
     asyncio.run(serve(settings, make_runner))
 
 
-async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> None:
+async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunne
         logger.info("stopped while loading")
         return
     verifier = loading.result()
-    gc.freeze()  # what has been loaded stays: collections between steps need not look at it again
+    spare_steps()
     metrics_server = _serve_metrics(settings, verifier.metrics)
     engine = verifier.start_engine(loop)
     server = VerifierServer(
@@ -100,7 +100,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = ModelRunne
     logger.info("stopped")
 
 
-def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> Verifier:
+def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:
     """Load the target, size its KV cache and measure its steps.
 
     Args:
@@ -115,7 +115,8 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
     path = resolve_model(settings.target_model, "target")
     tokenizer = load_tokenizer(path)
     defaults = load_generation_defaults(path, tokenizer)
-    model = load_model(path, settings.device, settings.dtype)
+    model = load_for(settings.engine, path, settings.device, settings.dtype)
+    draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
     max_len = context_length(model.config, settings.max_len)
     num_blocks = choose_num_blocks(
         model.config,
@@ -127,6 +128,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         max_tree_nodes=settings.max_tree_nodes,
         num_kv_blocks=settings.num_kv_blocks,
         memory_fraction=settings.kv_memory_fraction,
+        draft=None if draft_model is None else DraftKV.of(draft_model, settings.num_draft_slots),
     )
     runner = make_runner(model, num_blocks * settings.block_size)
     logger.info(
@@ -151,44 +153,29 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = ModelRunner) -> V
         eos_ids=defaults.eos_ids,
         max_batch_size=settings.max_batch_size,
         server_version=__version__,
-        default_sampling=DefaultSampling(
-            temperature=defaults.temperature,
-            top_p=defaults.top_p,
-            top_k=defaults.top_k,
-            min_p=defaults.min_p,
-            repetition_penalty=defaults.repetition_penalty,
-        ),
+        default_sampling=defaults.sampling,
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
-    drafts = load_drafts(settings, tokenizer, metrics, make_runner) if settings.system == "server-only" else None
+    drafts = None
+    if draft_model is not None:
+        num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
+        draft, drafting = draft_runner(
+            draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
+        )
+        drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
     return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer)
 
 
-def load_drafts(
-    settings: VerifierSettings, tokenizer: PreTrainedTokenizerBase, metrics: VerifierMetrics, make_runner: MakeRunner
+def local_drafts(
+    runner: ModelRunner, drafting: DraftingSettings, drafter_id: str, vocab_size: int, metrics: VerifierMetrics
 ) -> LocalDrafts:
-    """Load the draft model beside the target; raises ModelLoadError when it cannot be had."""
-    assert settings.draft_model is not None, "checked with the settings"
-    runner, positions = load_draft_runner(
-        settings.draft_model,
-        target_name=settings.target_model,
-        target_tokenizer=tokenizer,
-        device=settings.device,
-        dtype=settings.dtype,
-        num_slots=settings.num_draft_slots,
-        make_runner=make_runner,
-    )
-    drafting = DraftingSettings(growth=settings.growth)
-    if positions is not None:
-        drafting = replace(drafting, max_positions=positions)
+    """Drafting beside the target, seen by the verifier's metrics."""
     steps = DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step)
-    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=len(tokenizer)))
-    drafts = LocalDrafts(
-        model, drafting, runner.num_slots, f"local/{settings.draft_model}", monotonic_s, on_step=steps.step
-    )
+    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=vocab_size))
+    drafts = LocalDrafts(model, drafting, runner.num_slots, drafter_id, monotonic_s, on_step=steps.step)
     steps.watch(drafts.core.stats, drafts.core.pool)
     return drafts
 

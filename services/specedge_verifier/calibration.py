@@ -14,13 +14,14 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from specedge.node_store import FloatArray, IntArray
 
 _BIN_WIDTH = 0.5  # nats
 _NUM_BINS = 24
 _CENTRES = _BIN_WIDTH * (np.arange(_NUM_BINS) + 0.5)
 _CLAIMED = np.exp(-_CENTRES)
 _PRIOR_WEIGHT = 8.0  # verified nodes the drafter's own claim counts for
+_PRIOR_ACCEPTED = _PRIOR_WEIGHT * _CLAIMED
 _MAX_WEIGHT = 400.0
 _AGE = 0.999  # per step, so that a drafter once found worthless is tried again
 
@@ -64,7 +65,9 @@ class Calibrations:
         self._drafters[drafter_id] = drafter
         return drafter
 
-    def probabilities(self, drafter_ids: Sequence[str], counts: Sequence[int], scores: FloatArray) -> FloatArray:
+    def probabilities(
+        self, drafter_ids: Sequence[str], counts: Sequence[int] | IntArray, scores: FloatArray
+    ) -> FloatArray:
         """Acceptance probability of nodes with these path log-probabilities, non-decreasing in score per drafter.
 
         Args:
@@ -74,17 +77,18 @@ class Calibrations:
         """
         rows, owners = self._rows(drafter_ids, counts)
         weights = self._verified[rows] + _PRIOR_WEIGHT
-        curves = non_increasing((self._accepted[rows] + _PRIOR_WEIGHT * _CLAIMED) / weights, weights)
-        slopes = np.zeros_like(curves)
-        slopes[:, :-1] = np.diff(curves) / _BIN_WIDTH
-        depths = np.clip(-scores, _CENTRES[0], _CENTRES[-1])
-        places = ((depths - _CENTRES[0]) / _BIN_WIDTH).astype(np.int64)
-        cells = owners * _NUM_BINS + places
-        values: FloatArray = slopes.take(cells) * (depths - _CENTRES.take(places)) + curves.take(cells)
+        curves = non_increasing((self._accepted[rows] + _PRIOR_ACCEPTED) / weights, weights)
+        drops = np.zeros(curves.shape)
+        np.subtract(curves[:, :-1], curves[:, 1:], out=drops[:, :-1])
+        depths = np.minimum(np.maximum(scores / -_BIN_WIDTH - 0.5, 0.0), _NUM_BINS - 1)  # in bins from the first centre
+        bins = depths.astype(np.int64)
+        depths -= bins
+        bins += owners * _NUM_BINS
+        values: FloatArray = curves.take(bins) - drops.take(bins) * depths
         return values
 
     def observe(
-        self, drafter_ids: Sequence[str], counts: Sequence[int], scores: FloatArray, accepted: npt.ArrayLike
+        self, drafter_ids: Sequence[str], counts: Sequence[int] | IntArray, scores: FloatArray, accepted: npt.ArrayLike
     ) -> None:
         """Learn from one step's verified nodes.
 
@@ -109,7 +113,7 @@ class Calibrations:
         self._verified[:num_drafters] *= _AGE
         self._accepted[:num_drafters] *= _AGE
 
-    def _rows(self, drafter_ids: Sequence[str], counts: Sequence[int]) -> tuple[list[int], npt.NDArray[np.int64]]:
+    def _rows(self, drafter_ids: Sequence[str], counts: Sequence[int] | IntArray) -> tuple[list[int], IntArray]:
         """Rows of the distinct drafters, and per node which of these is its own."""
         index: dict[str, int] = {}
         owners = [index.setdefault(drafter_id, len(index)) for drafter_id in drafter_ids]
@@ -120,20 +124,27 @@ class Calibrations:
 def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:
     """Per row the non-increasing sequence nearest to `values` in weighted least squares; [num_rows, num_bins] each.
 
-    Where a row violates the order its solution is g[i] = min over a <= i of max over b >= i of the mean of a..b.
+    Neighbouring blocks that violate the order are pooled, all at once, until none is left.
     """
     wrong = np.flatnonzero((values[:, 1:] > values[:, :-1]).any(axis=1))
     if not len(wrong):
         return values
-    num_bins = values.shape[1]
-    sums, totals = (np.zeros((num_bins + 1, len(wrong))) for _ in range(2))  # bins first: fastest to accumulate over
+    num_bins, num_wrong = values.shape[1], len(wrong)
+    sums, totals = (np.zeros((num_bins + 1, num_wrong)) for _ in range(2))  # of all bins before; bins first: faster
     np.cumsum((values[wrong] * weights[wrong]).T, axis=0, out=sums[1:])
     np.cumsum(weights[wrong].T, axis=0, out=totals[1:])
-    is_span = np.tri(num_bins, dtype=np.bool_).T[:, :, None]  # [a, b, 1]: a <= b
-    spans = np.where(is_span, totals[None, 1:] - totals[:-1, None], 1.0)
-    means = np.where(is_span, (sums[None, 1:] - sums[:-1, None]) / spans, -np.inf)  # [a, b, row]
-    highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # over b from i on
-    every = np.arange(num_bins)
+    bins, columns = np.arange(num_bins)[:, None], np.arange(num_wrong)
+    begins = np.ones((num_bins, num_wrong), dtype=np.bool_)  # whether a block begins at the bin
+    ends = begins.copy()
+    while True:
+        first = np.maximum.accumulate(np.where(begins, bins, 0), axis=0) * num_wrong + columns
+        after = np.minimum.accumulate(np.where(ends, bins + 1, num_bins)[::-1], axis=0)[::-1] * num_wrong + columns
+        means = (sums.take(after) - sums.take(first)) / (totals.take(after) - totals.take(first))
+        is_rise = means[1:] > means[:-1]
+        if not is_rise.any():
+            break
+        begins[1:] &= ~is_rise
+        ends[:-1] &= ~is_rise
     result = values.copy()
-    result[wrong] = np.minimum.accumulate(highest, axis=0)[every, every].T  # over a up to i
+    result[wrong] = means.T
     return result

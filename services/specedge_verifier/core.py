@@ -10,6 +10,7 @@ from math import ceil, inf
 from typing import Any, Protocol
 
 from specedge.errors import ProtocolError, SpecEdgeError
+from specedge.node_store import IntArray
 from specedge.penalties import TokenCounts
 from specedge.stopping import TokenStops
 from specedge.trie import DraftTrie
@@ -32,7 +33,7 @@ class StepModel(Protocol):
     def forward(self, schedule: Schedule) -> Any:
         """Compute the planned rows; returns logits in whatever form `sample` takes."""
 
-    def sample(self, schedule: Schedule, logits: Any) -> Sequence[int]:
+    def sample(self, schedule: Schedule, logits: Any) -> Sequence[int] | IntArray:
         """The target's token after each sampling row: per planned session that samples, its root and its nodes."""
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
@@ -115,7 +116,7 @@ class EngineCore:
             handle=handle,
             params=params,
             eos_ids=self._info.eos_ids,
-            trie=DraftTrie(committed, max_live_nodes=self._info.max_live_nodes),
+            trie=DraftTrie(committed, max_live_nodes=self._info.max_live_nodes, store=self.scheduler.store),
             stops=TokenStops(self._info.eos_ids, params),
             num_prompt=len(message.prompt_ids),
             blocks=SessionBlocks(self.scheduler.pool),
@@ -189,11 +190,11 @@ class EngineCore:
         source: list[int] = []
         target: list[int] = []
         for item, path in zip(schedule.planned, walks, strict=True):
-            if path is None or not path.rows or path.rows[-1] == len(path.rows):
+            if path is None or not (rows := path.rows) or rows[-1] == len(rows):
                 continue
             root = item.start + item.num_chunk - 1
-            slots = item.session.blocks.slots(root, root + len(item.tree.parents))
-            for index, row in enumerate(path.rows, start=1):
+            slots = item.session.blocks.slots(root, root + 1 + item.num_nodes)
+            for index, row in enumerate(rows, start=1):
                 if row != index:
                     source.append(int(slots[row]))
                     target.append(int(slots[index]))
@@ -203,28 +204,32 @@ class EngineCore:
 
     def _verdicts(self, schedule: Schedule, walks: list[Walk | None], step_s: float) -> list[Event]:
         events: list[Event] = []
+        step_us = int(1e6 * step_s)
         for item, path in zip(schedule.planned, walks, strict=True):
             session = item.session
-            if session.handle not in self._opened:
-                self._opened.add(session.handle)
+            handle = session.handle
+            if handle not in self._opened:
+                self._opened.add(handle)
                 opened = SessionOpened(session.num_cached, self._info.max_live_nodes, self._info.max_nodes_per_message)
-                events.append((session.handle, opened))
+                events.append((handle, opened))
             if path is None:
                 continue
-            tokens, finish_reason = session.stops.truncate(path.tokens, session.num_generated)
-            del path.tokens[len(tokens) :]
-            del path.rows[len(tokens) :]
+            first_position = len(session.tokens)
+            tokens, finish_reason = session.stops.truncate(path.tokens, first_position - session.num_prompt)
+            if finish_reason is not None:
+                path.tokens = tokens
+                del path.rows[len(tokens) :]
             verdict = Verdict(
-                first_position=len(session.tokens),
-                token_ids=tuple(tokens),
-                finish_reason=finish_reason or "",
-                queue_us=int(1e6 * item.queue_s),
-                step_us=int(1e6 * step_s),
-                num_nodes_verified=len(item.nodes),
-                num_accepted=len(path.rows),
-                lead_tokens=lead_tokens(session, len(tokens), step_s),
+                first_position,
+                tuple(tokens),
+                finish_reason or "",
+                int(1e6 * item.queue_s),
+                step_us,
+                item.num_nodes,
+                len(path.rows),
+                lead_tokens(session, len(tokens), step_s),
             )
-            events.append((session.handle, verdict))
+            events.append((handle, verdict))
         return events
 
     def _pass_on(self, events: list[Event]) -> None:
@@ -238,24 +243,15 @@ class EngineCore:
                 self.close(handle)
 
 
-def accept(schedule: Schedule, sampled: Sequence[int]) -> list[Walk | None]:
+def accept(schedule: Schedule, sampled: Sequence[int] | IntArray) -> list[Walk | None]:
     """Walk every planned session's tree along the target's tokens.
 
     Args:
         schedule: the step.
         sampled: the target's tokens, in the order of `StepModel.sample`.
     """
-    walks: list[Walk | None] = []
-    first = 0
-    for item in schedule.planned:
-        if not item.samples:
-            walks.append(None)
-            continue
-        num_rows = len(item.tree.parents)
-        own = sampled[first : first + num_rows]
-        first += num_rows
-        walks.append(walk(item.tree.parents, item.tree.token_ids, own))
-    return walks
+    walks = iter(walk(schedule.trees, sampled) if len(sampled) else ())
+    return [next(walks) if item.samples else None for item in schedule.planned]
 
 
 def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
@@ -268,17 +264,19 @@ def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
 def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:
     """Count what a step did; its times are the caller's to fill in."""
     done: list[tuple[Planned, Walk]] = [(i, w) for i, w in zip(schedule.planned, walks, strict=True) if w is not None]
+    num_nodes = len(schedule.trees.rows)
+    num_accepted = [len(path.rows) for _, path in done]
     return StepReport(
         num_sessions=len(schedule.planned),
-        num_prefill=sum(item.num_chunk for item in schedule.planned) - len(done),
-        num_nodes=sum(len(item.nodes) for item in schedule.planned),
-        num_accepted=sum(len(path.rows) for _, path in done),
-        num_committed=sum(len(path.tokens) for _, path in done),
+        num_prefill=schedule.num_rows - num_nodes - len(done),
+        num_nodes=num_nodes,
+        num_accepted=sum(num_accepted),
+        num_committed=sum([len(path.tokens) for _, path in done]),
         num_moved=num_moved,
         schedule_s=0.0,
         forward_s=0.0,
         sample_s=0.0,
         settle_s=0.0,
-        accepted_depths=[len(path.rows) for item, path in done if item.nodes],
+        accepted_depths=[count for (item, _), count in zip(done, num_accepted, strict=True) if item.num_nodes],
         queue_s=[item.queue_s for item, _ in done],
     )

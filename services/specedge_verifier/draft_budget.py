@@ -1,21 +1,22 @@
 """How many draft nodes a step verifies: as many as raise expected tokens per second, across all its sessions."""
 
 import numpy as np
-import numpy.typing as npt
 
+from specedge.node_store import FloatArray, IntArray
 from specedge_verifier.step_time import StepTime
 
-FloatArray = npt.NDArray[np.float64]
+_STEPS = 1 << 15  # probabilities are ordered as 16-bit integers, which sort several times faster
 
 
 def draft_budget(
-    probabilities: list[FloatArray],
+    probabilities: FloatArray,
+    owners: IntArray,
     *,
     num_rows: int,
     num_tokens: float,
     max_nodes: int,
     step_time: StepTime,
-) -> list[int]:
+) -> IntArray:
     """Choose how many nodes of each session to verify.
 
     A node is worth its acceptance probability and costs the time its row adds. Nodes of all sessions are taken in
@@ -23,23 +24,21 @@ def draft_budget(
     node while p > dT/dn x goodput". At low load that is a generous tree, at saturation none.
 
     Args:
-        probabilities: per session, [num_candidates] non-increasing, best-first and ancestor-closed.
+        probabilities: [num_candidates] session after session, each non-increasing, best-first and ancestor-closed.
+        owners: [num_candidates] each one's session, from 0 on.
         num_rows: rows the step has without draft nodes.
         num_tokens: tokens those rows are expected to commit (one per session that reaches its last token).
         max_nodes: what the token budget leaves for draft nodes.
         step_time: the learnt curve.
 
     Returns:
-        Number of leading candidates taken, per session.
+        Number of leading candidates taken, per session up to the last that has any.
     """
-    counts = [len(p) for p in probabilities]
-    if max_nodes <= 0 or not any(counts):
-        return [0] * len(counts)
-    merged = np.concatenate(probabilities)
-    owners = np.repeat(np.arange(len(counts)), counts)
-    order = np.argsort(-merged, kind="stable")[:max_nodes]
-    expected = num_tokens + np.concatenate(([0.0], np.cumsum(merged[order])))
+    num_sessions = int(owners[-1]) + 1 if len(owners) else 0
+    if max_nodes <= 0 or not num_sessions:
+        return np.zeros(num_sessions, dtype=np.int64)
+    order = np.argsort((probabilities * -_STEPS).astype(np.int16), kind="stable")[:max_nodes]
+    expected = num_tokens + np.concatenate(([0.0], np.cumsum(probabilities[order])))
     seconds = step_time.predict(num_rows + np.arange(len(order) + 1))
     best = int(np.argmax(expected / seconds))
-    taken: list[int] = np.bincount(owners[order[:best]], minlength=len(counts)).tolist()
-    return taken
+    return np.bincount(owners[order[:best]], minlength=num_sessions)

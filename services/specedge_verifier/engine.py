@@ -128,10 +128,6 @@ class EngineThread:
         if self._forget(handle) is not None:
             self._post(lambda: self._core.close(handle))
 
-    def inspect(self, look: Callable[[EngineCore], None]) -> None:
-        """Run `look` on the engine thread between two steps (integrity checks, gauges)."""
-        self._post(lambda: look(self._core))
-
     def _post(self, command: _Command) -> None:
         self._commands.append(command)
         self._news.set()

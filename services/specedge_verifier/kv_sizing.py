@@ -1,13 +1,33 @@
 """How many KV blocks to allocate: enough for the running set, as far as memory reaches."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
 
 from specedge.errors import ModelLoadError
+from specedge.model.engines import LoadedModel
 from specedge.model.kv_cache import KVCache
 from specedge.model.runner import kv_shape
+
+
+@dataclass(frozen=True, slots=True)
+class DraftKV:
+    """What the KV cache of a draft model on the same device takes.
+
+    Attributes:
+        bytes_per_token: of keys and values.
+        num_slots: tokens it holds; None: as many as the target's.
+    """
+
+    bytes_per_token: int
+    num_slots: int | None
+
+    @classmethod
+    def of(cls, model: LoadedModel, num_slots: int | None) -> "DraftKV":
+        """For a loaded draft model."""
+        return cls(KVCache.bytes_per_slot(**kv_shape(model.config), dtype=model.dtype), num_slots)
 
 
 def choose_num_blocks(
@@ -21,6 +41,7 @@ def choose_num_blocks(
     max_tree_nodes: int,
     num_kv_blocks: int | None,
     memory_fraction: float,
+    draft: DraftKV | None = None,
 ) -> int:
     """Number of blocks in the pool.
 
@@ -28,6 +49,7 @@ def choose_num_blocks(
         config: the target's transformers configuration.
         num_kv_blocks: the user's choice; None sizes the pool for `max_batch_size` sessions of `max_len` tokens and
             a full tree each, cut to `memory_fraction` of the memory that is free now.
+        draft: shares that memory.
 
     Raises:
         ModelLoadError: not even one session of maximal length fits; says how much is short and what helps.
@@ -42,7 +64,12 @@ def choose_num_blocks(
         return num_kv_blocks
     wanted = max_batch_size * -(-(max_len + 1 + max_tree_nodes) // block_size)
     block_bytes = block_size * KVCache.bytes_per_slot(**kv_shape(config), dtype=dtype)
-    affordable = int(memory_fraction * free_bytes(device)) // block_bytes
+    budget = int(memory_fraction * free_bytes(device))
+    if draft is not None and draft.num_slots is None:
+        block_bytes += block_size * draft.bytes_per_token
+    elif draft is not None and draft.num_slots is not None:
+        budget -= draft.num_slots * draft.bytes_per_token
+    affordable = max(0, budget) // block_bytes
     if affordable < smallest:
         short = (smallest - affordable) * block_bytes
         raise ModelLoadError(

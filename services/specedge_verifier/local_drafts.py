@@ -4,6 +4,7 @@ One thread and one device serve both models, so nothing is in flight while a ste
 draft: the depth of the drafts is a decision made before every step (`draft_depth`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from specedge.drafting.core import DraftCore, DraftModel
@@ -43,7 +44,7 @@ class LocalDrafts:
         self._clock = clock
         self._on_step = on_step
         self._sessions: dict[int, Session] = {}
-        self._num_drafted = 0  # draft steps since the engine's last step
+        self._depths: Counter[int] = Counter()  # by handle: draft steps that grew its tree since the engine's last step
 
     def grow(self, running: Sequence[Session], step_time: StepTime) -> float:
         """Run the draft steps that pay before the next step; nodes go straight to the sessions' tries.
@@ -59,9 +60,10 @@ class LocalDrafts:
         handles = {session.handle for session in decoding}
         for handle in self._sessions:
             self.core.pause(handle, handle not in handles)
-        self._num_drafted = 0
+        self._depths.clear()
+        num_grown = 0
         num_steps = self.depth.decide(len(decoding), step_time)
-        while self._num_drafted < num_steps and (step := self.core.schedule()) is not None:
+        while num_grown < num_steps and (step := self.core.schedule()) is not None:
             step_started_s = self._clock()
             children = self._model.children(step)
             computed_s = self._clock()
@@ -75,8 +77,9 @@ class LocalDrafts:
             self.core.stats.step(report)
             if self._on_step is not None:
                 self._on_step(report)
-            if any(rows.wanted for _, _, rows in step.parts):  # else the step only caught up with a long text
-                self._num_drafted += 1
+            grown = [int(part.request.session_id) for part, _, rows in step.parts if rows.wanted]
+            self._depths.update(grown)
+            num_grown += bool(grown)  # else the step only caught up with a long text
         now_s = self._clock()
         for session in decoding:
             if session.ready_since_s is None:
@@ -87,8 +90,9 @@ class LocalDrafts:
         """The engine has committed tokens."""
         if handle in self._sessions:
             self.core.verdict(handle, token_ids)
-            if num_nodes and self._num_drafted:
-                self.depth.verified(self._num_drafted, num_nodes, num_accepted)
+            # A session that was still catching up when others grew has a shallower tree than they have.
+            if num_nodes and self._depths[handle]:
+                self.depth.verified(self._depths[handle], num_nodes, num_accepted)
 
     def close(self, handle: int) -> None:
         """A session has ended; one that was never drafted for is left alone."""
@@ -117,7 +121,5 @@ def add_nodes(session: Session, nodes: DraftNodes) -> None:
 
     Nodes carry the log-probability of their own step, so that a late node's path counts from today's frontier.
     """
-    trie = session.trie
-    for parent, token, score in zip(nodes.parents, nodes.token_ids, nodes.scores, strict=True):
-        trie.add(parent, token, trie.score(parent) + score)
-    trie.trim()
+    session.trie.extend(nodes.parents, nodes.token_ids, nodes.scores)
+    session.trie.trim()

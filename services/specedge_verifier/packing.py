@@ -1,63 +1,76 @@
 """Turns a schedule into the packed batch of a forward and the row groups of the sampler: arrays only, no tensors."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from specedge.model.batch import BoolArray, PackedBatch, Segment
 from specedge.row_group import RowGroup
-from specedge_verifier.scheduler import Planned, Schedule
+from specedge_verifier.draft_trees import DraftTrees
+from specedge_verifier.scheduler import Schedule
 
 
 def pack(schedule: Schedule) -> PackedBatch:
     """Lay a schedule's rows end to end."""
-    token_ids: list[int] = []
-    positions: list[int] = []
-    wanted: list[int] = []
-    contexts = []
+    trees = schedule.trees
+    own_slots, segments = [], []
+    chunk_tokens: list[int] = []
+    chunk_rows: list[int] = []
+    chunk_positions: list[int] = []
+    roots: list[int] = []
+    masks = iter(tree_masks(trees))
+    first = 0
     for item in schedule.planned:
-        session, tree = item.session, item.tree
-        end = item.start + item.num_chunk
+        session, start, num_chunk, num_nodes = item.session, item.start, item.num_chunk, item.num_nodes
+        end, root = start + num_chunk, first + num_chunk - 1
+        chunk_tokens += session.trie.committed[start:end]
+        chunk_positions += range(start, end)
+        chunk_rows += range(first, root + 1)
+        context = session.blocks.slots(0, end + num_nodes)
+        own_slots.append(context[start:])
+        mask = None
         if item.samples:
-            wanted += range(len(token_ids) + item.num_chunk - 1, len(token_ids) + item.num_rows)
-        token_ids += session.tokens[item.start : end]
-        token_ids += tree.token_ids
-        positions += range(item.start, end)
-        positions += tree.positions
-        contexts.append(session.blocks.slots(0, end + len(tree.numbers)))
-    masks = tree_masks(schedule.planned)
-    planned = list(zip(schedule.planned, contexts, masks, strict=True))
+            roots.append(root)
+            mask = next(masks)
+            if mask is not None and num_chunk > 1:
+                mask = below_chunk(mask, num_chunk)
+        segments.append(Segment(num_chunk + num_nodes, context, mask))
+        first = root + 1 + num_nodes
+    is_wanted = np.ones(first, dtype=np.bool_)
+    is_wanted[chunk_rows] = False
+    token_ids, positions = np.empty((2, first), dtype=np.int64)
+    token_ids[chunk_rows], token_ids[is_wanted] = chunk_tokens, trees.token_ids
+    positions[chunk_rows], positions[is_wanted] = chunk_positions, trees.positions
+    is_wanted[roots] = True
     return PackedBatch(
-        token_ids=np.array(token_ids, dtype=np.int64),
-        positions=np.array(positions, dtype=np.int64),
-        slots=np.concatenate([context[item.start :] for item, context, _ in planned]),
-        segments=tuple([Segment(item.num_rows, context, mask) for item, context, mask in planned]),
-        logits_rows=np.array(wanted, dtype=np.int64),
+        token_ids=token_ids,
+        positions=positions,
+        slots=np.concatenate(own_slots),
+        segments=tuple(segments),
+        logits_rows=is_wanted.nonzero()[0],
     )
 
 
-def tree_masks(planned: Sequence[Planned]) -> list[BoolArray | None]:
-    """The mask of each session that has a tree; None for the others, whose rows form a causal chain.
+def tree_masks(trees: DraftTrees) -> list[BoolArray | None]:
+    """Which rows of its tree each row sees; None for a tree without nodes.
 
-    The trees of all sessions are filled in together, row by row: a row sees what its parent sees, and itself.
+    What a row sees is a set of bits. It is joined with its ancestors' in leaps that double, in all trees together.
     """
-    owners = [index for index, item in enumerate(planned) if item.tree.numbers]
-    masks: list[BoolArray | None] = [None] * len(planned)
-    if not owners:
-        return masks
-    sizes = [len(planned[index].tree.parents) for index in owners]
-    parents = np.zeros((max(sizes), len(owners)), dtype=np.int64)
-    is_row = np.arange(max(sizes)) < np.array(sizes)[:, None]
-    parents.T[is_row] = [parent for index in owners for parent in planned[index].tree.parents]
-    trees = np.zeros((len(owners), max(sizes), max(sizes)), dtype=np.bool_)
-    trees[:, 0, 0] = True
-    every = np.arange(len(owners))
-    for row in range(1, max(sizes)):
-        trees[:, row] = trees[every, parents[row]]
-        trees[:, row, row] = True
-    for index, size, tree in zip(owners, sizes, trees, strict=True):
-        masks[index] = below_chunk(tree[:size, :size], planned[index].num_chunk)
-    return masks
+    widest = 1 + int(trees.sizes.max(initial=0))
+    if widest == 1:
+        return [None] * len(trees.sizes)
+    every = np.arange(trees.num_rows)
+    own = every - np.repeat(trees.roots, trees.sizes + 1)
+    bits = np.packbits(np.eye(widest, dtype=np.bool_), axis=1, bitorder="little").take(own, axis=0)
+    ancestors = every
+    ancestors[trees.rows] = trees.parents
+    for _ in range(trees.depth.bit_length()):
+        bits |= bits.take(ancestors, axis=0)
+        ancestors = ancestors.take(ancestors)
+    sees = np.unpackbits(bits, axis=1, count=widest, bitorder="little").view(np.bool_)
+    ends = (trees.roots + trees.sizes + 1).tolist()
+    return [
+        sees[end - size - 1 : end, : size + 1] if size else None
+        for size, end in zip(trees.sizes.tolist(), ends, strict=True)
+    ]
 
 
 def below_chunk(tree: BoolArray, num_chunk: int) -> BoolArray:
@@ -69,27 +82,35 @@ def below_chunk(tree: BoolArray, num_chunk: int) -> BoolArray:
     Returns:
         bool [num_chunk + num_nodes] squared: causal within the chunk, ancestors and self within the tree.
     """
-    if num_chunk == 1:
-        return tree
     num_before = num_chunk - 1
     mask = np.tri(num_before + len(tree), dtype=np.bool_)
     mask[num_before:, num_before:] = tree
     return mask
 
 
-def row_group(item: Planned) -> RowGroup:
-    """What the sampler needs to know about one session's rows: the root's, then the nodes'."""
-    session, tree = item.session, item.tree
-    paths: list[list[int]] | None = None
-    if session.params.needs_paths:
-        paths = [[]]
-        for parent, token in zip(tree.parents[1:], tree.token_ids, strict=True):
-            paths.append([*paths[parent], token])
-    return RowGroup(
-        params=session.params,
-        positions=np.array([len(session.tokens) - 1, *tree.positions], dtype=np.int64) + 1,
-        eos_ids=session.eos_ids,
-        prompt_len=session.num_prompt,
-        counts=session.counts,
-        paths=paths,
-    )
+def row_groups(schedule: Schedule) -> list[RowGroup]:
+    """What the sampler needs to know about the rows of each session that samples: the root's, then the nodes'."""
+    trees = schedule.trees
+    sampling = [item for item in schedule.planned if item.samples]
+    positions = np.empty(trees.num_rows, dtype=np.int64)
+    positions[trees.roots] = [len(item.session.tokens) for item in sampling]
+    positions[trees.rows] = trees.positions + 1
+    groups = []
+    end = 0
+    for index, item in enumerate(sampling):
+        session = item.session
+        start, end = end, end + 1 + item.num_nodes
+        paths = None if session.counts is None else tree_paths(trees, index)
+        own = positions[start:end]
+        groups.append(RowGroup(session.params, own, session.eos_ids, session.num_prompt, session.counts, paths))
+    return groups
+
+
+def tree_paths(trees: DraftTrees, index: int) -> list[list[int]]:
+    """The tokens from below the root down to each row of one tree, the root's own included."""
+    root, size = int(trees.roots[index]), int(trees.sizes[index])
+    own = slice(root - index, root - index + size)
+    paths: list[list[int]] = [[]]
+    for parent, token in zip(trees.parents[own].tolist(), trees.token_ids[own].tolist(), strict=True):
+        paths.append([*paths[parent - root], token])
+    return paths

@@ -12,26 +12,22 @@ Rule 4  Deciding changes nothing but block reservations and preemptions; `settle
 
 from bisect import insort
 from dataclasses import dataclass
-from itertools import accumulate
 from math import inf
 from operator import attrgetter
 
 import numpy as np
-import numpy.typing as npt
 
 from specedge.block_pool import BlockPool
 from specedge.errors import OutOfBlocks
-from specedge.trie import ROOT, Node, TreeRows
+from specedge.node_store import IntArray, NodeStore
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.calibration import Calibrations
 from specedge_verifier.draft_budget import draft_budget
+from specedge_verifier.draft_trees import DraftTrees, bare_roots, lay_out
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import BatchType, Decision, Readiness, decide
 
-FloatArray = npt.NDArray[np.float64]
-
-_NO_NODES = TreeRows([], [ROOT], [], [], [])
 _order = attrgetter("order")
 _item_order = attrgetter("session.order")
 
@@ -57,12 +53,11 @@ class SchedulerLimits:
 
 @dataclass(slots=True, eq=False)
 class Planned:
-    """One session's part of a step: `num_chunk` committed tokens from `start` on, then draft nodes.
+    """One session's part of a step: `num_chunk` committed tokens from `start` on, then `num_nodes` draft nodes.
 
     Attributes:
         samples: whether the chunk reaches the session's last committed token (the root), so that a token is sampled.
         queue_s: how long the session has had something to compute.
-        tree: the draft nodes and how they hang below the root.
     """
 
     session: Session
@@ -70,33 +65,29 @@ class Planned:
     num_chunk: int
     samples: bool
     queue_s: float
-    tree: TreeRows = _NO_NODES
-
-    @property
-    def nodes(self) -> list[int]:
-        """Numbers of the draft nodes, parents first."""
-        return self.tree.numbers
-
-    @property
-    def parents(self) -> list[int]:
-        """Per tree row (the root's first, then the nodes') the tree row of its parent."""
-        return self.tree.parents
+    num_nodes: int = 0
 
     @property
     def num_rows(self) -> int:
-        return self.num_chunk + len(self.tree.numbers)
+        return self.num_chunk + self.num_nodes
 
 
 @dataclass(slots=True)
 class Schedule:
-    """One step as plain data: sessions in row order, or how long to wait for news (inf: until something arrives)."""
+    """One step as plain data: sessions in row order, or how long to wait for news (inf: until something arrives).
+
+    Attributes:
+        planned: the sessions.
+        trees: the draft nodes of those that sample, one tree each.
+    """
 
     planned: list[Planned]
+    trees: DraftTrees
     wait_s: float = 0.0
 
     @property
     def num_rows(self) -> int:
-        return sum(item.num_rows for item in self.planned)
+        return sum(item.num_chunk for item in self.planned) + len(self.trees.rows)
 
 
 class Scheduler:
@@ -113,6 +104,7 @@ class Scheduler:
         self.limits = limits
         self.step_time = step_time
         self.calibrations = Calibrations()
+        self.store = NodeStore()
         self.waiting: list[Session] = []
         self.running: list[Session] = []
         self.num_preemptions = 0
@@ -122,19 +114,19 @@ class Scheduler:
         insort(self.waiting, session, key=_order)
 
     def remove(self, session: Session) -> None:
-        """Forget a finished or cancelled session and free its blocks."""
+        """Forget a finished or cancelled session and free what it holds."""
         (self.running if session in self.running else self.waiting).remove(session)
         session.blocks.release()
+        session.trie.release()
 
     def schedule(self, now_s: float) -> Schedule:
         self._admit()
         decision = self._decide(now_s)
         if not decision.run:
-            return Schedule([], decision.wait_s)
+            return Schedule([], bare_roots(0), decision.wait_s)
         planned = self._plan_rows(decision, now_s)
         self._reserve_rows(planned)
-        self._plan_nodes(planned)
-        return Schedule(planned, 0.0 if planned else inf)
+        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf)
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
         """Book a finished step: commit, keep the accepted path's KV, free the rest, learn.
@@ -148,35 +140,35 @@ class Scheduler:
         self._calibrate(schedule, walks)
         for item, walk in zip(schedule.planned, walks, strict=True):
             session = item.session
-            session.num_computed = item.start + item.num_chunk
+            trie, num_computed = session.trie, item.start + item.num_chunk
             if walk is not None:
-                session.num_computed += len(walk.rows)
-                session.trie.commit(walk.tokens)
+                num_computed += len(walk.rows)
+                trie.commit(walk.tokens)
                 if session.counts is not None:
                     session.counts.append(walk.tokens)
-                session.gap.verdict(now_s, session.trie.num_live > 0)
-                session.ready_since_s = now_s if session.trie.num_live or not session.is_drafted else None
-            session.blocks.settle(session.tokens, session.num_computed)
+                has_nodes = trie.num_live > 0
+                session.gap.verdict(now_s, has_nodes)
+                session.ready_since_s = now_s if has_nodes or not session.is_drafted else None
+            session.num_computed = num_computed
+            session.blocks.settle(trie.committed, num_computed)
         self.step_time.observe(schedule.num_rows, step_s)
         self._free_since_s = now_s
 
     def _calibrate(self, schedule: Schedule, walks: list[Walk | None]) -> None:
         """Learn what scores were worth, drafter by drafter."""
-        drafters: list[str] = []
-        counts: list[int] = []
-        scores: list[float] = []
-        accepted: list[int] = []
-        for item, walk in zip(schedule.planned, walks, strict=True):
-            if not item.tree.numbers or walk is None:
-                continue
-            drafters.append(item.session.drafter_id)
-            counts.append(len(item.tree.numbers))
-            accepted += [len(scores) + row - 1 for row in walk.rows]
-            scores += item.tree.scores
-        if scores:
+        scores = schedule.trees.scores
+        if len(scores):
+            drafters, counts, num_accepted = [], [], []
+            rows: list[int] = []
+            for item, walk in zip(schedule.planned, walks, strict=True):
+                if item.num_nodes and walk is not None:
+                    drafters.append(item.session.drafter_id)
+                    counts.append(item.num_nodes)
+                    num_accepted.append(len(walk.rows))
+                    rows += walk.rows
             is_accepted = np.zeros(len(scores))
-            is_accepted[accepted] = 1.0
-            self.calibrations.observe(drafters, counts, np.array(scores), is_accepted)
+            is_accepted[np.array(rows, dtype=np.int64) - 1 + np.repeat(np.cumsum(counts) - counts, num_accepted)] = 1.0
+            self.calibrations.observe(drafters, counts, scores, is_accepted)
         self.calibrations.age()
 
     def _admit(self) -> None:
@@ -234,14 +226,16 @@ class Scheduler:
     def _reserve_rows(self, planned: list[Planned]) -> None:
         """Hold blocks for every planned committed token, preempting the newest sessions while they are missing."""
         preempted: set[Session] = set()
-        for item in sorted(planned, key=_item_order):
+        short = [item for item in planned if item.start + item.num_chunk > item.session.blocks.num_slots]
+        for item in sorted(short, key=_item_order):
             while item.session not in preempted:
                 try:
                     item.session.blocks.reserve(item.start + item.num_chunk)
                     break
                 except OutOfBlocks:
                     preempted.add(self._preempt(self.running[-1]))
-        planned[:] = [item for item in planned if item.session not in preempted]
+        if preempted:
+            planned[:] = [item for item in planned if item.session not in preempted]
 
     def _preempt(self, session: Session) -> Session:
         """Back to the queue; its committed tokens are prefilled again later, its draft nodes stay."""
@@ -252,39 +246,47 @@ class Scheduler:
         insort(self.waiting, session, key=_order)
         return session
 
-    def _plan_nodes(self, planned: list[Planned]) -> None:
+    def _plan_nodes(self, planned: list[Planned]) -> DraftTrees:
         """Give each session that samples its share of the draft budget, as far as blocks reach."""
-        candidates: list[tuple[Planned, list[Node]]] = []
-        for item in planned:
-            session = item.session
-            if item.samples and session.is_drafted and session.trie.num_live:
-                # a node as deep as the answer may still grow brings nothing
-                ranking = session.trie.ranking(self.limits.max_tree_nodes, session.num_remaining - 1)
-                candidates.append((item, ranking))
-        if not candidates:
-            return
-        num_rows = sum(item.num_rows for item in planned)
-        counts = draft_budget(
-            self._probabilities(candidates),
+        sampling = [item for item in planned if item.samples]
+        drafted = [item for item in sampling if item.session.trie.num_live and item.session.is_drafted]
+        if not drafted:
+            return bare_roots(len(sampling))
+        sessions, store = [item.session for item in drafted], self.store
+        places, counts = store.rank([session.trie.live_places for session in sessions], self.limits.max_tree_nodes)
+        owners = np.repeat(np.arange(len(sessions)), counts)
+        places, owners, counts = self._reachable(sessions, places, owners, counts)
+        root_losses = store.losses.take([session.trie.root_place for session in sessions])
+        scores = root_losses.take(owners) - store.losses.take(places)
+        num_rows = sum([item.num_chunk for item in planned])
+        chosen = draft_budget(
+            self.calibrations.probabilities([session.drafter_id for session in sessions], counts, scores),
+            owners,
             num_rows=num_rows,
-            num_tokens=sum(item.samples for item in planned),
+            num_tokens=len(sampling),
             max_nodes=self.limits.max_num_batched_tokens - num_rows,
             step_time=self.step_time,
         )
-        for (item, ranking), count in zip(candidates, counts, strict=True):
-            if not count:
-                continue
-            blocks, end = item.session.blocks, item.start + item.num_chunk
-            count = min(count, blocks.num_slots - end + self.pool.num_free * self.pool.block_size)
-            blocks.reserve(end + count)
-            item.tree = item.session.trie.rows(ranking[:count])
+        for item, count in zip(drafted, chosen.tolist(), strict=False):
+            if count:
+                blocks, end = item.session.blocks, item.start + item.num_chunk
+                item.num_nodes = count
+                if end + count > blocks.num_slots:
+                    item.num_nodes = min(count, blocks.num_slots - end + self.pool.num_free * self.pool.block_size)
+                    blocks.reserve(end + item.num_nodes)
+        ends = counts.cumsum() - counts + [item.num_nodes for item in drafted]
+        is_chosen = np.arange(len(places)) < ends.take(owners)
+        roots = [item.session.trie.root_place for item in sampling]
+        sizes = np.array([item.num_nodes for item in sampling])
+        return lay_out(store, roots, places[is_chosen], scores[is_chosen], sizes)
 
-    def _probabilities(self, candidates: list[tuple[Planned, list[Node]]]) -> list[FloatArray]:
-        """What each candidate node is worth, per session; computed for all of them at once."""
-        counts = [len(ranking) for _, ranking in candidates]
-        losses = np.array([node[0] for _, ranking in candidates for node in ranking], dtype=np.float64)
-        root_losses = np.repeat([item.session.trie.root_loss for item, _ in candidates], counts)
-        drafters = [item.session.drafter_id for item, _ in candidates]
-        values = self.calibrations.probabilities(drafters, counts, root_losses - losses)
-        ends = list(accumulate(counts))
-        return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    def _reachable(
+        self, sessions: list[Session], places: IntArray, owners: IntArray, counts: IntArray
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """Leave out nodes as deep as the answer may still grow: they bring nothing."""
+        if all(session.num_remaining > self.limits.max_tree_nodes for session in sessions):
+            return places, owners, counts
+        deepest = np.array([session.deepest_position for session in sessions])
+        is_reached = self.store.positions[places] <= deepest[owners]
+        places, owners = places[is_reached], owners[is_reached]
+        return places, owners, np.bincount(owners, minlength=len(sessions))

@@ -55,6 +55,7 @@ class Session:
         ready_since_s: since when there has been something to compute; None while only a draft could add to it.
         is_paused: its reader is too slow; it takes no step until the outbox has drained.
         order: sort key of service: higher priority first, then first come.
+        deepest_position: where a draft node can still shorten the answer; after it comes only the last token.
     """
 
     handle: int
@@ -75,10 +76,12 @@ class Session:
     ready_since_s: float | None = None
     gap: DraftGap = field(default_factory=DraftGap)
     order: tuple[int, float, int] = field(init=False)
+    deepest_position: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.order = (-self.priority, self.arrived_s, self.handle)
         self.ready_since_s = self.arrived_s
+        self.deepest_position = self.num_prompt + self.params.max_tokens - 2
 
     def queued_s(self, now_s: float) -> float:
         """Seconds for which the session has had something to compute."""
@@ -105,5 +108,4 @@ class Session:
     @property
     def is_drafted(self) -> bool:
         """Whether draft nodes could still shorten this session."""
-        num_generated = len(self.trie.committed) - self.num_prompt
-        return self.speculative and num_generated < self.params.max_tokens - 1
+        return self.speculative and len(self.trie.committed) <= self.deepest_position

@@ -13,6 +13,9 @@ class SessionBlocks:
 
     Index i of `slots` is where the i-th computed token's keys and values live; rows being verified use the indices
     right after the computed tokens, whatever their depth.
+
+    Attributes:
+        num_slots: indices that have a slot.
     """
 
     def __init__(self, pool: BlockPool, namespace: bytes = b"") -> None:
@@ -20,15 +23,10 @@ class SessionBlocks:
         self._namespace = namespace
         self._block_ids: list[int] = []
         self._slots = np.empty(0, dtype=np.int64)
-        self._offsets = np.arange(pool.block_size)
+        self.num_slots = 0
         self._num_published = 0
         self._last_key = root_key(namespace)
         self._prefix_keys: tuple[int, list[bytes]] = (0, [])  # number of tokens they were made for, and keys
-
-    @property
-    def num_slots(self) -> int:
-        """Indices that have a slot."""
-        return len(self._block_ids) * self._pool.block_size
 
     def slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Slots of indices start..end-1; a view, valid until the next call that changes the blocks."""
@@ -60,10 +58,9 @@ class SessionBlocks:
 
     def reserve(self, num_slots: int) -> None:
         """Hold blocks for at least `num_slots` indices; raises OutOfBlocks and changes nothing if they are not free."""
-        size = self._pool.block_size
-        missing = num_slots - len(self._block_ids) * size
+        missing = num_slots - self.num_slots
         if missing > 0:
-            self._append(self._pool.allocate(-(-missing // size)))
+            self._append(self._pool.allocate(-(-missing // self._pool.block_size)))
 
     def publish(self, token_ids: Sequence[int], num_computed: int) -> None:
         """Make the blocks that `num_computed` tokens have filled since the last call findable by others."""
@@ -79,32 +76,31 @@ class SessionBlocks:
         if keep < len(self._block_ids):
             self._pool.release(self._block_ids[keep:])
             del self._block_ids[keep:]
+            self.num_slots = keep * self._pool.block_size
 
     def settle(self, token_ids: Sequence[int], num_computed: int) -> None:
         """After a step: publish what is full, keep room for the root, give back the rest (rejected nodes)."""
         size = self._pool.block_size
         if num_computed >= (self._num_published + 1) * size:
             self.publish(token_ids, num_computed)
-        if len(self._block_ids) * size > num_computed + size:
+        if self.num_slots > num_computed + size:
             self.trim(num_computed + 1)
 
     def release(self) -> None:
         """Give everything back; what was published stays findable until evicted."""
         self._pool.release(self._block_ids)
         self._block_ids.clear()
+        self.num_slots = 0
         self._num_published = 0
         self._last_key = root_key(self._namespace)
 
     def _append(self, block_ids: list[int]) -> None:
-        size = self._pool.block_size
-        start, end = self.num_slots, self.num_slots + len(block_ids) * size
+        start, end = self.num_slots, self.num_slots + len(block_ids) * self._pool.block_size
         if end > len(self._slots):
             grown = np.empty(max(end, 2 * len(self._slots)), dtype=np.int64)
             grown[:start] = self._slots[:start]
             self._slots = grown
-        if len(block_ids) == 1:  # the usual case while decoding
-            np.add(self._offsets, block_ids[0] * size, out=self._slots[start:end])
-        else:
-            first = np.asarray(block_ids, dtype=np.int64) * size
-            self._slots[start:end] = (first[:, None] + self._offsets).ravel()
+        slots = self._pool.slots
+        self._slots[start:end] = slots[block_ids[0]] if len(block_ids) == 1 else slots[block_ids].ravel()
         self._block_ids += block_ids
+        self.num_slots = end

@@ -12,11 +12,6 @@ from specedge.settings import Port, PositiveInt, Seconds
 class VerifierSettings(DrafterSettings):
     """Everything that can be set on the verifier; see `specedge verifier --help`."""
 
-    target_model: str = Field(
-        default="demo",
-        min_length=1,
-        description="target model: a Hugging Face id, a local folder, or demo for the embedded one",
-    )
     system: Literal["specedge", "server-only", "autoregressive"] = Field(
         default="specedge",
         description="specedge verifies what edges draft; server-only drafts beside the target, with draft_model; "

@@ -5,6 +5,8 @@ they are; predictions are made monotone, because more rows never cost less. The 
 draft node costs.
 """
 
+from bisect import bisect_left
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +29,7 @@ class StepTime:
             raise ValueError("the step time curve needs at least one measured step")
         num_knots = max(1, int(np.ceil(np.log2(max(2, max_rows))))) + 1
         self._rows = 2.0 ** np.arange(num_knots)
+        self._knots: list[float] = self._rows.tolist()
         rows, seconds = (np.array(column, dtype=np.float64) for column in zip(*sorted(samples), strict=True))
         self._seconds = np.interp(self._rows, rows, seconds)
         above = self._rows > rows[-1]  # beyond the last sample time grows in proportion, never faster than measured
@@ -43,11 +46,11 @@ class StepTime:
 
     def observe(self, num_rows: int, seconds: float) -> None:
         """Learn from one finished step."""
-        upper = int(np.clip(np.searchsorted(self._rows, num_rows), 1, len(self._rows) - 1))
+        upper = min(max(bisect_left(self._knots, num_rows), 1), len(self._knots) - 1)
         lower = upper - 1
-        span = self._rows[upper] - self._rows[lower]
-        weight = float(np.clip((num_rows - self._rows[lower]) / span, 0.0, 1.0))
-        predicted = (1 - weight) * self._seconds[lower] + weight * self._seconds[upper]
+        span = self._knots[upper] - self._knots[lower]
+        weight = min(max((num_rows - self._knots[lower]) / span, 0.0), 1.0)
+        predicted = (1 - weight) * float(self._seconds[lower]) + weight * float(self._seconds[upper])
         error = min(seconds - predicted, _MAX_CORRECTION * predicted)
         norm = weight**2 + (1 - weight) ** 2
         self._seconds[lower] += _LEARNING_RATE * error * (1 - weight) / norm

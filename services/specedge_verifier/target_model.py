@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from specedge.model.runner import ModelRunner
+from specedge.node_store import IntArray
 from specedge.sampler import Sampler
-from specedge_verifier.packing import pack, row_group
+from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
 
 
@@ -27,10 +28,10 @@ class TargetModel:
         """Logits of all sampling rows, float32 [num_wanted, vocab]."""
         return self._runner.forward(pack(schedule))
 
-    def sample(self, schedule: Schedule, logits: torch.Tensor) -> list[int]:
+    def sample(self, schedule: Schedule, logits: torch.Tensor) -> IntArray:
         """The target's token after each sampling row."""
-        groups = [row_group(item) for item in schedule.planned if item.samples]
-        return self._sampler.choose(logits, groups).tolist() if groups else []
+        groups = row_groups(schedule)
+        return self._sampler.choose(logits, groups) if groups else np.empty(0, dtype=np.int64)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy keys and values between slots in all layers."""

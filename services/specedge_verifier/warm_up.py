@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from specedge.model.batch import chain
 from specedge.model.runner import ModelRunner
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
@@ -30,7 +31,7 @@ def measure_step_time(runner: ModelRunner, sampler: Sampler, max_rows: int) -> l
         best_s = float("inf")
         for _ in range(_REPEATS):
             started_s = monotonic_s()
-            sampler.choose(runner.forward(runner.chain(num_rows)), [group])
+            sampler.choose(runner.forward(chain(num_rows)), [group])
             best_s = min(best_s, monotonic_s() - started_s)
         samples.append((num_rows, best_s))
     logger.info("step time: %s", ", ".join(f"{rows} rows {1e3 * seconds:.1f} ms" for rows, seconds in samples))

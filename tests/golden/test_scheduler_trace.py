@@ -73,7 +73,7 @@ class Recorder(FakeTarget):
         for item in schedule.planned:
             name = self.names[item.session.handle]
             what = f"tokens {item.start}..{item.start + item.num_chunk - 1}"
-            tree = f" and {len(item.nodes)} draft nodes" if item.nodes else ""
+            tree = f" and {item.num_nodes} draft nodes" if item.num_nodes else ""
             self.lines.append(f"  {name}: {what}{tree}{', samples' if item.samples else ''}")
         return super().forward(schedule)
 

@@ -59,9 +59,23 @@ def test_a_small_run_keeps_every_row_and_finds_equal_answers(
         assert 0 < cell.verifier_busy_s < cell.wall_s
         assert (cell.draft_busy_s > 0) == (cell.system != "autoregressive")
         assert cell.draft_on_verifier == (cell.system == "server-only")
-        assert cell.bytes_up > 0 and cell.bytes_down > 0
+        assert cell.wire_bytes_up is not None and cell.wire_bytes_down is not None
+        assert cell.wire_bytes_up > cell.bytes_up > 0
+        assert cell.wire_bytes_down > cell.bytes_down > 0
+        assert (cell.num_draft_rows >= cell.num_draft_steps > 0) == (cell.system != "autoregressive")
     assert "rtt5" in capsys.readouterr().out
     assert (folder / "report.md").exists()
+
+
+def test_a_cold_run_finds_nothing_in_the_prefix_cache(tmp_path: Path) -> None:
+    flags = ["--systems", "specedge:off", "--loads", "closed-1,closed-2", "--networks", "direct", "--repetitions", "2"]
+    flags += ["--max-request-num", "1", "--num-requests", "2", "--max-new-tokens", "4", "--warm-up-tokens", "2"]
+    assert main([*flags, "--num-threads", "1", "--out", str(tmp_path / "run")]) == 0
+
+    run = RunFolder.load(tmp_path / "run")
+    assert len({request.prompt for request in run.requests}) == len(run.requests) == 8
+    assert [request.num_cached_tokens for request in run.requests] == [0] * 8
+    assert all(cell.prefix_queries > 0 and cell.prefix_hits == 0 for cell in run.cells)
 
 
 def test_a_run_in_which_no_system_starts_fails_with_the_reason(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import PackedBatch
 from specedge.model.loader import load_model
 from specedge.model.paged_attention import ATTENTION_NAME
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import ModelRunner, TransformersRunner
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
@@ -96,7 +96,7 @@ async def tokens_per_verdict(drafter: Drafter, prompt: list[int], sampling: Samp
 
 
 async def test_draft_logits_of_every_node_equal_a_plain_forward_of_its_path() -> None:
-    runner = CheckedRunner(ModelRunner(load("draft"), 512))
+    runner = CheckedRunner(TransformersRunner(load("draft"), 512))
     settings = DraftingSettings(growth=GrowthSettings(max_n_beams=5, max_budget=16, max_branch_width=3))
     drafter = Drafter(runner, drafter_id="draft", settings=settings)
     sampling = SamplingParams(temperature=1.0, seed=5, max_tokens=100)
@@ -124,7 +124,7 @@ async def test_coupled_trees_accept_more_than_plain_ones_at_temperature_one() ->
     prompt = prompt_ids("Write a story about a duck who was afraid of water.")
     sampling = SamplingParams(temperature=1.0, seed=77, max_tokens=500)
     answer = target_answer(prompt, sampling, 72)
-    runner = ModelRunner(load("draft"), 1024)
+    runner = TransformersRunner(load("draft"), 1024)
     means = {}
     for coupled in (True, False):
         settings = DraftingSettings(mode="off", growth=GROWTH)

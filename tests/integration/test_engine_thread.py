@@ -123,6 +123,14 @@ class Steps:
         self.reports.append(report)
 
 
+class OpenEngine(EngineThread):
+    """An engine thread that can be looked into."""
+
+    def inspect(self, look: Callable[[EngineCore], None]) -> None:
+        """Runs `look` on the engine thread between two steps."""
+        self._post(lambda: look(self._core))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The engine between two steps."""
@@ -134,12 +142,12 @@ class Snapshot:
 @asynccontextmanager
 async def running(
     target: Target, *, max_sessions: int = 8, max_batch_size: int = 4, steps: Steps | None = None
-) -> AsyncIterator[EngineThread]:
+) -> AsyncIterator[OpenEngine]:
     """An engine thread, stopped at the end."""
     limits = SchedulerLimits(max_batch_size, max_num_batched_tokens=64, max_tree_nodes=8)
     scheduler = Scheduler(BlockPool(256, 4), limits, StepTime(64, [(1, 0.001), (64, 0.0012)]))
     core = EngineCore(scheduler, target, INFO, monotonic_s)
-    engine = EngineThread(core, INFO, max_sessions, asyncio.get_running_loop(), steps or Steps())
+    engine = OpenEngine(core, INFO, max_sessions, asyncio.get_running_loop(), steps or Steps())
     engine.start()
     try:
         yield engine
@@ -149,7 +157,7 @@ async def running(
         assert not engine.is_healthy, "the thread must have ended"
 
 
-def look_into(engine: EngineThread) -> "asyncio.Future[Snapshot]":
+def look_into(engine: OpenEngine) -> "asyncio.Future[Snapshot]":
     """The engine's state as soon as its present step has ended."""
     seen: Future[Snapshot] = Future()
 

@@ -20,7 +20,7 @@ import torch
 from specedge.block_pool import BlockPool
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import TransformersRunner
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
@@ -88,7 +88,7 @@ def softmax(text: Text) -> np.ndarray:
 
 def engine() -> EngineCore:
     """A core whose rows cost nothing, so that every draft node is verified, with a clock of its own."""
-    runner = ModelRunner(load_model(TARGET, "cpu", "float32"), 4096)
+    runner = TransformersRunner(load_model(TARGET, "cpu", "float32"), 4096)
     limits = SchedulerLimits(max_batch_size=NUM_AT_A_TIME, max_num_batched_tokens=1024, max_tree_nodes=8)
     scheduler = Scheduler(BlockPool(1024, 4), limits, StepTime(1024, [(1, 0.01), (1024, 0.01)]))
     info = ServerInfo("target", "", runner.vocab_size, 1024, 64, (2,), NUM_AT_A_TIME, "")

@@ -7,19 +7,21 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from specedge.block_pool import BlockPool
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import ModelRunner, TransformersRunner
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, Verdict
 from specedge_verifier.core import EngineCore
+from specedge_verifier.packing import tree_paths
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
@@ -69,16 +71,13 @@ class CapturingTarget(TargetModel):
     def forward(self, schedule: Schedule) -> torch.Tensor:
         logits = super().forward(schedule)
         first = 0
-        for item in schedule.planned:
-            if not item.samples:
-                continue
-            trie = item.session.trie
-            paths = [[], *([trie.token(step) for step in trie.path(number)] for number in item.nodes)]
+        for index, item in enumerate(item for item in schedule.planned if item.samples):
+            paths = tree_paths(schedule.trees, index)
             rows = logits[first : first + len(paths)].clone()
             self._seen.captured.append(Captured(list(item.session.tokens), paths, rows))
             first += len(paths)
         assert first == len(logits)
-        self._seen.num_trees = max(self._seen.num_trees, sum(bool(item.nodes) for item in schedule.planned))
+        self._seen.num_trees = max(self._seen.num_trees, int(np.count_nonzero(schedule.trees.sizes)))
         return logits
 
 
@@ -111,7 +110,7 @@ def prompts_and_answers() -> tuple[list[tuple[int, ...]], list[list[int]]]:
 
 def engine(seen: Seen, dtype: torch.dtype, num_blocks: int, max_rows: int) -> EngineCore:
     """A core whose rows cost nothing, so that every draft node pays, with a clock of its own."""
-    runner = ModelRunner(load_model(TARGET, "cpu", "float32").to(dtype), num_blocks * BLOCK_SIZE)
+    runner = TransformersRunner(load_model(TARGET, "cpu", "float32").to(dtype), num_blocks * BLOCK_SIZE)
     limits = SchedulerLimits(max_batch_size=8, max_num_batched_tokens=max_rows, max_tree_nodes=24)
     step_time = StepTime(max_rows, [(1, 0.01), (max_rows, 0.01)])
     info = ServerInfo("target", "", runner.vocab_size, 1024, 64, (2,), limits.max_batch_size, "")

@@ -9,7 +9,6 @@ import pytest
 from edge_harness import PROMPT, QUICK, Edge, answer_of, bursts_of, edge_at, wanted
 from fakes import INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
 
-from benchmarks.delay_proxy import DelayProxy
 from edge_agent.draft_source import NullDraftSource
 from edge_agent.generation import GenerationRequest
 from edge_agent.stream_observer import StreamCounters
@@ -22,6 +21,8 @@ from specedge.errors import (
     VerifierUnavailable,
 )
 from specedge.sampling import SamplingParams
+from specedge_bench.network.profiles import network_profile
+from specedge_bench.network.proxy import NetworkProxy
 
 
 def free_port() -> int:
@@ -180,7 +181,7 @@ async def test_bad_values_come_back_as_invalid_request(
 async def test_round_trips_are_measured_over_the_way_that_is_there_and_outlive_a_verifier_that_is_gone() -> None:
     engine = FakeEngine()
     async with serving(engine) as server:
-        proxy = DelayProxy(server.port, rtt_s=0.08)
+        proxy = NetworkProxy(server.port, network_profile("rtt80"))
         port = await proxy.start()
         times_s: list[float] = []
         observer = StreamCounters()

@@ -171,6 +171,8 @@ class EngineCoreMachine(RuleBasedStateMachine):
         if hasattr(self, "pool"):
             self.pool.check_integrity()
             assert self.core.num_sessions == len(self.live)
+            tries = [session.trie for session in (*self.scheduler.running, *self.scheduler.waiting)]
+            assert self.scheduler.store.num_taken == sum(1 + trie.num_live for trie in tries)
             if not self.live:
                 assert self.pool.num_held == 0
 

@@ -55,6 +55,17 @@ def grow(growth: TreeGrowth, model: RandomModel, beams: int) -> None:
         growth.attach([(n, model.candidates(text + path)) for n, path in zip(chosen, paths, strict=True)])
 
 
+def check_nodes(growth: TreeGrowth) -> None:
+    """What growth keeps of the live nodes is what the trie knows of them, in its order."""
+    trie = growth.trie
+    assert list(growth.nodes) == trie.select(trie.num_live)
+    for number, (loss, same, parent, token, position) in growth.nodes.items():
+        assert same == number
+        assert growth.root_loss - loss == trie.score(number)
+        assert (parent if parent in growth.nodes else ROOT) == trie.parent(number)
+        assert (token, position) == (trie.token(number), trie.position(number))
+
+
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
@@ -77,9 +88,11 @@ def test_growth_finds_the_best_nodes(seed: int, budget: int, beams: int, floor: 
         if token is not None:
             growth.commit([token])
             growth.reconsider()
+        check_nodes(growth)
         text = tuple(trie.committed)
         if not growth.is_expanded(ROOT):
             growth.attach([(trie.frontier, model.candidates(text))])
         grow(growth, model, beams)
+        check_nodes(growth)
         live = {tuple(trie.token(node) for node in trie.path(number)) for number in trie.live_numbers()}
         assert live == model.best(text, budget, floor)

@@ -116,11 +116,8 @@ def assert_selections(trie: DraftTrie, model: Hypotheses, limit: int) -> None:
     numbers, values = trie.best(limit)
     assert trie.select(limit) == numbers.tolist() == expected
     assert values.tolist() == [scores[number] for number in expected] == [trie.score(number) for number in expected]
-    parents = trie.tree(expected)
-    assert parents[0] == ROOT
-    for row, number in enumerate(expected, start=1):
-        assert parents[row] < row, "parents come first"
-        assert (ROOT, *expected)[parents[row]] == trie.parent(number)
+    for row, number in enumerate(expected):
+        assert trie.parent(number) in (ROOT, *expected[:row]), "parents come first"
 
 
 class TrieMachine(RuleBasedStateMachine):

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from draft_trees import draft_trees
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,13 @@ MAX_DEPTH = 6
     ],
 )
 def test_walk(parents: list[int], tokens: list[int], sampled: list[int], expected: Walk) -> None:
-    assert walk(parents, tokens[1:], sampled) == expected
+    assert walk(draft_trees([parents[1:]], [tokens[1:]]), sampled) == [expected]
+
+
+def test_trees_are_walked_each_by_itself() -> None:
+    trees = draft_trees([[0, 1], [], [0, 0, 2]], [[5, 6], [], [7, 8, 5]])
+    walks = walk(trees, [5, 6, 1, 5, 8, 9, 5, 4])
+    assert walks == [Walk([1, 2], [5, 6, 1]), Walk([], [5]), Walk([2, 3], [8, 5, 4])]
 
 
 @st.composite
@@ -65,7 +72,7 @@ def test_walk_equals_sequential_decoding(tree: tuple[list[int], list[int]], sour
         return drawn.setdefault(path, source.randrange(VOCABULARY))
 
     paths = [path_of(row, parents, tokens) for row in range(len(parents))]
-    result = walk(parents, tokens[1:], [target(path) for path in paths])
+    (result,) = walk(draft_trees([parents[1:]], [tokens[1:]]), [target(path) for path in paths])
 
     decoded: tuple[int, ...] = ()
     rows = []

@@ -16,6 +16,7 @@ from specedge_bench.curves import (
     load_curve,
     read_curve,
     roofline_curve,
+    straight_curve,
     to_json,
     write_curve,
 )
@@ -159,3 +160,20 @@ def test_a_missing_profile_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     with pytest.raises(ProfileError, match=r"broken\.json: Expecting"):
         load_curve(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "ms"),
+    [("30ms", 1, 30), ("30ms", 5000, 30), ("30ms+0.1ms", 1, 30.1), ("30ms+0.1ms", 120, 42), ("2ms+1ms", 9000, 9002)],
+)
+def test_straight_curves_are_named_by_their_times(name: str, rows: int, ms: float) -> None:
+    curve = load_curve(name)
+
+    assert curve.name == name
+    assert curve.seconds(rows, 100_000, 7) * 1e3 == pytest.approx(ms)
+
+
+@pytest.mark.parametrize("name", ["0ms", "-1ms", "30ms+-1ms", "4000000ms", "nanms", "30ms+infms", "30xms"])
+def test_straight_curves_need_sensible_times(name: str) -> None:
+    with pytest.raises(ProfileError, match="curve "):
+        straight_curve(name)

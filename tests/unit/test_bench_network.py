@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
+from echo import connection_through, serving_port
 
 from specedge_bench.network import proxy as proxy_module
 from specedge_bench.network.control import STOP_TIMEOUT_S, NetworkProcessFailed
@@ -20,7 +19,6 @@ from specedge_bench.network.profiles import (
     network_profile,
     profile_from_json,
 )
-from specedge_bench.network.proxy import NetworkProxy
 from specedge_bench.network.proxy_process import ProxyProcess
 from specedge_bench.network.shape import HEADER_BYTES, MAX_BACKLOG_S, Flow, Line, Shape
 
@@ -139,35 +137,6 @@ def test_a_loss_within_a_long_chunk_is_noticed_after_a_round_trip() -> None:
     assert sum(delay == pytest.approx(0.03) for delay in late) > 0.8 * len(late)
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-
-
-@asynccontextmanager
-async def echo_port() -> AsyncIterator[int]:
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-    await asyncio.sleep(0.01)  # both ends see the other one go
-
-
-@asynccontextmanager
-async def connection_through(
-    profile: NetworkProfile,
-) -> AsyncIterator[tuple[NetworkProxy, asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with echo_port() as port:
-        proxy = NetworkProxy(port, profile)
-        reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
-        try:
-            yield proxy, reader, writer
-        finally:
-            writer.transport.abort()
-            await proxy.stop()
-
-
 async def test_the_proxy_serialises_at_the_lines_rate_each_way() -> None:
     loop = asyncio.get_running_loop()
     profile = NetworkProfile("slow", 0.0, up_mbit_s=8.0, down_mbit_s=16.0)  # 1 and 2 MB/s
@@ -232,7 +201,7 @@ async def test_a_connection_cut_before_it_was_served_is_closed() -> None:
 
 async def test_the_proxy_process_shapes_counts_and_changes_its_profile() -> None:
     loop = asyncio.get_running_loop()
-    async with echo_port() as port:
+    async with serving_port() as port:
         proxy = await ProxyProcess.start(port, network_profile("rtt100"))
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
 

@@ -6,12 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from bench_rows import request, run_info, write_synthetic_run
+from bench_rows import cell_row, request, run_info, write_synthetic_run
 
 from specedge.errors import SpecEdgeError
 from specedge_bench import report
+from specedge_bench.plots import draw_all
 from specedge_bench.run_folder import Run, RunFolder
-from specedge_bench.summary import Slo
+from specedge_bench.summary import Slo, summarise
 
 
 class _Addresses(HTMLParser):
@@ -48,6 +49,18 @@ def test_report_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert f"<h2>{section}</h2>" in html
     # Panels: 4 cells each for two CDFs and acceptance, 2 networks, 2 loads, and 3 systems' timelines.
     assert page.tags.count("svg") == 4 + 4 + 2 + 2 + 4 + 3
+
+
+def test_long_names_of_many_systems_leave_room_for_the_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = [f"specedge:streamed:ready:max_budget={size}+max_beam_len=12+max_branch_width=8" for size in range(6)]
+    with RunFolder.create(tmp_path, run_info()) as folder:
+        for name in names:
+            folder.append_cell(cell_row(f"{name}/wan/closed-1"))
+            folder.append_request(request(f"{name}/wan/closed-1"))
+    run = RunFolder.load(tmp_path)
+    plots = draw_all(run, summarise(run, Slo()))  # a legend that takes all of a figure is a warning, hence an error
+    assert all(plot.svg.count(name) == 1 for plot in plots if plot.section == "Time to first token" for name in names)
 
 
 def test_a_report_made_twice_is_the_same(tmp_path: Path) -> None:

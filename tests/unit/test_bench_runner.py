@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from specedge.errors import SpecEdgeError
-from specedge.settings_sources import SettingsError
+from specedge.errors import SettingsError, SpecEdgeError
 from specedge_bench import main as bench_main
 from specedge_bench.arrivals import BadLoad, parse_load
 from specedge_bench.client import AskSettings, ask
@@ -20,7 +19,6 @@ from specedge_bench.options import Options, parse_options
 from specedge_bench.prompts.dataset import Prompt
 from specedge_bench.records import CellRecord, RunInfo, StepRecord
 from specedge_bench.run_folder import Run
-from specedge_bench.schedule import interleave, plan_requests
 from specedge_bench.scrape import growth, parse
 from specedge_bench.systems import UnknownSystem, parse_system
 
@@ -77,41 +75,6 @@ def test_a_missing_trace_is_named(tmp_path: Path) -> None:
         parse_load(f"trace={tmp_path / 'gone.txt'}")
 
 
-def test_systems_take_turns_within_each_network_and_load() -> None:
-    systems = [parse_system(name) for name in ("autoregressive", "specedge")]
-    loads = [parse_load(name) for name in ("closed-1", "closed-2")]
-    cells = [(cell.name, cell.repetition) for cell in interleave(systems, ["lan", "far"], loads, 2)]
-
-    assert len(cells) == len(set(cells)) == 16
-    assert cells[:4] == [
-        ("autoregressive/lan/closed-1", 0),
-        ("specedge/lan/closed-1", 0),
-        ("autoregressive/lan/closed-2", 0),
-        ("specedge/lan/closed-2", 0),
-    ]
-    assert cells[8] == ("autoregressive/lan/closed-1", 1)
-
-
-def test_requests_are_spread_over_users_and_edges_and_go_on_in_the_next_repetition() -> None:
-    load = parse_load("closed-2")
-    first, second = (
-        plan_requests(PROMPTS, load, repetition, num_requests=3, num_edges=2, seed=10) for repetition in (0, 1)
-    )
-
-    assert [(plan.user, plan.edge) for plan in first] == [(0, 0), (1, 1), (0, 0), (1, 1)]
-    assert [plan.seed for plan in first + second] == list(range(10, 18))
-    assert [plan.prompt.id for plan in first + second] == ["p0", "p1", "p2", "p3"] * 2
-    assert all(plan.due_s is None for plan in first)
-
-
-def test_in_an_open_loop_every_request_is_a_user_with_a_due_time() -> None:
-    plans = plan_requests(PROMPTS, parse_load("poisson-1"), 0, num_requests=3, num_edges=2, seed=0)
-
-    assert [(plan.user, plan.edge) for plan in plans] == [(0, 0), (1, 1), (2, 0)]
-    due = [plan.due_s for plan in plans]
-    assert None not in due and due == sorted(due, key=lambda moment: moment or 0.0)
-
-
 def test_a_system_is_settings_of_both_services() -> None:
     plain, beside, apart = (parse_system(name) for name in ("autoregressive", "server-only", "specedge:off:static"))
 
@@ -147,7 +110,7 @@ def test_flags_keep_their_published_meaning() -> None:
     assert (found.selection.req_offset, found.selection.sample_req_cnt, found.selection.max_request_num) == (2, 3, 4)
     assert found.ask.max_new_tokens == 5
     assert found.network_names == ("lan", "far")
-    assert json.loads(json.dumps(found.given))["out"] == "unused"
+    assert json.loads(json.dumps(found.given))["max_new_tokens"] == 5
 
 
 def test_a_price_may_be_named_or_replaced() -> None:
@@ -167,7 +130,9 @@ def test_a_price_may_be_named_or_replaced() -> None:
         (["--systems", "specedge,specedge"], "none twice"),
         (["--loads", ","], "at least one load"),
         (["--networks", "moon"], "unknown network profile 'moon'"),
-        (["--pace", "30"], "must be VERIFY_MS,DRAFT_MS"),
+        (["--pace", "30ms"], "must be TARGET,DRAFT"),
+        (["--pace", "30ms,0ms"], "curve 0ms: a step has to take more than 0"),
+        (["--pace", "30ms+xms,5ms"], r"curve 30ms\+xms: wanted is"),
         (["--modelled-pair"], "needs --pace"),
         (["--sample-req-cnt", "0"], "sample_req_cnt is 0"),
     ],
@@ -261,6 +226,9 @@ def test_reasoning_is_a_variable_of_the_chat_template() -> None:
 EDGE_METRICS = """\
 specedge_edge_draft_step_seconds_sum 1.5
 specedge_edge_draft_step_seconds_bucket{le="1.0"} 3
+specedge_edge_draft_step_seconds_count 4
+specedge_edge_draft_rows_total 60
+specedge_edge_draft_session_steps_total 10
 specedge_edge_draft_nodes_total 40
 specedge_edge_wasted_draft_nodes_total{reason="rejected"} 20
 specedge_edge_wasted_draft_nodes_total{reason="trimmed"} 5
@@ -300,6 +268,7 @@ def test_counters_of_edges_add_up_and_the_verifier_counts_its_own() -> None:
     assert (found.num_verifications, found.num_trees, found.num_nodes_verified, found.num_accepted) == (25, 16, 60, 9)
     assert found.accepted_by_depth == (6, 3)
     assert (found.drafted_nodes, found.wasted) == (80, {"rejected": 40, "trimmed": 10})
+    assert (found.num_draft_steps, found.num_draft_rows, found.num_draft_session_steps) == (8, 120, 20)
     assert (found.guesses_hit, found.guesses_missed) == (6, 2)
     assert (found.bytes_up, found.bytes_down) == (200, 100)
     assert found.rtt_ms_measured == pytest.approx(15.0)

@@ -137,10 +137,10 @@ def test_refuses_a_bad_config(tmp_path: Path, config: object, message: str) -> N
         shapes.read_model(str(path))
 
 
-def test_refusals_are_messages_not_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_name_the_reason(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    assert shapes.main(["--config", "Qwen4-1T", "--device", "cpu", "--out", str(out)]) == 1
-    assert "Qwen4-1T: no such file; built in are Qwen3-0.6B" in capsys.readouterr().err
-    assert shapes.main(["--config", "Qwen3-14B", "--device", "cpu", "--graph", "on", "--out", str(out)]) == 1
-    assert "needs a CUDA device" in capsys.readouterr().err
+    with pytest.raises(ShapeError, match=r"Qwen4-1T: no such file; built in are Qwen3-0\.6B"):
+        shapes.main(["--config", "Qwen4-1T", "--device", "cpu", "--out", str(out)])
+    with pytest.raises(ShapeError, match="needs a CUDA device"):
+        shapes.main(["--config", "Qwen3-14B", "--device", "cpu", "--graph", "on", "--out", str(out)])
     assert not out.exists()

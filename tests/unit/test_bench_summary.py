@@ -61,13 +61,18 @@ def test_speculation_adds_up_over_repetitions() -> None:
         guesses_missed=1,
         bytes_up=400,
         bytes_down=40,
+        wire_bytes_up=600,
+        wire_bytes_down=60,
+        num_draft_steps=5,
+        num_draft_rows=80,
+        num_draft_session_steps=9,
         verifier_busy_s=0.6,
         draft_busy_s=1.2,
         rtt_ms_measured=15.0,
     )
     second = cell_row(
         repetition=1, num_trees=2, num_verifications=2, accepted_by_depth=(1,), wasted={"rejected": 1, "trimmed": 2},
-        guesses_missed=2, rtt_ms_measured=None, prefix_queries=4, prefix_hits=1,
+        guesses_missed=2, rtt_ms_measured=None, prefix_queries=4, prefix_hits=1, wire_bytes_up=60, num_draft_steps=1,
     )  # fmt: skip
     (cell,) = summarise(_run([request(), request(repetition=1)], [first, second]), Slo())
     drafts = cell.speculation
@@ -77,6 +82,10 @@ def test_speculation_adds_up_over_repetitions() -> None:
     assert drafts.wasted == {"rejected": 8, "trimmed": 2}
     assert drafts.guess_hit_rate == pytest.approx(1 / 4)
     assert drafts.bytes_up_per_verification == pytest.approx(400 / 6)
+    assert drafts.wire_bytes_up_per_verification == pytest.approx(660 / 6)
+    assert math.isnan(drafts.wire_bytes_down_per_verification), "one repetition was not counted"
+    assert drafts.draft_steps_per_token == pytest.approx(6 / 12)
+    assert (drafts.rows_per_draft_step, drafts.sessions_per_draft_step) == pytest.approx((80 / 6, 9 / 6))
     assert cell.verifier_busy_s_per_token == pytest.approx(0.05)
     assert cell.draft_busy_s_per_token == pytest.approx(0.1)
     assert cell.rtt_ms_measured == 15.0

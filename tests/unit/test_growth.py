@@ -5,7 +5,7 @@ from math import inf, log
 import numpy as np
 import pytest
 
-from specedge.drafting.growth import Candidates, TreeGrowth, score_bar
+from specedge.drafting.growth import Candidates, GrowthSettings, TreeGrowth, score_bar
 from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.trie import DraftTrie
 
@@ -78,6 +78,21 @@ def test_growth_ends_when_nothing_unexpanded_could_beat_a_full_tree() -> None:
     growth = make_growth(2, decay=0.9)
     grow_root(growth, {1: 0.6, 2: 0.4})
     assert [number for _, number in growth.choose(8)] == [0]
+
+
+def test_an_exhausted_tree_grows_again_after_a_commit_and_under_other_settings() -> None:
+    growth = make_growth(2, decay=0.9)
+    grow_root(growth, {1: 0.51, 2: 0.49})
+    assert growth.choose(8) == growth.choose(8) == []
+    growth.retarget(GrowthSettings(decay=0.99), 3)
+    assert [number for _, number in growth.choose(8)] == [0, 1]
+    growth = make_growth(2, decay=0.9)
+    grow_root(growth, {1: 0.51, 2: 0.49})
+    assert growth.choose(8) == []
+    growth.attach([(0, candidates({3: 0.9, 4: 0.05}))])
+    growth.commit([1])
+    growth.reconsider()
+    assert [growth.trie.token(number) for _, number in growth.choose(8)] == [3]  # 0.05 x 0.9 is below 4
 
 
 def test_nothing_below_the_floor_is_kept_or_expanded() -> None:

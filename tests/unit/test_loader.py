@@ -17,6 +17,7 @@ from specedge.errors import ModelLoadError
 from specedge.model.embedded import resolve_model
 from specedge.model.loader import GenerationDefaults, load_generation_defaults, load_model, resolve_device
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.wire.messages import DefaultSampling
 
 TARGET = Path(resolve_model("demo", "target"))
 DRAFT = Path(resolve_model("demo", "draft"))
@@ -216,13 +217,14 @@ def test_loading_prints_nothing(single_file: Path, capfd: pytest.CaptureFixture[
 
 
 def test_generation_defaults_come_from_the_model(copy_of_target: Path, single_file: Path) -> None:
-    assert load_generation_defaults(str(TARGET)) == GenerationDefaults(temperature=0.7, top_p=0.9, eos_ids=(2,))
+    own = DefaultSampling(temperature=0.7, top_p=0.9)
+    assert load_generation_defaults(str(TARGET)) == GenerationDefaults(own, eos_ids=(2,))
     edit_json(copy_of_target / "generation_config.json", eos_token_id=[2, 0], top_k=20, repetition_penalty=1.1)
     assert load_generation_defaults(str(copy_of_target)) == GenerationDefaults(
-        temperature=0.7, top_p=0.9, top_k=20, repetition_penalty=1.1, eos_ids=(0, 2)
+        DefaultSampling(temperature=0.7, top_p=0.9, top_k=20, repetition_penalty=1.1), eos_ids=(0, 2)
     )
     (copy_of_target / "generation_config.json").unlink()
-    assert load_generation_defaults(str(copy_of_target)) == GenerationDefaults(eos_ids=(2,))
+    assert load_generation_defaults(str(copy_of_target)) == GenerationDefaults(DefaultSampling(), eos_ids=(2,))
     edit_json(single_file / "config.json", eos_token_id=None)
     (single_file / "generation_config.json").unlink()
     tokenizer = load_tokenizer(str(TARGET))

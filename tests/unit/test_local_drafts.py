@@ -143,3 +143,16 @@ def test_a_depth_given_up_is_tried_again() -> None:
     depth = observed(0.0, 0.005)
     decisions = [depth.decide(4, flat(0.03)) for _ in range(64)]
     assert 0 < sum(decisions) <= 4
+
+
+def test_a_session_that_still_caught_up_did_not_offer_what_others_did(monkeypatch) -> None:
+    """Three texts of 60 tokens are more than a draft step catches up with: the last one's tree is shallower."""
+    deployment = Deployment()
+    offered: list[int] = []
+    monkeypatch.setattr(deployment.drafts.depth, "verified", lambda depth, nodes, accepted: offered.append(depth))
+    for handle in range(3):
+        deployment.open(handle, [1, 2, 3, 4, 0] * 12)
+    while not offered:
+        deployment.core.step()
+
+    assert min(offered) < max(offered)

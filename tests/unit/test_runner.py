@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from specedge.model.batch import PackedBatch, Segment
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import TransformersRunner
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -55,7 +55,7 @@ def test_prefill_chunk_and_two_trees_in_one_forward(family: str, dtype: torch.dt
     paged = FAMILIES[family]().to(dtype).eval()
     paged.load_state_dict(plain.state_dict())
     paged.set_attn_implementation("specedge_paged")
-    runner = ModelRunner(paged, num_slots=128)
+    runner = TransformersRunner(paged, num_slots=128)
     rng = np.random.default_rng(0)
     slots = rng.permutation(128).astype(np.int64)
 
@@ -95,7 +95,7 @@ def test_moved_kv_serves_the_next_step() -> None:
     torch.manual_seed(1)
     model = FAMILIES["qwen3"]().eval()
     model.set_attn_implementation("specedge_paged")
-    runner = ModelRunner(model, num_slots=16)
+    runner = TransformersRunner(model, num_slots=16)
     chain = np.arange(8, dtype=np.int64)
     tokens = np.array([5, 6, 7, 8, 9, 10, 11, 12])
     expected = runner.forward(PackedBatch(tokens, chain, chain, (Segment(8, chain),), np.array([7])))

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from edge_agent.settings import EdgeSettings, ProactiveSettings
-from specedge.settings_sources import ProcessKind, SettingsError, load_settings
+from specedge.errors import SettingsError
+from specedge.settings_sources import ProcessKind, load_settings
 from specedge.settings_table import setting_table
 from specedge_verifier.settings import VerifierSettings
 

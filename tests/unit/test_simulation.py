@@ -2,11 +2,18 @@
 
 import json
 from math import exp, log
-from random import Random
 
 import pytest
+from simulated import scenario
 
-from specedge_bench.simulation import command
+from specedge.sampling import SamplingParams
+from specedge.wire.channel import FRAMING_BYTES
+from specedge.wire.codec import encode_open, encode_response
+from specedge.wire.draft_codec import DraftEncoder
+from specedge.wire.messages import DraftNodes, OpenSession, Verdict
+from specedge_bench.curves import straight_curve
+from specedge_bench.network.profiles import NetworkProfile, network_profile
+from specedge_bench.network.shape import Shape
 from specedge_bench.simulation.acceptance_trace import (
     NOT_AMONG,
     AcceptanceTrace,
@@ -18,30 +25,15 @@ from specedge_bench.simulation.acceptance_trace import (
 )
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
-from specedge_bench.simulation.models import ConstantCurve
-from specedge_bench.simulation.result import Answer, percentiles_ms, token_gaps
-from specedge_bench.simulation.scenario import Scenario, ScenarioError
-from specedge_bench.simulation.simulation import simulate
+from specedge_bench.simulation.message_bytes import draft_bytes, open_bytes, verdict_bytes
+from specedge_bench.simulation.result import Answer, burst_gaps, percentiles_ms, token_gaps
+from specedge_bench.simulation.scenario import Replayed, ScenarioError
+from specedge_bench.simulation.shard import run_shard
+from specedge_bench.simulation.simulation import result_of, simulate
+from specedge_bench.simulation.workload import users_of
 
 NEVER = AcceptanceTrace("never", "nothing agrees", ((log(0.5), log(0.3)),) * 7, (NOT_AMONG,) * 7)
 ALWAYS = AcceptanceTrace("always", "all agrees", ((log(0.98), log(0.01)),) * 7, (0,) * 7)
-
-
-def scenario(**changes):
-    values = {
-        "system": "specedge",
-        "verifier_curve": ConstantCurve(0.030),
-        "draft_curve": ConstantCurve(0.005),
-        "trace": synthetic_trace(num_positions=2000),
-        "num_sessions": 1,
-        "rtt_s": 0.0,
-        "num_prompt_tokens": 32,
-        "max_tokens": 48,
-        "length_spread": 0.0,
-        "verifier_host_s": 0.0,
-        "edge_host_s": 0.0,
-    }
-    return Scenario(**(values | changes))
 
 
 def test_events_run_in_order_of_time_and_of_arrival_on_ties():
@@ -64,15 +56,50 @@ def test_device_clock_runs_ahead_inside_a_step_only():
     assert clock.busy_s == 0.75
 
 
-def test_link_delays_without_overtaking():
+def test_link_delays_without_overtaking_and_counts_bytes():
     events, arrived = EventQueue(), []
-    link = Link(events, 0.010, 0.005, Random(3))
+    link = Link(events, Shape(delay_s=0.010, jitter_s=0.005), 3)
     for index in range(50):
-        events.at(index * 1e-4, lambda index=index: link.send(lambda: arrived.append((index, events.now_s))))
+        events.at(index * 1e-4, lambda index=index: link.send(100, lambda: arrived.append((index, events.now_s))))
     events.run()
     assert [index for index, _ in arrived] == list(range(50))
-    assert all(0.010 <= at_s - index * 1e-4 <= 0.015 + 1e-9 for index, at_s in arrived)
-    assert len({round(at_s - index * 1e-4, 9) for index, at_s in arrived}) > 10
+    assert all(0.005 <= at_s - index * 1e-4 <= 0.015 + 50e-4 for index, at_s in arrived)
+    assert len({round(at_s, 9) for _, at_s in arrived}) > 5
+    assert link.num_bytes == 5000
+
+
+def test_a_slow_line_sends_one_message_after_the_other():
+    events, arrived = EventQueue(), []
+    link = Link(events, Shape(delay_s=0.010, bytes_per_s=10_000), 0)
+    for _ in range(3):
+        link.send(948, lambda: arrived.append(events.now_s))  # with TCP and IP headers 1,000 bytes
+    events.run()
+    assert arrived == pytest.approx([0.110, 0.210, 0.310])
+
+
+def test_a_lost_message_holds_up_the_stream_for_its_repetition():
+    events, arrived = EventQueue(), []
+    link = Link(events, Shape(delay_s=0.010, loss=0.4), 5)
+    for index in range(200):
+        events.at(60.0 * index, lambda index=index: link.send(100, lambda: arrived.append(events.now_s - 60 * index)))
+    events.run()
+    timer_s = 0.020 + 0.2  # a round trip and Linux's least timer, which doubles with every loss of the same packet
+    on_time = sum(delay_s < 0.011 for delay_s in arrived)
+    assert 0.5 < on_time / 200 < 0.7
+    assert any(delay_s == pytest.approx(0.010 + timer_s) for delay_s in arrived)
+    assert any(delay_s == pytest.approx(0.010 + 3 * timer_s) for delay_s in arrived)
+
+
+def test_messages_have_the_bytes_of_real_ones():
+    prompt = tuple(range(120_000, 120_200))
+    sampling = SamplingParams(temperature=0.0, seed=7, max_tokens=64, ignore_eos=True)
+    opening = OpenSession("12", prompt, (), sampling, "", "edge-1", "specedge")
+    assert open_bytes(opening) == encode_open(opening).ByteSize() + FRAMING_BYTES
+    verdict = Verdict(1000, (101_000, 140_000, 99_000), "length", 500, 30_000, 12, 2, 9)
+    assert verdict_bytes(verdict) == encode_response(verdict).ByteSize() + FRAMING_BYTES
+    nodes = DraftNodes([140_000, 99_000, 17_000], [~1000, 0, 0], [-0.1, -0.5, -2.0])
+    (message,) = DraftEncoder().encode(nodes)
+    assert draft_bytes(DraftEncoder(), nodes) == message.ByteSize() + FRAMING_BYTES
 
 
 def test_token_gaps_share_a_burst_and_tpot_leaves_the_first_one_out():
@@ -81,7 +108,8 @@ def test_token_gaps_share_a_burst_and_tpot_leaves_the_first_one_out():
     assert answer.ttft_s == 0.5
     assert answer.tpot_s == pytest.approx(0.5 / 4)
     assert Answer(0.0, [(1.0, 5)]).tpot_s is None
-    assert percentiles_ms([0.001, 0.002, 0.003])[0] == pytest.approx(2.0)
+    assert percentiles_ms([0.001, 0.002, 0.003]) == pytest.approx((2.0, 3.0, 3.0))
+    assert burst_gaps([answer]) == pytest.approx([0.3, 0.2])
 
 
 def test_synthetic_trace_agrees_as_often_as_it_claims():
@@ -131,7 +159,7 @@ def test_trace_of_a_newer_schema_is_refused(tmp_path):
 
 
 def test_plain_decoding_takes_one_step_per_token():
-    result = simulate(scenario(system="autoregressive", rtt_s=0.060))
+    result = simulate(scenario(system="autoregressive", network=network_profile("rtt60")))
     assert result.num_tokens == 48
     assert result.itl_ms == pytest.approx((30.0, 30.0, 30.0))
     assert result.ttft_ms[0] == pytest.approx(90.0)  # one way, one step, one way
@@ -159,7 +187,7 @@ def test_a_draft_that_is_always_right_is_committed_whole():
 def test_every_mode_answers_in_full_and_gains(mode):
     is_guessing = mode in ("included", "excluded")  # and is published with a verifier that waits for every tree
     batch_type = "dynamic" if is_guessing else "ready"
-    result = simulate(scenario(mode=mode, batch_type=batch_type, rtt_s=0.015, requests_per_user=4))
+    result = simulate(scenario(mode=mode, batch_type=batch_type, network=network_profile("rtt15"), requests_per_user=4))
     assert result.num_tokens == 4 * 48
     assert result.tpot_ms < 20.0
     assert result.num_preemptions == 0
@@ -171,6 +199,12 @@ def test_guesses_of_an_always_right_draft_come_true():
     assert result.guesses_hit > result.guesses_missed
 
 
+def test_a_draft_step_that_outlasts_the_last_answer_is_paid_until_then():
+    result = simulate(scenario(draft_curve=straight_curve("10000ms"), max_tokens=8))
+    assert result.wall_s < 1.0
+    assert result.draft_busy == pytest.approx(1.0)
+
+
 def test_server_only_drafts_on_the_verifiers_device():
     result = simulate(scenario(system="server-only", num_sessions=4))
     assert result.tokens_per_verification > 2
@@ -180,58 +214,80 @@ def test_server_only_drafts_on_the_verifiers_device():
 
 
 def test_the_seed_decides_everything():
-    settings = {"num_sessions": 6, "num_edges": 2, "num_verifiers": 2, "jitter_s": 0.004, "length_spread": 0.25}
+    network = NetworkProfile("bad", 15.0, jitter_ms=4.0, up_mbit_s=1.0, loss=0.01)
+    settings = {"num_sessions": 6, "num_edges": 2, "num_verifiers": 2, "network": network, "length_spread": 0.25}
     first, again = simulate(scenario(**settings, seed=5)), simulate(scenario(**settings, seed=5))
     assert first == again
     assert simulate(scenario(**settings, seed=6)) != first
 
 
+def test_every_system_is_asked_the_same():
+    asked = {
+        system: users_of(scenario(system=system, num_sessions=9, num_edges=4, arrival_rate=3.0, length_spread=0.3))
+        for system in ("autoregressive", "server-only", "specedge")
+    }
+    assert asked["autoregressive"] == asked["server-only"] == asked["specedge"]
+    users = asked["specedge"]
+    assert [user.edge for user in users] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert [user.arrival_s for user in users] == sorted({user.arrival_s for user in users})
+    assert len({user.requests[0].num_answer_tokens for user in users}) > 3
+
+
+def test_what_is_replayed_has_the_given_lengths_and_places():
+    trace = AcceptanceTrace(
+        "half", "the first half agrees", ((log(0.98), log(0.01)),) * 100, (0,) * 50 + (NOT_AMONG,) * 50
+    )
+    easy, hard = Replayed(20, 45, 0), Replayed(20, 45, 50)
+    results = [
+        simulate(scenario(trace=trace, num_sessions=2, replayed=((request,), (request,)))) for request in (easy, hard)
+    ]
+    assert [result.num_tokens for result in results] == [90, 90]
+    assert results[0].tokens_per_verification > 3 * results[1].tokens_per_verification
+
+
+def test_verifiers_have_no_influence_on_each_other():
+    both = scenario(num_sessions=8, num_edges=4, num_verifiers=2, length_spread=0.2)
+    outcomes = [run_shard(both, index) for index in range(2)]
+    assert [{answer.edge for answer in outcome.answers} for outcome in outcomes] == [{0, 2}, {1, 3}]
+    assert result_of(both, outcomes) == simulate(both)
+
+
+def test_more_verifiers_than_edges_are_refused():
+    with pytest.raises(ScenarioError, match="num_verifiers is 3, num_edges only 2"):
+        scenario(num_edges=2, num_verifiers=3)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("system", "magic"), ("num_edges", 0), ("rtt_s", -1.0), ("length_spread", 1.0), ("arrival_rate", 0.0)],
+    [("system", "magic"), ("num_edges", 0), ("edge_host_s", -1.0), ("length_spread", 1.0), ("arrival_rate", 0.0)],
 )
 def test_scenarios_that_make_no_sense_are_refused(field, value):
     with pytest.raises(ScenarioError, match=f"{field} is"):
         scenario(**{field: value})
 
 
-def test_command_prints_a_row_per_combination_and_writes_it(tmp_path, capsys):
-    out = tmp_path / "deep" / "rows.jsonl"
-    arguments = ["--system", "autoregressive,specedge", "--sessions", "1,2", "--max-tokens", "16"]
-    arguments += ["--verifier-curve", "30ms", "--draft-curve", "5ms", "--out", str(out)]
-    assert command.main(arguments) == 0
-    table = capsys.readouterr().out
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(row["system"], row["sessions"]) for row in rows] == [
-        ("autoregressive", 1),
-        ("autoregressive", 2),
-        ("specedge", 1),
-        ("specedge", 2),
-    ]
-    assert table.splitlines()[0].startswith("| system | sessions | tokens/s |")
-    assert len([line for line in table.splitlines() if line.startswith("| specedge")]) == 2
-    assert "claims are honest" in table
+def test_drafting_beside_the_target_costs_what_a_draft_step_costs():
+    results = [simulate(scenario(system="server-only", trace=ALWAYS, edge_host_s=host_s)) for host_s in (0.0, 0.002)]
+    assert results[1].draft_busy_s > results[0].draft_busy_s
+    assert results[1].tokens_per_s < results[0].tokens_per_s
 
 
-def test_command_keeps_what_was_simulated_before_an_interrupt(tmp_path, monkeypatch, capsys):
-    def interrupted(points, on_point, on_progress):
-        monkeypatch.undo()
-        from specedge_bench.simulation.grid import run_points
+@pytest.mark.parametrize("changes", [{}, {"system": "server-only"}, {"mode": "included"}])
+def test_a_warm_up_is_not_counted(changes):
+    asked = tuple((Replayed(32, 48, 500 * user),) for user in range(3))
+    cold, warm = (
+        simulate(scenario(num_sessions=3, replayed=asked, warm_up=before, **changes)) for before in ((), asked)
+    )
+    assert warm.num_answers == cold.num_answers == 3
+    assert warm.num_tokens == cold.num_tokens == 144
+    assert warm.wall_s < 1.7 * cold.wall_s
+    assert warm.verifier_busy < 1.01
+    assert warm.draft_busy < 1.01
+    assert warm.guesses_hit + warm.guesses_missed < 1.7 * (cold.guesses_hit + cold.guesses_missed) + 1
 
-        run_points(points[:1], on_point, on_progress)
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run_points", interrupted)
-    arguments = ["--system", "autoregressive", "--sessions", "1,2", "--max-tokens", "4", "--verifier-curve", "30ms"]
-    assert command.main(arguments) == 130
-    assert "tokens/s" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [["--system", "magic"], ["--sessions", "0"], ["--rtt-ms", "x"], ["--sessions", "1,,2"], ["--seed", "-1"]],
-)
-def test_command_refuses_bad_flags(flags, capsys):
-    with pytest.raises(SystemExit):
-        command.main(flags)
-    assert "argument" in capsys.readouterr().err
+def test_replayed_requests_need_a_list_for_each_user():
+    with pytest.raises(ScenarioError, match="replayed has 1 users"):
+        scenario(num_sessions=2, replayed=((Replayed(4, 4, 0),),))
+    with pytest.raises(ScenarioError, match="warm_up has 1 users; a closed loop"):
+        scenario(num_sessions=1, arrival_rate=1.0, warm_up=((Replayed(4, 4, 0),),))

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from specedge.errors import ProtocolError
+from specedge.node_store import NodeStore
 from specedge.trie import DEAD, ROOT, DraftTrie, anchor_at
 
 PROMPT = [10, 11, 12]
@@ -195,13 +196,35 @@ def test_best_follows_every_change() -> None:
         trie.best(2)[0][0] = 7
 
 
-def test_tree_gives_rows_of_parents() -> None:
+def test_nodes_of_one_message_tell_their_own_step() -> None:
     trie = grown()
-    assert trie.tree([]) == [ROOT]
-    assert trie.tree([0, 2, 1, 3]) == [ROOT, 0, 1, 0, 1]
+    trie.extend([0, 4, trie.frontier, 4], [7, 8, 2, 8], [-0.25, -0.5, -9.0, -0.1])
+    assert [trie.canonical(number) for number in range(4, 8)] == [4, 5, 1, 5]
+    assert [trie.score(number) for number in (4, 5)] == [-0.75, -1.25]
     trie.commit([1])
-    below = trie.add(3, 5, -2.0)
-    assert trie.tree([3, below, 2]) == [ROOT, 0, 1, 0]
+    trie.extend([5], [9], [-1.0])
+    assert trie.score(8) == -0.75 - 1.0
+    with pytest.raises(ProtocolError, match="parent 10 is unknown: 10 nodes"):
+        trie.extend([8, 10, 8], [1, 1, 1], [-1.0, -1.0, -1.0])
+    assert trie.num_nodes == 10 and trie.path(9) == [4, 5, 8, 9]
+
+
+def test_tries_share_a_store_and_leave_it_empty() -> None:
+    store = NodeStore()
+    tries = [DraftTrie(PROMPT, max_live_nodes=8, store=store) for _ in range(5)]
+    for round_number in range(20):
+        for index, trie in enumerate(tries):
+            first = trie.num_nodes
+            for token in range(16):
+                trie.add(trie.frontier if token < 4 else first + token - 4, token, -0.1 * token)
+            trie.trim()
+            trie.commit([index % 4, (round_number + index) % 16])
+    assert store.num_taken == len(tries) + sum(trie.num_live for trie in tries)
+    places = {place for trie in tries for place in (trie.root_place, *trie.live_places)}
+    assert len(places) == store.num_taken, "no place belongs to two"
+    for trie in tries:
+        trie.release()
+    assert store.num_taken == 0
 
 
 def test_trim_drops_the_worst_and_counts_them_dead() -> None:
@@ -238,4 +261,5 @@ def test_a_dead_node_leaves_one_list_entry() -> None:
         trie.commit([round_number % 20, 99])
     assert trie.num_nodes == 1000
     assert trie.num_live == 0
-    assert trie._live == {} and trie.select(20) == [] and trie._order == []
+    assert trie._live == {} and trie._children == {} and trie.select(20) == []
+    assert trie._store.num_taken == 1, "only the frontier has a place"

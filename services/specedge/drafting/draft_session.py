@@ -16,7 +16,6 @@ from specedge.drafting.growth import Candidates, GrowthSettings
 from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
-from specedge.trie import ROOT
 from specedge.wire.messages import DraftNodes
 
 
@@ -170,27 +169,26 @@ class SessionDrafting:
 
     def take_nodes(self) -> DraftNodes | None:
         """The message to send now, if any; its nodes count as sent."""
-        trie, growth = self.tree.trie, self.tree.growth
-        numbers = [number for number in growth.fresh if trie.is_live(number)]
-        growth.fresh = []
-        if not numbers:
+        growth = self.tree.growth
+        if not growth.fresh:
             return None
-        parents = []
-        for number in numbers:
-            parent = trie.parent(number)
-            parents.append(trie.frontier if parent == ROOT else self._stream_numbers[parent])
+        nodes, root_loss = growth.nodes, growth.root_loss
+        fresh = [nodes[number] for number in growth.fresh if number in nodes]
+        growth.fresh = []
+        if not fresh:
+            return None
+        parents, scores = [], []
+        for loss, number, above, _, _ in fresh:
+            # The wire carries each step's own log-probability, which no commit outdates.
+            if above in nodes:
+                parents.append(self._stream_numbers[above])
+                scores.append((root_loss - loss) - (root_loss - nodes[above][0]))
+            else:
+                parents.append(self.tree.trie.frontier)
+                scores.append(root_loss - loss)
             self._stream_numbers[number] = self._num_sent
             self._num_sent += 1
-        return DraftNodes(
-            token_ids=[trie.token(number) for number in numbers],
-            parents=parents,
-            scores=[trie.score(number) - self._score_above(number) for number in numbers],
-        )
-
-    def _score_above(self, number: int) -> float:
-        """Score of a node's parent: the wire carries each step's own log-probability, which no commit outdates."""
-        parent = self.tree.trie.parent(number)
-        return 0.0 if parent == ROOT else self.tree.trie.score(parent)
+        return DraftNodes(token_ids=[node[3] for node in fresh], parents=parents, scores=scores)
 
     def paths(self, tree: DraftTree, references: Sequence[int]) -> list[list[int]]:
         """The tokens between the committed ones and each reference's child, as the sampler's penalties need them."""
@@ -209,7 +207,7 @@ class SessionDrafting:
         self.tree = self._new_tree(self.committed)
 
     def _growth_of(self, tree: DraftTree, growth: GrowthSettings) -> Demand | None:
-        if self.is_over(tree):
+        if tree is not self.tree and self.is_over(tree):  # of its own tree `is_drafting` has told
             return None
         if tree.num_uncomputed:
             return Demand(tree, tree.num_uncomputed, [])

@@ -6,7 +6,6 @@ nodes of all sessions together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import nlargest
 
 import numpy as np
 
@@ -51,7 +50,7 @@ def share_rows(
         for rank, (score, number) in enumerate(demand.nodes)
     ]
     chosen: dict[int, list[int]] = {}
-    for _, index, _, number in nlargest(max_expansion_rows, offers):
+    for _, index, _, number in sorted(offers, reverse=True)[:max_expansion_rows]:
         chosen.setdefault(-index, []).append(number)
     for index, nodes in chosen.items():
         session, demand = demands[index]
@@ -67,7 +66,7 @@ class DraftStep:
 
     @property
     def num_rows(self) -> int:
-        return sum(rows.segment.num_rows for _, _, rows in self.parts)
+        return sum(rows.num_rows for _, _, rows in self.parts)
 
     def batch(self) -> PackedBatch:
         """All rows in one batch."""
@@ -84,7 +83,7 @@ class DraftStep:
             token_ids=np.array(token_ids, dtype=np.int64),
             positions=np.array(positions, dtype=np.int64),
             slots=np.array(slots, dtype=np.int64),
-            segments=tuple(rows.segment for _, _, rows in self.parts),
+            segments=tuple(rows.segment() for _, _, rows in self.parts),
             logits_rows=np.array(wanted, dtype=np.int64),
         )
 

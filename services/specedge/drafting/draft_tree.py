@@ -7,7 +7,7 @@ theirs, and the slots of the dead are free at once. While the trie has live node
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, log
+from math import inf
 
 import numpy as np
 
@@ -23,17 +23,44 @@ class Rows:
 
     Attributes:
         token_ids, positions, slots: [num_rows], as in PackedBatch.
-        segment: what the rows attend to.
         wanted: rows whose children are wanted, counted from the session's first row.
         references: what each wanted row stands for: a node's number, or the anchor of the last committed token.
+        prefix_slots: of the computed tokens before the rows.
+        ancestor_slots, ancestor_positions: [num_ancestors] of the rows' ancestors in the tree, parents first.
+        lines: [num_rows] which of those ancestors each row has; None: the rows are a chain of committed tokens.
     """
 
     token_ids: list[int]
     positions: list[int]
     slots: list[int]
-    segment: Segment
     wanted: list[int]
     references: list[int]
+    prefix_slots: IntArray
+    ancestor_slots: Sequence[int] = ()
+    ancestor_positions: Sequence[int] = ()
+    lines: list[list[int]] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.slots)
+
+    @property
+    def num_context(self) -> int:
+        """Tokens that the rows attend to, the rows included."""
+        return len(self.prefix_slots) + len(self.ancestor_slots) + len(self.slots)
+
+    def segment(self) -> Segment:
+        """What the rows attend to, as arrays for a forward."""
+        tail = np.array([*self.ancestor_slots, *self.slots], dtype=np.int64)
+        context_slots = np.concatenate((self.prefix_slots, tail))
+        if self.lines is None:
+            return Segment(self.num_rows, context_slots)
+        mask = np.zeros((self.num_rows, len(tail)), dtype=np.bool_)
+        for row, line in enumerate(self.lines):
+            mask[row, line] = True
+            mask[row, len(self.ancestor_slots) + row] = True
+        tail_positions = np.array([*self.ancestor_positions, *self.positions], dtype=np.int64)
+        return Segment(self.num_rows, context_slots, mask, tail_positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +127,9 @@ class DraftTree:
             token_ids=self.trie.committed[start:stop],
             positions=list(range(start, stop)),
             slots=slots,
-            segment=Segment(stop - start, self._prefix_slots[:stop].copy()),
             wanted=[stop - start - 1] if reaches_end else [],
             references=[anchor_at(stop - 1)] if reaches_end else [],
+            prefix_slots=self._prefix_slots[:start],
         )
 
     def expand(self, numbers: Sequence[int]) -> Rows:
@@ -111,33 +138,33 @@ class DraftTree:
         Raises:
             OutOfBlocks: too few slots are free.
         """
-        trie, num_rows = self.trie, len(numbers)
-        slots = self._pool.allocate(num_rows)
-        paths = [trie.path(number)[:-1] for number in numbers]
-        columns: dict[int, int] = {}
-        for path in paths:
-            for ancestor in path:
-                columns.setdefault(ancestor, len(columns))
-        mask = np.zeros((num_rows, len(columns) + num_rows), dtype=np.bool_)
-        for row, path in enumerate(paths):
-            mask[row, [columns[ancestor] for ancestor in path]] = True
-            mask[row, len(columns) + row] = True
-        tail = [self._node_slots[ancestor] for ancestor in columns] + slots
-        positions = [trie.position(number) for number in numbers]
+        slots = self._pool.allocate(len(numbers))
+        nodes = self.growth.nodes
+        line_to: dict[int, list[int]] = {}  # by ancestor, parents first: the ancestors down to it, itself included
+        lines = []
+        for number in numbers:
+            above = nodes[number][2]
+            missing = []
+            while above in nodes and above not in line_to:
+                missing.append(above)
+                above = nodes[above][2]
+            line = line_to.get(above, [])
+            for ancestor in reversed(missing):
+                line = line_to[ancestor] = [*line, len(line_to)]
+            lines.append(line)
+        ancestor_slots = [self._node_slots[number] for number in line_to]
         self._node_slots.update(zip(numbers, slots, strict=True))
         self.growth.begin(numbers)
         return Rows(
-            token_ids=[trie.token(number) for number in numbers],
-            positions=positions,
+            token_ids=[nodes[number][3] for number in numbers],
+            positions=[nodes[number][4] for number in numbers],
             slots=slots,
-            segment=Segment(
-                num_rows,
-                np.concatenate((self._prefix_slots[: self.num_computed], np.array(tail, dtype=np.int64))),
-                mask,
-                np.array([trie.position(ancestor) for ancestor in columns] + positions, dtype=np.int64),
-            ),
-            wanted=list(range(num_rows)),
+            wanted=list(range(len(numbers))),
             references=list(numbers),
+            prefix_slots=self._prefix_slots[: self.num_computed],
+            ancestor_slots=ancestor_slots,
+            ancestor_positions=[nodes[number][4] for number in line_to],
+            lines=lines,
         )
 
     def attach(self, results: Sequence[tuple[int, Candidates]]) -> list[int]:
@@ -182,10 +209,7 @@ class DraftTree:
 
     def retarget(self, settings: GrowthSettings, max_live_nodes: int) -> list[int]:
         """Goes on under other growth settings; returns the nodes dropped for them."""
-        self.trie.max_live_nodes = max_live_nodes
-        self.growth.log_decay = log(settings.decay)
-        self.growth.max_branch_width = settings.max_branch_width
-        return self._free(self.growth.trim())
+        return self._free(self.growth.retarget(settings, max_live_nodes))
 
     def release(self) -> None:
         """Gives all slots back; the tree must not be used afterwards."""

@@ -10,7 +10,6 @@ that were not worth keeping before may be worth it then, without computing anyth
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import inf, log
 
 import numpy as np
@@ -19,6 +18,13 @@ import numpy.typing as npt
 from specedge.trie import ROOT, Commit, DraftTrie
 
 FloatArray = npt.NDArray[np.float64]
+
+Node = tuple[float, int, int, int, int]
+"""A live node: (loss, number, parent's number, token, position), so that nodes sort best first.
+
+The loss is the negative score in a frame that commits do not move; `TreeGrowth.root_loss` minus it is the score. The
+parent of the frontier's children is no live node. Plain tuples, because a draft step looks at hundreds of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class TreeGrowth:
     """Grows one trie; the trie's own cap is the budget.
 
     Args:
-        trie: what to grow; commits go through this object.
+        trie: what to grow; changed through this object only.
         decay, max_branch_width: see GrowthSettings.
         is_final: tells whether nothing can follow a token at a position.
         floor: children with a lower path log-probability are not kept, nor nodes expanded that could only have such.
@@ -93,6 +99,18 @@ class TreeGrowth:
         self._is_final = is_final
         self._unexpanded: set[int] = set()
         self._candidates: dict[int, Candidates] = {}  # by expanded live node, or ROOT
+        self.root_loss = 0.0
+        self._nodes: dict[int, Node] = {}
+        self._is_sorted = True
+        self._is_exhausted = False  # nothing was worth a forward, and the trie is what it was then
+
+    @property
+    def nodes(self) -> dict[int, Node]:
+        """The live nodes by number, best first; not to be kept while the trie changes."""
+        if not self._is_sorted:
+            self._nodes = {node[1]: node for node in sorted(self._nodes.values())}
+            self._is_sorted = True
+        return self._nodes
 
     def is_expanded(self, place: int) -> bool:
         """Whether the candidates below a live node, or the ROOT, are known."""
@@ -100,18 +118,25 @@ class TreeGrowth:
 
     def choose(self, limit: int) -> list[tuple[float, int]]:
         """The best unexpanded nodes that are worth a forward, as (score, number), best first."""
-        if not self._unexpanded:
+        unexpanded = self._unexpanded
+        if self._is_exhausted or not unexpanded:
             return []
-        numbers, scores = self.trie.best(self.trie.max_live_nodes)
-        is_full = len(numbers) >= self.trie.max_live_nodes
-        bar = max(self._floor, scores[-1]) if is_full else self._floor
+        nodes = self.nodes
+        is_full = len(nodes) >= self.trie.max_live_nodes
+        root_loss, log_decay = self.root_loss, self.log_decay
+        bar = max(self._floor, self._worst_score()) if is_full else self._floor
+        limit = min(limit, len(unexpanded))
         chosen: list[tuple[float, int]] = []
-        for number, score in zip(numbers.tolist(), scores.tolist(), strict=True):
-            best_child = score + self.log_decay
-            if len(chosen) == limit or best_child < bar or (is_full and best_child == bar):
+        for number, node in nodes.items():
+            score = root_loss - node[0]
+            best_child = score + log_decay
+            if best_child < bar or (is_full and best_child == bar):
                 break
-            if number in self._unexpanded:
+            if number in unexpanded:
                 chosen.append((score, number))
+                if len(chosen) == limit:
+                    break
+        self._is_exhausted = not chosen
         return chosen
 
     def begin(self, numbers: Iterable[int]) -> None:
@@ -137,6 +162,14 @@ class TreeGrowth:
         """Adds candidates that have become worth keeping; returns the nodes dropped for them."""
         return self._offer(list(self._candidates))
 
+    def retarget(self, settings: GrowthSettings, max_live_nodes: int) -> list[int]:
+        """Goes on under other settings; returns the nodes dropped for them."""
+        self.trie.max_live_nodes = max_live_nodes
+        self.log_decay = log(settings.decay)
+        self.max_branch_width = settings.max_branch_width
+        self._is_exhausted = False
+        return self.trim()
+
     def trim(self) -> list[int]:
         """Drops the worst nodes beyond the budget and returns them."""
         dropped = self.trie.trim()
@@ -156,9 +189,8 @@ class TreeGrowth:
 
     def unexpanded_leaves(self, limit: int) -> list[tuple[float, int]]:
         """The best unexpanded nodes, worth expanding in this tree or not, as (score, number), best first."""
-        numbers, scores = self.trie.best(self.trie.max_live_nodes)
-        pairs = zip(scores.tolist(), numbers.tolist(), strict=True)
-        return [(score, number) for score, number in pairs if number in self._unexpanded][:limit]
+        unexpanded = [node for number, node in self.nodes.items() if number in self._unexpanded]
+        return [(self.root_loss - node[0], node[1]) for node in unexpanded[:limit]]
 
     def commit(self, token_ids: Sequence[int]) -> tuple[Commit, list[tuple[Candidates, int]]]:
         """Commits tokens; also returns, for each of them that followed an expanded node, that node's candidates."""
@@ -172,9 +204,11 @@ class TreeGrowth:
                 evidence.append((candidates, token))
             place = self.trie.children(place).get(token)
         commit = self.trie.commit(token_ids)
+        self._is_exhausted = False
+        followed = len(commit.accepted) == len(token_ids)
         if token_ids:
             self._candidates.pop(ROOT, None)
-        followed = len(commit.accepted) == len(token_ids)
+            self.root_loss = self._nodes[commit.accepted[-1]][0] if followed else 0.0
         at_root = self._candidates.get(commit.accepted[-1]) if commit.accepted and followed else None
         self._forget(commit.accepted)
         self._forget(commit.dead)
@@ -194,32 +228,50 @@ class TreeGrowth:
         return home
 
     def _offer(self, places: Sequence[int]) -> list[int]:
+        trie, nodes = self.trie, self.nodes
+        root_loss, width = self.root_loss, self.max_branch_width
+        is_full = 0 < trie.max_live_nodes <= len(nodes)
+        least = max(self._floor, self._worst_score()) if is_full else self._floor  # what is worse is below any bar
         offers: list[tuple[float, int, int, int]] = []
         for place in places:
+            if place == ROOT:
+                base, parent, position = self.log_decay, ROOT, trie.num_committed
+            else:
+                node = nodes[place]
+                base, parent, position = root_loss - node[0] + self.log_decay, place, node[4] + 1
+            if base < least:
+                continue
             candidates = self._candidates[place]
-            children = self.trie.children(place)
-            parent = self.trie.frontier if place == ROOT else place
-            base = self.trie.score(parent) + self.log_decay
-            position = self.trie.num_committed if place == ROOT else self.trie.position(place) + 1
-            best = zip(candidates.token_ids, candidates.log_probs, strict=True)
-            for token, log_prob in islice(best, self.max_branch_width):
-                if token not in children and base + log_prob >= self._floor:
-                    offers.append((base + log_prob, parent, token, position))
+            children = trie.children(place)
+            for token, log_prob in zip(candidates.token_ids[:width], candidates.log_probs, strict=False):
+                score = base + log_prob
+                if score < least:
+                    break
+                if token not in children:
+                    offers.append((score, parent, token, position))
         if not offers:
             return []
-        _, scores = self.trie.best(self.trie.max_live_nodes)
-        bar = score_bar(scores.tolist(), (offer[0] for offer in offers), self.trie.max_live_nodes)
+        bar = -inf
+        if len(nodes) + len(offers) > trie.max_live_nodes:
+            scores = [root_loss - node[0] for node in nodes.values()]
+            bar = score_bar(scores, [offer[0] for offer in offers], trie.max_live_nodes)
         offers.sort(key=lambda offer: -offer[0])
         for score, parent, token, position in offers:
             if score < bar:
                 break
-            number = self.trie.add(parent, token, score)
+            number = trie.add(trie.frontier if parent == ROOT else parent, token, score)
+            nodes[number] = root_loss - score, number, parent, token, position
             self.fresh.append(number)
             if not self._is_final(token, position):
                 self._unexpanded.add(number)
+        self._is_sorted = self._is_exhausted = False
         return self.trim()
 
-    def _forget(self, numbers: Iterable[int]) -> None:
+    def _worst_score(self) -> float:
+        return self.root_loss - self.nodes[next(reversed(self.nodes))][0]
+
+    def _forget(self, numbers: Sequence[int]) -> None:
+        self._unexpanded.difference_update(numbers)
         for number in numbers:
-            self._unexpanded.discard(number)
+            del self._nodes[number]
             self._candidates.pop(number, None)

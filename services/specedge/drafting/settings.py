@@ -9,8 +9,14 @@ from specedge.settings import PositiveInt, ProcessSettings
 
 
 class DrafterSettings(ProcessSettings):
-    """Which draft model, and how its trees grow. Growth parameters keep their published names."""
+    """Which target, which draft model for it, and how its trees grow. Growth parameters keep their published names."""
 
+    target_model: str = Field(
+        default="demo",
+        min_length=1,
+        description="target model: a Hugging Face id, a local folder, or demo (embedded); an edge reads only its "
+        "tokenizer and chat template",
+    )
     draft_model: str | None = Field(
         default="demo",
         min_length=1,
@@ -27,7 +33,8 @@ class DrafterSettings(ProcessSettings):
     max_budget: int = Field(default=64, ge=1, le=4096, description="most nodes of a session's draft tree")
     num_draft_slots: PositiveInt | None = Field(
         default=None,
-        description="KV slots (tokens) of the draft model, shared by all sessions; auto takes 65536",
+        description="KV slots (tokens) of the draft model, shared by all sessions; auto: 65536 on an edge, as many as "
+        "the target has on a verifier",
         json_schema_extra={"unset_word": "auto"},
     )
 

@@ -1,6 +1,7 @@
 """What a forward takes: rows of many sessions packed end to end, each session attending to its own slots only."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One session's rows in a packed batch.
 
     Attributes:
@@ -46,3 +46,9 @@ class PackedBatch:
     slots: IntArray
     segments: tuple[Segment, ...]
     logits_rows: IntArray
+
+
+def chain(num_rows: int) -> PackedBatch:
+    """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
+    rows = np.arange(num_rows, dtype=np.int64)
+    return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from specedge.errors import ModelLoadError, SpecEdgeError
 from specedge.model.checkpoint import check_model_folder, local_folder, read_json
+from specedge.wire.messages import DefaultSampling
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +26,25 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """Sampling that the model's makers recommend, for fields a request leaves out, and the tokens that end a text."""
+    """What the model's makers recommend for fields a request leaves out, and the tokens that end a text."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    eos_ids: tuple[int, ...] = ()
+    sampling: DefaultSampling
+    eos_ids: tuple[int, ...]
 
 
 def resolve_device(name: str) -> torch.device:
     """The device for a `device` setting: auto is the first CUDA device, or the CPU where there is none.
 
     Raises:
-        ModelLoadError: the device is not in this machine.
+        ModelLoadError: the device is not in this machine, or there is none of this name.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda:0" if count else "cpu")
-    device = torch.device("cuda:0" if name == "cuda" else name)
+    try:
+        device = torch.device("cuda:0" if name == "cuda" else name)
+    except RuntimeError:
+        raise ModelLoadError(f"device {name}: allowed is auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ModelLoadError(f"device {name}: this machine has {count} usable CUDA devices")
     return device
@@ -113,15 +113,15 @@ def load_generation_defaults(path_or_id: str, tokenizer: PreTrainedTokenizerBase
             config = GenerationConfig.from_model_config(model_config)
     ends = [config.eos_token_id, model_config.eos_token_id, tokenizer.eos_token_id if tokenizer is not None else None]
     eos_ids = {token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])}
-    neutral = GenerationDefaults()
-    return GenerationDefaults(
+    neutral = DefaultSampling()
+    sampling = DefaultSampling(
         temperature=_or_default(config.temperature, neutral.temperature),
         top_p=_or_default(config.top_p, neutral.top_p),
         top_k=_or_default(config.top_k, neutral.top_k),
         min_p=_or_default(config.min_p, neutral.min_p),
         repetition_penalty=_or_default(config.repetition_penalty, neutral.repetition_penalty),
-        eos_ids=tuple(sorted(eos_ids)),
     )
+    return GenerationDefaults(sampling, tuple(sorted(eos_ids)))
 
 
 def _or_default(value: Number | None, default: Number) -> Number:

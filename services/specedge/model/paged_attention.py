@@ -1,4 +1,4 @@
-"""Tree attention over paged KV, as a function that transformers' attention classes call.
+"""Tree attention over paged KV, for the lean models and for those of transformers (`transformers_attention.py`).
 
 Reference backend: each session's keys are gathered by slot and go through scaled_dot_product_attention together with
 that session's queries. There is no mask over other sessions and none over max_len; a session's own mask is built once
@@ -6,11 +6,9 @@ per forward and shared by all layers with the same window.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
@@ -57,10 +55,10 @@ class _DeviceSegment:
 
 
 class PagedContext:
-    """Everything the attention function needs besides queries, keys and values; one per forward."""
+    """Everything attention needs besides queries, keys and values; one per forward."""
 
     def __init__(self, batch: PackedBatch, cache: KVCache, device: torch.device) -> None:
-        self.cache = cache
+        self._cache = cache
         self.slots = torch.from_numpy(batch.slots).to(device, non_blocking=True)
         self.positions = torch.from_numpy(batch.positions).to(device, non_blocking=True)
         self.segments: list[_DeviceSegment] = []
@@ -82,40 +80,33 @@ class PagedContext:
             else torch.from_numpy(tail_positions).to(device, non_blocking=True),
         )
 
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,  # [num_rows, num_heads, head_dim]
+        key: torch.Tensor,  # [num_rows, num_kv_heads, head_dim]
+        value: torch.Tensor,  # [num_rows, num_kv_heads, head_dim]
+        scale: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Store a layer's keys and values in their slots and attend, session by session.
 
-def paged_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,  # [1, num_heads, num_rows, head_dim]
-    key: torch.Tensor,  # [1, num_kv_heads, num_rows, head_dim]
-    value: torch.Tensor,  # [1, num_kv_heads, num_rows, head_dim]
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    paged: PagedContext | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Store this layer's keys and values in their slots and attend, session by session.
-
-    Returns:
-        (output [1, num_rows, num_heads, head_dim], None), the shape transformers expects of an attention function.
-    """
-    if paged is None:
-        raise RuntimeError(f"a model loaded with attention '{ATTENTION_NAME}' runs through ModelRunner only")
-    keys, values = paged.cache.layer(int(module.layer_idx))  # type: ignore[arg-type]
-    keys.index_copy_(0, paged.slots, key[0].transpose(0, 1))
-    values.index_copy_(0, paged.slots, value[0].transpose(0, 1))
-    output = torch.empty_like(query.transpose(1, 2))
-    grouped = query.shape[1] != key.shape[1]
-    for segment in paged.segments:
-        output[:, segment.rows] = scaled_dot_product_attention(
-            query[:, :, segment.rows],
-            keys.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
-            values.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
-            attn_mask=segment.mask(sliding_window),
-            scale=scaling,
-            enable_gqa=grouped,
-        ).transpose(1, 2)
-    return output, None
-
-
-AttentionInterface.register(ATTENTION_NAME, paged_attention)
+        Returns:
+            [num_rows, num_heads, head_dim]
+        """
+        keys, values = self._cache.layer(layer)
+        keys.index_copy_(0, self.slots, key)
+        values.index_copy_(0, self.slots, value)
+        grouped = query.shape[1] != key.shape[1]
+        outputs = [
+            scaled_dot_product_attention(
+                query[segment.rows].transpose(0, 1).unsqueeze(0),
+                keys.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
+                values.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
+                attn_mask=segment.mask(window),
+                scale=scale,
+                enable_gqa=grouped,
+            )[0].transpose(0, 1)
+            for segment in self.segments
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -1,17 +1,43 @@
 """The one interface to model execution: a packed ragged batch in, float32 logits of the wanted rows out."""
 
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from specedge.model.batch import IntArray, PackedBatch, Segment
+import specedge.model.transformers_attention  # noqa: F401  (registers the attention function)
+from specedge.model.batch import IntArray, PackedBatch
 from specedge.model.kv_cache import KVCache
 from specedge.model.paged_attention import PagedContext
 
 
-class ModelRunner:
-    """Runs a causal language model of transformers over paged KV.
+class ModelRunner(Protocol):
+    """Runs one model over paged KV, whatever computes it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits of a row."""
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens that the KV cache holds."""
+
+    @property
+    def cache(self) -> KVCache:
+        """Keys and values."""
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute keys and values of all rows and the logits of the wanted ones, float32 [num_wanted, vocab_size]."""
+
+    def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
+        """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
+
+
+class TransformersRunner:
+    """Runs a causal language model of transformers.
 
     Args:
         model: loaded by `specedge.model.loader.load_model`, in eval mode on its device.
@@ -50,11 +76,6 @@ class ModelRunner:
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
         self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
-
-    def chain(self, num_rows: int) -> PackedBatch:
-        """A causal chain in the first slots with all logits wanted, for warm-up before any session owns a slot."""
-        rows = np.arange(num_rows, dtype=np.int64)
-        return PackedBatch(np.zeros_like(rows), rows, rows, (Segment(num_rows, rows),), rows)
 
 
 def kv_shape(config: Any) -> dict[str, int]:

@@ -65,7 +65,7 @@ class _Entrance(ForwardingProxy):
 
     async def _connect_to(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         with kernel.inside(self._namespace):
-            inner = socket.socket()
+            inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         inner.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(inner, (address, self.target_port))
@@ -132,7 +132,10 @@ async def _serve(profile_text: str, seed: int, reachable: Sequence[str]) -> int:
 
 
 def _listen() -> socket.socket:
-    listener = socket.create_server(("127.0.0.1", 0))
+    # With the protocol named, asyncio takes Nagle's delay off the connections that are accepted.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     listener.setblocking(False)
     return listener
 

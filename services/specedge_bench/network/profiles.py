@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 from specedge_bench.network.shape import Shape
 
 MAX_RTT_MS = 10_000.0
@@ -14,7 +14,7 @@ _BYTES_PER_MBIT = 125_000
 _AD_HOC = re.compile(r"(?:rtt[- ]?(?P<after>\d+(?:\.\d+)?)|(?P<before>\d+(?:\.\d+)?))(?: ?ms)?")
 
 
-class InvalidNetworkProfile(SpecEdgeError):
+class InvalidNetworkProfile(SettingsError):
     """A network profile is not known, or one of its values is out of range."""
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -32,6 +32,14 @@ class Prompt:
         is_chat = self.kind == "chat"
         assert bool(self.messages) == is_chat and bool(self.text) != is_chat
         assert not is_chat or self.messages[-1][0] == "user"
+
+    def marked(self, mark: str) -> "Prompt":
+        """The same question with a mark before its first word and in its id: no prefix cache knows it by the other."""
+        front = f"({mark}) "
+        messages = tuple(
+            (role, front + content if not index else content) for index, (role, content) in enumerate(self.messages)
+        )
+        return replace(self, id=f"{self.id}@{mark}", messages=messages, text=front + self.text if self.text else "")
 
     @property
     def path(self) -> str:

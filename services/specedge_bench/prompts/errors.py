@@ -1,6 +1,6 @@
 """What can be wrong with a data set.
 
-PromptSetError (a SpecEdgeError)
+PromptSetError (a SettingsError)
 ├── UnknownPromptSet      no loader has this name; names the known ones
 ├── UnreadablePromptFile  the file is missing, corrupt, or of a kind that cannot be read here
 ├── MalformedRow          a row is no JSON or lacks the field its format has; names file and row
@@ -9,10 +9,10 @@ PromptSetError (a SpecEdgeError)
 └── HubUnavailable        the Hugging Face Hub did not give the file
 """
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 
-class PromptSetError(SpecEdgeError):
+class PromptSetError(SettingsError):
     """A data set cannot be used as asked."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import SettingsError
 
 NOT_AMONG = -1
 """Rank of a target's token that is not among the draft's best children."""
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 HONEST_AGREEMENT = (0.86, 0.06, 0.03, 0.02)
 
 
-class TraceError(SpecEdgeError):
+class TraceError(SettingsError):
     """An acceptance trace is missing, malformed, or of a newer schema."""
 
 

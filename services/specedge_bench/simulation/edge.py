@@ -9,8 +9,9 @@ from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.growth import Candidates
 from specedge.wire.draft_codec import SCORE_STEPS
 from specedge.wire.messages import DraftNodes
+from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.events import Action, EventQueue
-from specedge_bench.simulation.models import Curve, ModelledDraft, draft_seconds
+from specedge_bench.simulation.models import ModelledDraft, draft_seconds
 
 OnNodes = Callable[[DraftNodes], None]
 
@@ -26,10 +27,11 @@ class SimulatedEdge:
     """
 
     def __init__(
-        self, events: EventQueue, core: DraftCore[int], model: ModelledDraft, curve: Curve, *, host_s: float
+        self, events: EventQueue, core: DraftCore[int], model: ModelledDraft, curve: StepCurve, *, host_s: float
     ) -> None:
         self.core = core
-        self.busy_s = 0.0
+        self._busy_s = 0.0
+        self._busy_until_s = 0.0
         self._events = events
         self._model = model
         self._curve = curve
@@ -52,6 +54,10 @@ class SimulatedEdge:
         del self._on_nodes[handle]
         self._post(partial(self.core.close, handle))
 
+    def busy_before_s(self, end_s: float) -> float:
+        """How long draft steps have taken until then; the last one may go on."""
+        return self._busy_s - max(0.0, self._busy_until_s - end_s)
+
     def _post(self, command: Action) -> None:
         self._inbox.append(command)
         if not self._is_awake:
@@ -66,7 +72,8 @@ class SimulatedEdge:
             self._is_awake = False
             return
         step_s = draft_seconds(self._curve, step) + self._host_s
-        self.busy_s += step_s
+        self._busy_s += step_s
+        self._busy_until_s = self._events.now_s + step_s
         self._events.after(step_s, partial(self._finish, step, self._model.children(step)))
 
     def _finish(self, step: DraftStep, children: list[Candidates]) -> None:

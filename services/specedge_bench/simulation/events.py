@@ -5,6 +5,8 @@ from heapq import heappop, heappush
 
 Action = Callable[[], None]
 
+_ACTIONS_PER_TICK = 4096
+
 
 class EventQueue:
     """Runs actions in order of their times, first come first on ties."""
@@ -23,11 +25,15 @@ class EventQueue:
         """Has an action run after a delay."""
         self.at(self.now_s + delay_s, action)
 
-    def run(self) -> None:
-        """Runs until nothing is left to happen."""
+    def run(self, on_tick: Action | None = None) -> None:
+        """Runs until nothing is left to happen; `on_tick` is called every some thousand actions."""
+        num_actions = 0
         while self._heap:
             self.now_s, _, action = heappop(self._heap)
             action()
+            num_actions += 1
+            if on_tick is not None and num_actions % _ACTIONS_PER_TICK == 0:
+                on_tick()
 
 
 class DeviceClock:

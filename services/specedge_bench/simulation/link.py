@@ -1,27 +1,23 @@
-"""One direction of a connection: every message takes the delay and some jitter, and none overtakes another."""
+"""One direction of the connection between an edge and its verifier, shaped as the bench's proxies shape it."""
 
-from random import Random
-
+from specedge_bench.network.shape import Flow, Line, Shape
 from specedge_bench.simulation.events import Action, EventQueue
 
 
 class Link:
-    """Carries messages as actions.
+    """Carries messages as actions: one TCP stream on a line of its own.
 
     Args:
-        delay_s: one way.
-        jitter_s: the most that chance adds, uniformly.
+        shape: delay, jitter, rate and loss; the law is that of `specedge_bench.network.shape`.
+        seed: of jitter and loss.
     """
 
-    def __init__(self, events: EventQueue, delay_s: float, jitter_s: float, random: Random) -> None:
+    def __init__(self, events: EventQueue, shape: Shape, seed: int) -> None:
+        self.num_bytes = 0
         self._events = events
-        self._delay_s = delay_s
-        self._jitter_s = jitter_s
-        self._random = random
-        self._last_s = 0.0
+        self._flow = Flow(Line(shape, seed))
 
-    def send(self, arrived: Action) -> None:
-        """Has an action run when a message sent now arrives."""
-        jitter_s = self._random.uniform(0.0, self._jitter_s) if self._jitter_s else 0.0
-        self._last_s = max(self._last_s, self._events.now_s + self._delay_s + jitter_s)
-        self._events.at(self._last_s, arrived)
+    def send(self, num_bytes: int, arrived: Action) -> None:
+        """Has an action run when a message sent now has arrived."""
+        self.num_bytes += num_bytes
+        self._events.at(self._flow.chunk_arrival_s(num_bytes, self._events.now_s), arrived)

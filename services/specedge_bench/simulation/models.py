@@ -5,7 +5,6 @@ wrong one never gets TRUE_TOKEN, so a node's own token tells whether its whole p
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from specedge.drafting.draft_session import SessionDrafting
 from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.draft_tree import DraftTree
 from specedge.drafting.growth import Candidates
+from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.acceptance_trace import NOT_AMONG, AcceptanceTrace
 from specedge_bench.simulation.events import DeviceClock
 from specedge_verifier.scheduler import Schedule
@@ -20,28 +20,6 @@ from specedge_verifier.scheduler import Schedule
 TRUE_TOKEN = 0
 FIRST_PROMPT_TOKEN = 16
 """Prompts and wrong choices use other numbers than the target's answers."""
-
-
-class Curve(Protocol):
-    """How long a forward takes; see `specedge_bench.curves.StepCurve`."""
-
-    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
-        """Seconds for so many rows that read so many keys and values, both over all sessions."""
-
-
-class ConstantCurve:
-    """Every forward takes the same time.
-
-    Args:
-        step_s: seconds.
-    """
-
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-
-    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
-        """Seconds for any step."""
-        return self._step_s
 
 
 class ModelledTarget:
@@ -52,7 +30,7 @@ class ModelledTarget:
         host_s: what a step costs beside its forward.
     """
 
-    def __init__(self, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+    def __init__(self, curve: StepCurve, clock: DeviceClock, host_s: float) -> None:
         self._curve = curve
         self._clock = clock
         self._host_s = host_s
@@ -65,7 +43,7 @@ class ModelledTarget:
 
     def sample(self, schedule: Schedule, logits: None) -> Sequence[int]:
         """The target's tokens; below wrong nodes they are not looked at."""
-        return [TRUE_TOKEN] * sum(1 + len(item.nodes) for item in schedule.planned if item.samples)
+        return [TRUE_TOKEN] * schedule.trees.num_rows
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Nothing is there to be copied."""
@@ -80,23 +58,34 @@ class TraceReplay:
 
     def __init__(self, trace: AcceptanceTrace) -> None:
         self.num_positions = len(trace.ranks)
-        self._right: list[Candidates] = []
-        self._wrong: list[Candidates] = []
-        for claims, rank in zip(trace.log_probs, trace.ranks, strict=True):
-            wrong_tokens = list(range(TRUE_TOKEN + 1, TRUE_TOKEN + 1 + len(claims)))
-            tokens = list(wrong_tokens)
-            if rank != NOT_AMONG:
-                tokens[rank] = TRUE_TOKEN
-            self._right.append(_candidates(tokens, claims))
-            self._wrong.append(_candidates(wrong_tokens, claims))
+        self._trace = trace
+        self._right: dict[int, Candidates] = {}
+        self._wrong: dict[int, Candidates] = {}
 
     def on_path(self, index: int) -> Candidates:
         """Children of a row of the target's own text."""
-        return self._right[index % self.num_positions]
+        index %= self.num_positions
+        found = self._right.get(index)
+        if found is None:
+            claims, rank = self._trace.log_probs[index], self._trace.ranks[index]
+            tokens = _wrong_tokens(len(claims))
+            if rank != NOT_AMONG:
+                tokens[rank] = TRUE_TOKEN
+            found = self._right[index] = _candidates(tokens, claims)
+        return found
 
     def off_path(self, index: int) -> Candidates:
         """Children of a row of other text: none is right."""
-        return self._wrong[index % self.num_positions]
+        index %= self.num_positions
+        found = self._wrong.get(index)
+        if found is None:
+            claims = self._trace.log_probs[index]
+            found = self._wrong[index] = _candidates(_wrong_tokens(len(claims)), claims)
+        return found
+
+
+def _wrong_tokens(num_tokens: int) -> list[int]:
+    return list(range(TRUE_TOKEN + 1, TRUE_TOKEN + 1 + num_tokens))
 
 
 def _candidates(token_ids: list[int], claims: Sequence[float]) -> Candidates:
@@ -140,9 +129,9 @@ def _is_true_text(session: SessionDrafting, tree: DraftTree) -> bool:
     return not any(token != TRUE_TOKEN for token in tree.trie.committed[len(session.committed) :])
 
 
-def draft_seconds(curve: Curve, step: DraftStep) -> float:
+def draft_seconds(curve: StepCurve, step: DraftStep) -> float:
     """How long a draft step's forward takes."""
-    kv_tokens = sum(len(rows.segment.context_slots) for _, _, rows in step.parts)
+    kv_tokens = sum(rows.num_context for _, _, rows in step.parts)
     return curve.seconds(step.num_rows, kv_tokens, len(step.parts))
 
 
@@ -156,7 +145,7 @@ class LocalDraft(ModelledDraft):
         host_s: what a draft step costs beside its forward.
     """
 
-    def __init__(self, replay: TraceReplay, curve: Curve, clock: DeviceClock, host_s: float) -> None:
+    def __init__(self, replay: TraceReplay, curve: StepCurve, clock: DeviceClock, host_s: float) -> None:
         super().__init__(replay)
         self.busy_s = 0.0
         self._curve = curve

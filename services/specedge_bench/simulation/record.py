@@ -17,7 +17,7 @@ from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import IntArray, PackedBatch, Segment
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.loader import load_generation_defaults, load_model
-from specedge.model.runner import ModelRunner
+from specedge.model.runner import TransformersRunner
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
@@ -33,7 +33,7 @@ _LEAST_LOG_PROB = -20.0
 
 def record_traces(folder: Path, *, num_prompts: int = 60, max_tokens: int = 96) -> Iterator[Path]:
     """Records the embedded pair at every temperature into one file each; gives their paths as they are written."""
-    pair = _EmbeddedPair(max_tokens)
+    pair = EmbeddedPair(max_tokens)
     prompts = load_prompts("own")[:num_prompts]
     for temperature in TEMPERATURES:
         found = [pair.positions(prompt, temperature, seed) for seed, prompt in enumerate(prompts)]
@@ -51,20 +51,26 @@ def record_traces(folder: Path, *, num_prompts: int = 60, max_tokens: int = 96) 
         yield path
 
 
-class _EmbeddedPair:
+class EmbeddedPair:
+    """Both models, one text at a time.
+
+    Args:
+        max_tokens: of an answer.
+    """
+
     def __init__(self, max_tokens: int) -> None:
         target_path, draft_path = resolve_model(EMBEDDED_NAME, "target"), resolve_model(EMBEDDED_NAME, "draft")
         self._max_tokens = max_tokens
         self._tokenizer = load_tokenizer(target_path)
         self._eos_ids = load_generation_defaults(target_path, self._tokenizer).eos_ids
-        self._target = ModelRunner(load_model(target_path, "cpu", "auto"), _NUM_SLOTS)
-        self._draft = ModelRunner(load_model(draft_path, "cpu", "auto"), _NUM_SLOTS)
+        self._target = TransformersRunner(load_model(target_path, "cpu", "auto"), _NUM_SLOTS)
+        self._draft = TransformersRunner(load_model(draft_path, "cpu", "auto"), _NUM_SLOTS)
         self._sampler = Sampler(self._target.vocab_size, self._target.device)
         self._rankings: dict[float, ChildRanking] = {}
 
     @torch.inference_mode()
     def positions(self, prompt: Prompt, temperature: float, seed: int) -> list[tuple[tuple[float, ...], int]]:
-        """(claims, rank) for each token of the target's answer."""
+        """(claims, rank) for each token of the target's answer, its end included."""
         params = SamplingParams(temperature=temperature, seed=seed, max_tokens=self._max_tokens)
         prompt_ids = self._ids(prompt)
         answer = self._answer(prompt_ids, params)

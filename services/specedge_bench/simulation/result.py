@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
+from specedge_bench.statistics import percentiles
 
 
 @dataclass(slots=True)
@@ -12,10 +13,14 @@ class Answer:
 
     Attributes:
         bursts: (arrival, tokens) of every verdict.
+        user, edge: who asked, and where.
     """
 
     sent_s: float
     bursts: list[tuple[float, int]]
+    user: int = 0
+    edge: int = 0
+    num_prompt_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -41,6 +46,7 @@ class SimResult:
         wall_s: from the first request to the last token, in virtual time.
         tokens_per_s: over the whole of it.
         itl_ms: per token, at 50, 95 and 99 %: a burst of k tokens after a gap g counts as k gaps of g / k.
+        burst_ms: pauses between bursts, at 50, 95 and 99 %.
         tpot_ms: median over answers.
         ttft_ms: at 50, 95 and 99 %.
         tokens_per_verification, nodes_per_verification: means over sessions and steps.
@@ -49,6 +55,7 @@ class SimResult:
             of the verifier's.
         verifier_busy_s, draft_busy_s: sums over devices.
         sessions_per_step: mean.
+        bytes_up, bytes_down: per verification, message framing included.
         guesses_hit, guesses_missed: outcomes of proactive drafting.
         num_preemptions: for lack of KV blocks.
     """
@@ -58,6 +65,7 @@ class SimResult:
     wall_s: float
     tokens_per_s: float
     itl_ms: tuple[float, float, float]
+    burst_ms: tuple[float, float, float]
     tpot_ms: float
     ttft_ms: tuple[float, float, float]
     tokens_per_verification: float
@@ -68,17 +76,22 @@ class SimResult:
     verifier_busy_s: float
     draft_busy_s: float
     sessions_per_step: float
+    bytes_up: float
+    bytes_down: float
     guesses_hit: int
     guesses_missed: int
     num_preemptions: int
 
 
 def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """50, 95 and 99 % of them, in milliseconds; NaN for none."""
-    if not len(seconds):
-        return (float("nan"),) * 3
-    p50, p95, p99 = np.percentile(np.asarray(seconds) * 1e3, [50, 95, 99]).tolist()
-    return p50, p95, p99
+    """50, 95 and 99 % of them by nearest rank, in milliseconds; NaN for none."""
+    found = percentiles(seconds)
+    return 1e3 * found.p50, 1e3 * found.p95, 1e3 * found.p99
+
+
+def burst_gaps(answers: Sequence[Answer]) -> list[float]:
+    """Seconds between the bursts of each answer."""
+    return [later[0] - earlier[0] for answer in answers for earlier, later in pairwise(answer.bursts)]
 
 
 def token_gaps(answers: Sequence[Answer]) -> list[float]:

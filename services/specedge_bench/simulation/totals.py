@@ -39,3 +39,7 @@ class VerifierTotals:
         """Adds another verifier's totals."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def since(self, before: "VerifierTotals") -> "VerifierTotals":
+        """What has been added since."""
+        return VerifierTotals(*(getattr(self, name) - getattr(before, name) for name in self.__slots__))

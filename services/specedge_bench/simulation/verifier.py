@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 
+from specedge.drafting.draft_stats import DrafterStats
 from specedge.errors import SpecEdgeError
 from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.models import LocalDraft
 from specedge_bench.simulation.totals import VerifierTotals
-from specedge_verifier.core import EngineCore, Event
+from specedge_verifier.core import EngineCore, Event, StepReport
 
 _SHORTEST_WAIT_S = 1e-5  # no real thread looks again sooner, and virtual time must move on
 OnVerdict = Callable[[Verdict], None]
@@ -22,15 +23,23 @@ class SimulatedVerifier:
         core: sessions, scheduler, modelled target.
         clock: of its device.
         local_draft: the draft model `core` uses between its steps; None where edges draft or nobody does.
+        draft_stats: of the drafting with it.
     """
 
     def __init__(
-        self, events: EventQueue, core: EngineCore, clock: DeviceClock, local_draft: LocalDraft | None = None
+        self,
+        events: EventQueue,
+        core: EngineCore,
+        clock: DeviceClock,
+        local_draft: LocalDraft | None = None,
+        draft_stats: DrafterStats | None = None,
     ) -> None:
         self.core = core
         self.clock = clock
         self.local_draft = local_draft
+        self.draft_stats = draft_stats
         self.totals = VerifierTotals()
+        self.steps: list[tuple[float, StepReport]] = []  # when each began, and what it did
         self._events = events
         self._listeners: dict[int, OnVerdict] = {}
         self._commands: list[Callable[[], list[Event] | None]] = []
@@ -62,6 +71,7 @@ class SimulatedVerifier:
         if result.report is not None or step_s:
             if result.report is not None:
                 self.totals.count(result.report)
+                self.steps.append((self._events.now_s, result.report))
             self._events.after(step_s, partial(self._finish, result.events))
             return
         self._is_awake = False

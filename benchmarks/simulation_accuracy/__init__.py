@@ -1,0 +1,1 @@
+"""How near `specedge bench simulate` comes to the real services: the same requests through both."""

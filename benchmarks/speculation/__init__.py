@@ -1,1 +1,0 @@
-"""What speculation brings with the embedded pair: acceptance, latency, shared draft forwards and bytes on the wire."""

@@ -1,0 +1,119 @@
+"""The forward of a dense decoder in as few tensor operations as it takes; attention over the KV cache is passed in."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import embedding, linear, rms_norm, silu
+
+from specedge.model.lean.rotary import cos_sin, rotate
+from specedge.model.lean.spec import ModelSpec
+from specedge.model.lean.weights import LayerWeights, ModelWeights
+
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Rotated queries [num_rows, num_heads, head_dim], rotated keys and values [num_rows, num_kv_heads, head_dim]."""
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer index, queries, keys, values) -> [num_rows, num_heads * head_dim]; stores keys and values in their slots.
+
+The heads are views whose rows lie further apart than their elements; only the last dimension is contiguous.
+"""
+
+
+class LeanModel:
+    """A loaded model as functions of the residual stream.
+
+    Args:
+        spec, weights: of the same model.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: ModelWeights) -> None:
+        self.spec = spec
+        self.dtype = weights.embed.dtype
+        self.device = weights.embed.device
+        self._weights = weights
+        self._inv_freq = torch.from_numpy(spec.inv_freq).to(self.device)
+        self._qk_norms = [self._qk_norm(layer) for layer in weights.layers]
+        self._head = weights.head
+        if self.device.type == "cpu":
+            # Products of bfloat16 matrices are rounded to bfloat16 on the CPU, which would tie the best tokens.
+            self._head = weights.head.float()
+
+    def _qk_norm(self, layer: LayerWeights) -> torch.Tensor | None:
+        """[num_heads + num_kv_heads, head_dim]: queries and keys are normalised in one operation."""
+        if layer.q_norm is None or layer.k_norm is None:
+            return None
+        return torch.cat(
+            (layer.q_norm.expand(self.spec.num_heads, -1), layer.k_norm.expand(self.spec.num_kv_heads, -1))
+        )
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits float32 [num_wanted, vocab_size] of the wanted rows.
+
+        Args:
+            token_ids, positions: int64 [num_rows].
+            wanted: int64 [num_wanted] row numbers.
+        """
+        residual, (cos, sin) = self.embed(token_ids), self.rotation(positions)
+        last = len(self.spec.layers) - 1
+        for layer in range(last + 1):
+            attended = attend(layer, *self.before_attention(layer, residual, cos, sin))
+            if layer == last:
+                residual, attended = residual.index_select(0, wanted), attended.index_select(0, wanted)
+            self.after_attention(layer, residual, attended)
+        return self.logits(residual)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """The residual stream [num_rows, hidden_size] before the first layer."""
+        return embedding(token_ids, self._weights.embed)
+
+    def rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rotary tables of the rows, shared by all layers."""
+        return cos_sin(positions, self._inv_freq, self.spec.rope_scale, self.dtype)
+
+    def before_attention(
+        self,
+        layer: int,
+        residual: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        projected: torch.Tensor | None = None,
+        rotated: torch.Tensor | None = None,
+    ) -> Heads:
+        """Queries, keys and values of one layer.
+
+        Args:
+            residual: [num_rows, hidden_size].
+            cos, sin: of `rotation`.
+            projected, rotated: where to put them, [num_rows, (num_heads + 2 num_kv_heads) * head_dim] and
+                [num_rows, num_heads + num_kv_heads, head_dim]; None: in new memory.
+        """
+        spec, weights, qk_norm = self.spec, self._weights.layers[layer], self._qk_norms[layer]
+        normed = rms_norm(residual, (spec.hidden_size,), weights.input_norm, spec.rms_eps)
+        if weights.qkv_bias is None:
+            projected = torch.mm(normed, weights.qkv.t(), out=projected)
+        else:
+            projected = torch.addmm(weights.qkv_bias, normed, weights.qkv.t(), out=projected)
+        heads = projected.view(residual.shape[0], -1, spec.head_dim)
+        num_rotated = spec.num_heads + spec.num_kv_heads
+        queries_and_keys = heads[:, :num_rotated]
+        if qk_norm is not None:
+            queries_and_keys = rms_norm(queries_and_keys, (spec.head_dim,), None, spec.rms_eps).mul_(qk_norm)
+        rotated = rotate(queries_and_keys, cos, sin, out=rotated)
+        return rotated[:, : spec.num_heads], rotated[:, spec.num_heads :], heads[:, num_rotated:]
+
+    def after_attention(self, layer: int, residual: torch.Tensor, attended: torch.Tensor) -> None:
+        """Add one layer's attention and MLP to the residual stream, in place."""
+        weights = self._weights.layers[layer]
+        residual.addmm_(attended, weights.o.t())
+        normed = rms_norm(residual, (self.spec.hidden_size,), weights.post_norm, self.spec.rms_eps)
+        gate, up = linear(normed, weights.gate_up).chunk(2, dim=1)
+        residual.addmm_(silu(gate).mul_(up), weights.down.t())
+
+    def logits(self, residual: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [num_rows, vocab_size] after the last layer."""
+        normed = rms_norm(residual, (self.spec.hidden_size,), self._weights.final_norm, self.spec.rms_eps)
+        if self.device.type == "cuda" and self.dtype != torch.float32:
+            return torch.mm(normed, self._head.t(), out_dtype=torch.float32)
+        return linear(normed.to(self._head.dtype), self._head)

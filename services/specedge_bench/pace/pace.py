@@ -1,0 +1,31 @@
+"""What a pace is, and the command of a service that keeps it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+NO_LOG = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the forwards of the services are.
+
+    Attributes:
+        target, draft: names of the curves they are stretched to, see `specedge_bench.curves.load_curve`.
+        pair: "embedded" computes them; "modelled" makes tokens by arithmetic, at a known acceptance.
+        log: file that takes every forward.
+    """
+
+    target: str
+    draft: str
+    pair: str = "embedded"
+    log: Path | None = None
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The command line of a verifier or edge process that ends when this process does."""
+        log = NO_LOG if self.log is None else str(self.log)
+        own = [str(os.getpid()), self.pair, self.target, self.draft, log]
+        return [sys.executable, "-m", "specedge_bench.pace.process", *own, *arguments]

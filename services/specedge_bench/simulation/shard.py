@@ -1,0 +1,261 @@
+"""One verifier with the edges it serves: the part of a scenario that no other part has any influence on."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from random import Random
+
+from specedge.block_pool import BlockPool
+from specedge.drafting.core import DraftCore
+from specedge.drafting.draft_session import DraftingSettings, DraftRequest
+from specedge.drafting.draft_stats import DrafterStats
+from specedge.sampling import SamplingParams
+from specedge.wire.draft_codec import DraftEncoder
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, System, Verdict
+from specedge_bench.network.shape import Shape
+from specedge_bench.simulation.edge import SimulatedEdge
+from specedge_bench.simulation.events import DeviceClock, EventQueue
+from specedge_bench.simulation.link import Link
+from specedge_bench.simulation.message_bytes import draft_bytes, open_bytes, verdict_bytes
+from specedge_bench.simulation.models import FIRST_PROMPT_TOKEN, LocalDraft, ModelledDraft, ModelledTarget, TraceReplay
+from specedge_bench.simulation.result import Answer
+from specedge_bench.simulation.scenario import BLOCK_SIZE, Mode, Progress, Replayed, Scenario, ScenarioError
+from specedge_bench.simulation.totals import VerifierTotals
+from specedge_bench.simulation.verifier import SimulatedVerifier
+from specedge_bench.simulation.workload import User, users_of
+from specedge_verifier.core import EngineCore, StepReport
+from specedge_verifier.local_drafts import LocalDrafts
+from specedge_verifier.scheduler import Scheduler, SchedulerLimits
+from specedge_verifier.step_time import StepTime
+from specedge_verifier.waiting import BatchType
+
+_VOCAB_SIZE = 1 << 31
+_PROACTIVE_DECAY = 0.95  # as the edge's settings have it
+_SLOTS_PER_NODE = 8  # of the draft's KV per session and node of the budget: enough that nobody ever starves
+_WARM_UP_ROWS = (1, 8, 32, 128)  # as the verifier times them when it starts
+
+
+@dataclass(slots=True)
+class ShardOutcome:
+    """What a shard brought.
+
+    Attributes:
+        answers: in the order in which they were asked for.
+        totals: the verifier's.
+        steps: when each of its steps began, and what it did.
+        verifier_busy_s, draft_busy_s: of the verifier's device, drafting on it included; of all that drafts.
+        num_drafters: devices that draft.
+        guesses_hit, guesses_missed: outcomes of proactive drafting.
+        num_preemptions: for lack of KV blocks.
+        num_drafted: draft nodes made.
+        wasted: draft nodes of no use, by reason.
+        bytes_up, bytes_down: between the edges and the verifier.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    totals: VerifierTotals = field(default_factory=VerifierTotals)
+    steps: list[tuple[float, StepReport]] = field(default_factory=list)
+    verifier_busy_s: float = 0.0
+    draft_busy_s: float = 0.0
+    num_drafters: int = 0
+    guesses_hit: int = 0
+    guesses_missed: int = 0
+    num_preemptions: int = 0
+    num_drafted: int = 0
+    wasted: Counter[str] = field(default_factory=Counter)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def since(self, before: "ShardOutcome") -> "ShardOutcome":
+        """What an earlier outcome of the same shard does not have."""
+        later = ShardOutcome(
+            answers=self.answers[len(before.answers) :],
+            totals=self.totals.since(before.totals),
+            steps=self.steps[len(before.steps) :],
+            num_drafters=self.num_drafters,
+            wasted=self.wasted - before.wasted,
+        )
+        for name in _SUMS:
+            setattr(later, name, getattr(self, name) - getattr(before, name))
+        return later
+
+
+_SUMS = (
+    *("verifier_busy_s", "draft_busy_s", "guesses_hit", "guesses_missed", "num_preemptions", "num_drafted"),
+    *("bytes_up", "bytes_down"),
+)
+
+
+def run_shard(scenario: Scenario, index: int, on_progress: Progress | None = None) -> ShardOutcome:
+    """Runs the verifier of this number and its edges to the end of their last answer."""
+    users = [user for user in users_of(scenario) if user.edge % scenario.num_verifiers == index]
+    return _Shard(scenario, index, users).run(on_progress or (lambda done, total: None))
+
+
+class _Place:
+    """An edge and its connection."""
+
+    def __init__(self, index: int, edge: SimulatedEdge | None, up: Link, down: Link) -> None:
+        self.index = index
+        self.edge = edge
+        self.up = up
+        self.down = down
+
+
+class _Shard:
+    def __init__(self, scenario: Scenario, index: int, users: list[User]) -> None:
+        self._scenario = scenario
+        self._users = users
+        self._events = EventQueue()
+        self._replay = TraceReplay(scenario.trace)
+        self._draft = ModelledDraft(self._replay)
+        self._answers: list[Answer] = []
+        self._num_received = 0
+        self._num_tokens = sum(request.num_answer_tokens for user in users for request in user.requests)
+        asked = (request for user in users for request in (*user.warm_up, *user.requests))
+        lengths = (request.num_prompt_tokens + request.num_answer_tokens for request in asked)
+        self._max_len = max(lengths, default=0) + 2
+        self._verifier = self._new_verifier()
+        edges = range(index, scenario.num_edges, scenario.num_verifiers)
+        self._places = {edge: self._new_place(edge) for edge in edges}
+
+    def run(self, on_progress: Progress) -> ShardOutcome:
+        self._answer_all([(user, user.warm_up) for user in self._users], lambda: None)
+        before = self._outcome()
+        self._num_received = 0
+        requests = [(user, user.requests) for user in self._users]
+        self._answer_all(requests, lambda: on_progress(self._num_received, self._num_tokens))
+        on_progress(self._num_received, self._num_tokens)
+        assert self._num_received == self._num_tokens, f"{self._num_received} of {self._num_tokens} tokens arrived"
+        assert self._verifier.core.num_sessions == 0
+        return self._outcome().since(before)
+
+    def _answer_all(self, asked: Sequence[tuple[User, Sequence[Replayed]]], on_look: Callable[[], None]) -> None:
+        start_s = self._events.now_s
+        for user, requests in asked:
+            ask = partial(self._ask, self._places[user.edge], user.index, iter(requests))
+            self._events.at(start_s + user.arrival_s, ask)
+        self._events.run(on_look)
+
+    def _ask(self, place: _Place, user: int, requests: Iterator[Replayed]) -> None:
+        """A user's next request; another one follows until none is left."""
+        request = next(requests, None)
+        if request is None:
+            return
+        scenario, handle = self._scenario, len(self._answers)
+        # Distinct prompts share nothing in the prefix cache; a session's seed is its place in the trace.
+        prompt_ids = (FIRST_PROMPT_TOKEN + handle,) * request.num_prompt_tokens
+        seed = (request.trace_start - request.num_prompt_tokens) % self._replay.num_positions
+        sampling = SamplingParams(temperature=0.0, seed=seed, max_tokens=request.num_answer_tokens, ignore_eos=True)
+        answer = Answer(self._events.now_s, [], user, place.index, request.num_prompt_tokens)
+        self._answers.append(answer)
+        drafter_id = f"edge-{place.index}" if place.edge is not None else ""
+        system: System = "specedge" if drafter_id else "autoregressive"
+        message = OpenSession(str(handle), prompt_ids, (), sampling, "", drafter_id, system)
+        receive = partial(self._receive, place, handle, answer, partial(self._ask, place, user, requests))
+        on_verdict = partial(self._send_verdict, place, receive)
+        place.up.send(open_bytes(message), partial(self._verifier.open, handle, message, on_verdict))
+        if place.edge is not None:
+            drafting = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
+            place.edge.open(handle, drafting, partial(self._send_nodes, place, handle, DraftEncoder()))
+
+    def _send_verdict(self, place: _Place, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
+        place.down.send(verdict_bytes(verdict), partial(receive, verdict))
+
+    def _send_nodes(self, place: _Place, handle: int, encoder: DraftEncoder, nodes: DraftNodes) -> None:
+        place.up.send(draft_bytes(encoder, nodes), partial(self._verifier.draft, handle, nodes))
+
+    def _receive(
+        self, place: _Place, handle: int, answer: Answer, ask_again: Callable[[], None], verdict: Verdict
+    ) -> None:
+        num_tokens = len(verdict.token_ids)
+        self._num_received += num_tokens
+        answer.bursts.append((self._events.now_s, num_tokens))
+        if place.edge is not None:
+            place.edge.verdict(handle, verdict.token_ids)
+            if verdict.finish_reason:
+                place.edge.close(handle)
+        if verdict.finish_reason:
+            ask_again()
+
+    def _new_verifier(self) -> SimulatedVerifier:
+        scenario = self._scenario
+        clock = DeviceClock(self._events)
+        target = ModelledTarget(scenario.verifier_curve, clock, scenario.verifier_host_s)
+        limits = SchedulerLimits(
+            max_batch_size=scenario.max_batch_size,
+            max_num_batched_tokens=scenario.max_num_batched_tokens,
+            max_tree_nodes=scenario.max_tree_nodes,
+            batch_type=BatchType(scenario.batch_type),
+        )
+        blocks_per_session = -(-(self._max_len + scenario.max_tree_nodes) // BLOCK_SIZE) + 1
+        num_blocks = scenario.num_kv_blocks or scenario.max_batch_size * blocks_per_session
+        if num_blocks * BLOCK_SIZE < self._max_len:
+            raise ScenarioError(
+                f"num_kv_blocks is {num_blocks}, at {BLOCK_SIZE} tokens each too few for a text of {self._max_len}"
+            )
+        warm_up = [
+            (rows, scenario.verifier_curve.seconds(rows, rows, 1) + scenario.verifier_host_s)
+            for rows in _WARM_UP_ROWS
+            if rows <= scenario.max_num_batched_tokens
+        ]
+        step_time = StepTime(scenario.max_num_batched_tokens, warm_up)
+        scheduler = Scheduler(BlockPool(num_blocks, BLOCK_SIZE), limits, step_time)
+        info = ServerInfo("", "", _VOCAB_SIZE, self._max_len, scenario.max_live_nodes, (), scenario.max_batch_size, "")
+        if scenario.system != "server-only":
+            return SimulatedVerifier(self._events, EngineCore(scheduler, target, info, clock), clock)
+        draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.edge_host_s)
+        settings = self._drafting("streamed")
+        num_slots = min(num_blocks * BLOCK_SIZE, self._num_draft_slots(scenario.max_batch_size))
+        drafts = LocalDrafts(draft, settings, num_slots, "server", clock)
+        core = EngineCore(scheduler, target, info, clock, drafts)
+        return SimulatedVerifier(self._events, core, clock, draft, drafts.core.stats)
+
+    def _new_place(self, index: int) -> _Place:
+        scenario, edge = self._scenario, None
+        if scenario.system == "specedge":
+            num_users = -(-scenario.num_sessions // scenario.num_edges)
+            core: DraftCore[int] = DraftCore(
+                self._draft, self._drafting(scenario.mode), self._num_draft_slots(num_users)
+            )
+            edge = SimulatedEdge(self._events, core, self._draft, scenario.draft_curve, host_s=scenario.edge_host_s)
+        network = scenario.network
+        return _Place(index, edge, self._link(network.up, f"{index} up"), self._link(network.down, f"{index} down"))
+
+    def _link(self, shape: Shape, name: str) -> Link:
+        return Link(self._events, shape, Random(f"{self._scenario.seed} {name}").getrandbits(32))
+
+    def _drafting(self, mode: Mode) -> DraftingSettings:
+        growth = self._scenario.growth
+        return DraftingSettings(mode=mode, growth=growth, proactive=replace(growth, decay=_PROACTIVE_DECAY))
+
+    def _num_draft_slots(self, num_sessions: int) -> int:
+        return num_sessions * (self._max_len + _SLOTS_PER_NODE * self._scenario.growth.max_budget)
+
+    def _outcome(self) -> ShardOutcome:
+        verifier = self._verifier
+        end_s = max((answer.bursts[-1][0] for answer in self._answers), default=0.0)
+        edges = [place.edge for place in self._places.values() if place.edge is not None]
+        stats: list[DrafterStats] = [edge.core.stats for edge in edges]
+        outcome = ShardOutcome(
+            answers=list(self._answers),
+            totals=replace(verifier.totals),
+            steps=list(verifier.steps),
+            verifier_busy_s=verifier.clock.busy_s,
+            draft_busy_s=sum(edge.busy_before_s(end_s) for edge in edges),
+            num_drafters=len(edges),
+            num_preemptions=verifier.core.scheduler.num_preemptions,
+            bytes_up=sum(place.up.num_bytes for place in self._places.values()),
+            bytes_down=sum(place.down.num_bytes for place in self._places.values()),
+        )
+        if verifier.local_draft is not None and verifier.draft_stats is not None:
+            outcome.draft_busy_s += verifier.local_draft.busy_s
+            outcome.num_drafters += 1
+            stats.append(verifier.draft_stats)
+        for of_drafter in stats:
+            outcome.guesses_hit += of_drafter.num_guesses_hit
+            outcome.guesses_missed += of_drafter.num_guesses_missed
+            outcome.num_drafted += of_drafter.num_drafted
+            outcome.wasted.update(of_drafter.wasted)
+        return outcome

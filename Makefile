@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench exactness lint proto lock install install-dev clean
+.PHONY: help demo test test-kernels bench exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -34,6 +34,7 @@ BENCH_OUT ?= bench-runs/$(shell date +%Y-%m-%d-%H%M%S)
 help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
+	@echo 'make test-kernels        the Triton kernels: interpreted, and compiled for Ampere and Hopper (installs triton)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -46,6 +47,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
+
+test-kernels: $(INSTALLED_DEV)
+	$(PIP) install -c $(LOCK) -e '.[dev,kernels]'
+	HF_HUB_OFFLINE=1 TRITON_INTERPRET=1 $(RUN) -m pytest -q tests/kernels $(ARGS)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q tests/kernels $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

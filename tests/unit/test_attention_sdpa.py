@@ -13,7 +13,8 @@ from specedge.model.attention.self_test import Chain, Tree, random_batch, random
 from specedge.model.attention_plan import plan_of
 from specedge.model.batch import PackedBatch
 from specedge.model.kv_cache import KVCache
-from specedge.model.paged_attention import PagedContext, paged_attention
+from specedge.model.paged_attention import PagedContext
+from specedge.model.transformers_attention import paged_attention
 
 CPU = torch.device("cpu")
 CASES = (Chain(0, 1), Tree(5, 12), Chain(20, 9), Tree(13, 65, 4), Chain(31, 1))

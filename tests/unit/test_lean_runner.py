@@ -9,6 +9,7 @@ import torch
 from lean_models import FAMILIES, VOCAB_SIZE, load_lean, save_model
 from packed_batches import NUM_SLOTS, mixed_batches
 
+from specedge.model.attention.for_lean import backend_attention
 from specedge.model.batch import PackedBatch, Segment, chain
 from specedge.model.embedded import resolve_model
 from specedge.model.lean.blocks import LeanModel
@@ -62,6 +63,15 @@ def test_the_embedded_pair_equals_transformers(role: str) -> None:
     prompt = PackedBatch(rng.integers(3, 4096, 300), rows, rows, (Segment(300, rows),), rows[-1:])
     batches = [prompt, *mixed_batches(ours.vocab_size)]
     torch.testing.assert_close(outputs(ours, batches), outputs(theirs, batches), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_attention_backends_behind_the_lean_models_equal_the_reference(family: str, tmp_path: Path) -> None:
+    save_model(FAMILIES[family], tmp_path)
+    batches = mixed_batches(VOCAB_SIZE)
+    reference = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
+    backend = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, make_attention=backend_attention)
+    torch.testing.assert_close(outputs(backend, batches), outputs(reference, batches), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "qwen2-sliding", "qwen3"])

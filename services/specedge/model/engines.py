@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from specedge.errors import ModelLoadError
+from specedge.model.attention.for_lean import backend_attention
 from specedge.model.checkpoint import check_model_folder, local_folder
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.lean.spec import ModelSpec, spec_of
@@ -120,5 +121,6 @@ def make_runner(model: LoadedModel, num_slots: int) -> ModelRunner:
     if not isinstance(model, LeanCheckpoint):
         return TransformersRunner(model, num_slots)
     if model.library is None:
-        return LeanRunner(model.spec, model.weights, num_slots)
+        is_cuda = model.device.type == "cuda"
+        return LeanRunner(model.spec, model.weights, num_slots, make_attention=backend_attention if is_cuda else None)
     return NativeRunner(model.library, model.spec, model.weights, num_slots)

@@ -8,7 +8,6 @@ import ctypes
 import logging
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 
@@ -21,7 +20,7 @@ from specedge.model.checkpoint import check_model_folder, local_folder
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.lean.spec import ModelSpec, spec_of
 from specedge.model.lean.weights import ModelWeights, load_weights
-from specedge.model.loader import DTYPES, PROGRESS_FROM_BYTES, load_model, resolve_device
+from specedge.model.loader import PROGRESS_FROM_BYTES, load_model, resolve_device, resolve_dtype
 from specedge.model.native import load_native
 from specedge.model.native.engine import unsupported
 from specedge.model.native.runner import NativeRunner
@@ -65,55 +64,56 @@ def load_for(engine: Engine, path_or_id: str, device: str = "auto", dtype: str =
     """
     if engine == "transformers":
         return load_model(path_or_id, device, dtype)
-    where, folder = resolve_device(device), local_folder(path_or_id)
-    wants_native = engine == "native" or (engine == "auto" and where.type == "cpu" and dtype in ("auto", "float32"))
-    if engine == "auto":
-        if not wants_native or folder is None or (reason := _native_refusal(folder)):
-            return load_model(path_or_id, device, dtype)
-    elif folder is None:
-        raise ModelLoadError(f"{path_or_id}: engine {engine} takes models in local folders")
-    elif wants_native and (where.type != "cpu" or dtype not in ("auto", "float32")):
-        raise ModelLoadError(f"engine native computes in float32 on the CPU, not in {dtype} on {where}")
-    elif wants_native and (reason := _native_refusal(folder)):
-        raise ModelLoadError(f"{path_or_id}: engine native cannot run it: {reason}")
-    return _load_lean(folder, where, dtype, is_native=wants_native)
+    try:
+        return _load_lean(path_or_id, resolve_device(device), dtype, "native" if engine == "auto" else engine)
+    except _Refused:
+        if engine != "auto":
+            raise
+        return load_model(path_or_id, device, dtype)
+
+
+class _Refused(ModelLoadError):
+    """An engine does not take this model, device or number format; another one may."""
+
+
+def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -> LeanCheckpoint:
+    """Read a checkpoint; for the native engine as it is stored, with keys and values in float32."""
+    started_s, is_native = monotonic(), engine == "native"
+    folder = local_folder(path_or_id)
+    if folder is None:
+        raise _Refused(f"{path_or_id}: engine {engine} takes models in local folders")
+    if is_native and (device.type != "cpu" or dtype not in ("auto", "float32")):
+        raise _Refused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
+    num_bytes = check_model_folder(folder)
+    config = AutoConfig.from_pretrained(folder)
+    try:
+        spec = spec_of(config)
+    except ModelLoadError as error:
+        raise _Refused(f"{path_or_id}: engine {engine} cannot run it: {error}") from error
+    library = _native_library_for(path_or_id, spec) if is_native else None
+    weights = load_weights(
+        folder,
+        spec,
+        dtype="auto" if is_native else resolve_dtype(dtype, device),
+        device=device,
+        progress=num_bytes > PROGRESS_FROM_BYTES,
+    )
+    logger.info("loaded %s: %s engine, %s, %.1f s", folder, engine, device, monotonic() - started_s)
+    kv_dtype = torch.float32 if is_native else weights.embed.dtype
+    return LeanCheckpoint(config, spec, weights, kv_dtype, device, library)
+
+
+def _native_library_for(path_or_id: str, spec: ModelSpec) -> ctypes.CDLL:
+    if reason := unsupported(spec):
+        raise _Refused(f"{path_or_id}: engine native cannot run it: {reason}")
+    if (library := _native_library()) is None:
+        raise _Refused(f"{path_or_id}: engine native cannot run it: there is no native library; see the log")
+    return library
 
 
 @cache
 def _native_library() -> ctypes.CDLL | None:
     return load_native()
-
-
-def _native_refusal(folder: Path) -> str:
-    """Why the native engine does not run a model; empty where it does."""
-    check_model_folder(folder)
-    try:
-        spec = spec_of(AutoConfig.from_pretrained(folder))
-    except ModelLoadError as error:
-        return str(error)
-    return unsupported(spec) or ("" if _native_library() is not None else "there is no native library; see the log")
-
-
-def _load_lean(folder: Path, device: torch.device, dtype: str, *, is_native: bool) -> LeanCheckpoint:
-    started_s = monotonic()
-    num_bytes = check_model_folder(folder)
-    config = AutoConfig.from_pretrained(folder)
-    spec = spec_of(config)
-    wanted: torch.dtype | Literal["auto"] = DTYPES.get(dtype, "auto")
-    if dtype == "auto" and device.type == "cpu":
-        wanted = torch.float32
-    weights = load_weights(
-        folder,
-        spec,
-        dtype="auto" if is_native else wanted,  # it keeps what is bfloat16 as it is, and computes in float32
-        device=device,
-        progress=num_bytes > PROGRESS_FROM_BYTES,
-    )
-    library = _native_library() if is_native else None
-    engine, seconds = "native" if is_native else "lean", monotonic() - started_s
-    logger.info("loaded %s: %s engine, %s, %.1f s", folder, engine, device, seconds)
-    kv_dtype = torch.float32 if is_native else weights.embed.dtype
-    return LeanCheckpoint(config, spec, weights, kv_dtype, device, library)
 
 
 def make_runner(model: LoadedModel, num_slots: int) -> ModelRunner:

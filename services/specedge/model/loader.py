@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ def load_model(
     target_device = resolve_device(device)
     size = _check_local(path_or_id)
     arguments: dict[str, Any] = {
-        "dtype": _resolve_dtype(dtype, target_device),
+        "dtype": resolve_dtype(dtype, target_device),
         "attn_implementation": attention,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
@@ -134,7 +134,12 @@ def _check_local(path_or_id: str) -> int | None:
     return None if folder is None else check_model_folder(folder)
 
 
-def _resolve_dtype(name: str, device: torch.device) -> torch.dtype | str:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype | Literal["auto"]:
+    """The number format for a `dtype` setting: auto is the checkpoint's own on CUDA and float32 on the CPU.
+
+    Raises:
+        ModelLoadError: there is no such format.
+    """
     if name == "auto":
         return "auto" if device.type == "cuda" else torch.float32
     if name not in DTYPES:

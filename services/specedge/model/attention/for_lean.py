@@ -1,7 +1,5 @@
 """Attention backends behind the seam of the lean models."""
 
-from collections.abc import Callable
-
 import torch
 
 from specedge.model.attention.choose import BackendName, choose_backend
@@ -10,9 +8,8 @@ from specedge.model.attention_plan import plan_of
 from specedge.model.batch import PackedBatch
 from specedge.model.kv_cache import KVCache
 from specedge.model.lean.blocks import Attend
+from specedge.model.lean.runner import PrepareAttention
 from specedge.model.lean.spec import ModelSpec
-
-PrepareAttention = Callable[[PackedBatch], Attend]
 
 
 def backend_attention(

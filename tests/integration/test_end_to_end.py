@@ -132,7 +132,12 @@ async def test_drafting_changes_how_soon_the_text_comes_and_nothing_else(pair: P
             text = await wanted.whole(drafting)
             assert await wanted.whole(drafting, speculate=False) == text
             assert await wanted.whole(plain) == text
-    assert await pair.edge.sample("specedge_edge_accepted_draft_nodes_total") > accepted
+        # Each answer equals the undrafted one whether or not a draft came in time; some drafts must have.
+        for seed in range(100):
+            if await pair.edge.sample("specedge_edge_accepted_draft_nodes_total") > accepted:
+                return
+            await Ask(PROMPTS[seed % len(PROMPTS)], seed, 40, 0.0).whole(drafting)
+    pytest.fail("no draft was accepted in 100 answers")
 
 
 async def test_32_clients_at_once_with_cancellations_get_the_text_they_get_alone(pair: Pair) -> None:

@@ -20,12 +20,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer wanted. `speculate=False` asks for plain decoding."""
+    """One answer wanted.
+
+    Attributes:
+        speculate: False asks for plain decoding.
+        max_draft_nodes: most live draft nodes; None: as many as edge and verifier allow.
+        priority: higher goes first.
+    """
 
     request_id: str
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     speculate: bool = True
+    max_draft_nodes: int | None = None
     priority: int = 0
 
 
@@ -129,7 +136,7 @@ class AnswerStream:
             request.prompt_ids,
             request.sampling,
             info.eos_ids,
-            info.max_live_nodes,
+            min(info.max_live_nodes, request.max_draft_nodes or info.max_live_nodes),
             self._on_nodes,
         )
 

@@ -19,6 +19,7 @@ from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
 from edge_agent.http.app import create_app
 from edge_agent.http.ports import ChatTokenizer
+from edge_agent.http.reasoning import template_thinks
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
@@ -188,8 +189,16 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         temperature=settings.temperature,
         seed=settings.seed,
         max_concurrent_requests=settings.max_concurrent_requests,
+        splits_reasoning=splits_reasoning(settings, models.tokenizer),
     )
     return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
+
+
+def splits_reasoning(settings: EdgeSettings, tokenizer: object) -> bool:
+    """Whether chat answers are split into thought and content."""
+    if settings.reasoning_parser == "auto":
+        return template_thinks(tokenizer)
+    return settings.reasoning_parser == "think"
 
 
 async def meet_verifier(service: GenerationService) -> None:

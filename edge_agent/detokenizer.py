@@ -3,7 +3,7 @@
 Byte-level tokenizers (GPT-2's byte alphabet: Llama 3, Qwen, ...) are decoded here byte by byte; what is released is
 exactly the tokenizer's own decoding of all tokens. Every other tokenizer is asked to decode a short window that starts
 one release earlier, and the difference is what is new: this keeps the spaces that sentencepiece decoders put or strip
-at a word's start. Both hold back a character whose bytes are not all there, and both skip special tokens.
+at a word's start. Both hold back a character whose bytes are not all there, and both skip special tokens if asked to.
 """
 
 import codecs
@@ -44,18 +44,23 @@ class DetokenizerFactory:
     def __init__(self, tokenizer: DecodingTokenizer) -> None:
         self._tokenizer = tokenizer
         self._special_ids = frozenset(id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
-        self._token_bytes = _TokenBytes(tokenizer, self._special_ids) if _is_byte_level(tokenizer) else None
+        self._spellings = (
+            {skips: _TokenBytes(tokenizer, self._special_ids if skips else frozenset()) for skips in (True, False)}
+            if _is_byte_level(tokenizer)
+            else None
+        )
 
-    def create(self, context_ids: Sequence[int] = ()) -> Detokenizer:
+    def create(self, context_ids: Sequence[int] = (), *, skips_special: bool = True) -> Detokenizer:
         """A fresh detokenizer.
 
         Args:
             context_ids: tokens that the answer directly continues. A sentencepiece decoder strips the space at the
                 start of a text, so the first word of a continued text keeps its space only if it is decoded after them.
+            skips_special: special tokens have no text.
         """
-        if self._token_bytes is not None:
-            return _ByteLevelDetokenizer(self._token_bytes)
-        return _WindowDetokenizer(self._tokenizer, self._special_ids, context_ids)
+        if self._spellings is not None:
+            return _ByteLevelDetokenizer(self._spellings[skips_special])
+        return _WindowDetokenizer(self._tokenizer, self._special_ids if skips_special else frozenset(), context_ids)
 
 
 class _TokenBytes:
@@ -132,7 +137,8 @@ class _WindowDetokenizer:
     def _decode(self, token_ids: list[int]) -> str:
         if not token_ids:
             return ""
-        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        # Special tokens to be skipped are not among them.
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _is_byte_level(tokenizer: DecodingTokenizer) -> bool:

@@ -72,6 +72,12 @@ class EdgeSettings(DrafterSettings):
         json_schema_extra={"unset_word": "random"},
     )
 
+    reasoning_parser: Literal["auto", "think", "none"] = Field(
+        default="auto",
+        description="whether chat answers are split into reasoning_content and content: think splits at <think> tags; "
+        "auto does so if the target's chat template knows them",
+    )
+
     verifier_deadline_s: Seconds = Field(
         default=30.0, description="how long a request survives without a verifier before its user gets an error"
     )

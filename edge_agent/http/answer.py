@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
+from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
 from edge_agent.http.shapes import AnswerShape, Json, Usage, WholeChoice
@@ -39,6 +40,7 @@ class AnswerPlan:
         is_stream: chunks as they come, or everything at the end.
         include_usage: a stream ends with a chunk of usage.
         continuous_usage: every chunk of a stream has the usage so far.
+        make_output: makes the parser of an answer's text.
     """
 
     choices: Sequence[Choice]
@@ -48,6 +50,7 @@ class AnswerPlan:
     is_stream: bool
     include_usage: bool = False
     continuous_usage: bool = False
+    make_output: Callable[[], OutputParser] = PlainOutput
 
 
 class Answer(Response):
@@ -59,6 +62,7 @@ class Answer(Response):
         self._runner = runner
         self._usage = Usage(plan.num_prompt_tokens)
         self._speculation = SpeculationSummary()
+        self._outputs = [plan.make_output() for _ in plan.choices]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, for as long as somebody reads it."""
@@ -67,14 +71,14 @@ class Answer(Response):
             logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        texts = ["" for _ in self._plan.choices]
+        deltas: list[list[Delta]] = [[] for _ in self._plan.choices]
         finish_reasons = ["" for _ in self._plan.choices]
         async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
             async for piece in pieces:
                 self._count(piece)
-                texts[piece.choice] += piece.text
+                deltas[piece.choice].append(self._delta(piece))
                 finish_reasons[piece.choice] = piece.finish_reason
-        choices = [WholeChoice(*answer) for answer in zip(texts, finish_reasons, strict=True)]
+        choices = [WholeChoice(joined(parts), why) for parts, why in zip(deltas, finish_reasons, strict=True)]
         body = self._plan.shape.whole(choices) | {"usage": self._usage.as_json()} | self._metrics()
         await JSONResponse(body)(scope, receive, send)
 
@@ -100,17 +104,23 @@ class Answer(Response):
             await _send_frames(send, _event(chunk))
 
     async def _send_piece(self, piece: Piece, is_open: list[bool], send: Send) -> None:
-        """A piece as one write; without text it has a chunk only if it is its answer's last."""
+        """A piece as one write; with nothing new it has a chunk only if it is its answer's last."""
         self._count(piece)
+        delta = self._delta(piece)
         chunks = []
         if not is_open[piece.choice]:
             is_open[piece.choice] = True
             opening = self._plan.shape.opening(piece.choice)
             chunks += [] if opening is None else [opening]
-        if piece.text or piece.finish_reason:
-            chunks.append(self._plan.shape.chunk(piece.choice, piece.text, piece.finish_reason))
+        if delta or piece.finish_reason:
+            chunks.append(self._plan.shape.chunk(piece.choice, delta, piece.finish_reason))
         if chunks:
             await _send_frames(send, *(_event(chunk | self._running_usage()) for chunk in chunks))
+
+    def _delta(self, piece: Piece) -> Delta:
+        output = self._outputs[piece.choice]
+        delta = output.feed(piece.text)
+        return delta + output.end() if piece.finish_reason else delta
 
     def _count(self, piece: Piece) -> None:
         self._usage.num_completion_tokens += piece.num_tokens

@@ -39,17 +39,21 @@ class ChoiceText:
         detokenizer: a fresh one.
         stops: stop strings.
         min_tokens: stop strings count only in the text of the tokens after these.
+        keeps_stop: what ends the answer, a stop string or a stop token, is part of its text.
     """
 
-    def __init__(self, choice: int, detokenizer: Detokenizer, stops: Sequence[str], min_tokens: int) -> None:
+    def __init__(
+        self, choice: int, detokenizer: Detokenizer, stops: Sequence[str], min_tokens: int, *, keeps_stop: bool = False
+    ) -> None:
         self._choice = choice
         self._detokenizer = detokenizer
-        self._stopper = TextStopper(stops)
+        self._stopper = TextStopper(stops, keeps_stop=keeps_stop)
+        self._keeps_stop = keeps_stop
         self._min_tokens = min_tokens
         self._num_tokens = 0
 
     def advance(self, burst: Burst) -> Piece:
-        """The next piece; a stop token that ends the answer has no text."""
+        """The next piece; a stop token that ends the answer has no text unless it is to be kept."""
         released, num_tokens, finish_reason = self._take(burst.token_ids, burst.finish_reason)
         stats = burst.stats
         return Piece(
@@ -67,7 +71,8 @@ class ChoiceText:
         for num_taken, token_id in enumerate(token_ids, start=1):
             self._num_tokens += 1
             is_stop_token = finish_reason == "stop" and num_taken == len(token_ids)
-            text, is_hit = self._admit("" if is_stop_token else self._detokenizer.feed(token_id))
+            is_silent = is_stop_token and not self._keeps_stop
+            text, is_hit = self._admit("" if is_silent else self._detokenizer.feed(token_id))
             released += text
             if is_hit:
                 return released, num_taken, "stop"

@@ -22,11 +22,15 @@ class Choice:
         request: what the generation service is asked.
         stops: stop strings.
         context_ids: tokens whose text the answer directly continues.
+        keeps_stop: what ends the answer is part of its text.
+        skips_special: special tokens have no text.
     """
 
     request: GenerationRequest
     stops: tuple[str, ...]
     context_ids: tuple[int, ...] = ()
+    keeps_stop: bool = False
+    skips_special: bool = True
 
 
 class ChoiceRunner:
@@ -69,7 +73,11 @@ class ChoiceRunner:
         buffer: "asyncio.Queue[Piece | Exception]",
     ) -> None:
         text = ChoiceText(
-            index, self._detokenizers.create(choice.context_ids), choice.stops, choice.request.sampling.min_tokens
+            index,
+            self._detokenizers.create(choice.context_ids, skips_special=choice.skips_special),
+            choice.stops,
+            choice.request.sampling.min_tokens,
+            keeps_stop=choice.keeps_stop,
         )
         try:
             async with slots:

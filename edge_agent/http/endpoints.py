@@ -3,6 +3,7 @@
 import time
 import uuid
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 
@@ -12,7 +13,16 @@ from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
-from edge_agent.http.sampling_fields import build_sampling, choice_seed, fit_answer, num_choices, stop_strings
+from edge_agent.http.reasoning import ReasoningOutput, begins_inside
+from edge_agent.http.sampling_fields import (
+    build_sampling,
+    choice_seed,
+    fit_answer,
+    max_draft_nodes,
+    num_choices,
+    stop_strings,
+    wire_priority,
+)
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
@@ -42,10 +52,10 @@ class GenerationEndpoints:
         payload = await read_json_object(request, self._settings)
         refuse_unbuilt_chat_fields(payload)
         fields = parse_fields(ChatRequest, payload)
-        shape = ChatShape(self._head("chatcmpl", fields))
+        shape = ChatShape(self._head("chatcmpl", fields), shows_reasoning=fields.include_reasoning is not False)
         messages = normalise_messages(fields.messages)
         max_len = self._model.require_info().max_len
-        prompt_ids = await self._encoder.encode_chat(fields, messages, max_len)
+        prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len)
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
@@ -58,7 +68,10 @@ class GenerationEndpoints:
             default=self._settings.max_new_tokens,
             prompt_in="messages",
         )
-        return Answer(_plan(fields, choices, len(prompt_ids), shape, arrived_s), self._runner)
+        plan = _plan(fields, choices, len(prompt_ids), shape, arrived_s)
+        if self._settings.splits_reasoning:
+            plan = replace(plan, make_output=partial(ReasoningOutput, begins_inside(prompt_text)))
+        return Answer(plan, self._runner)
 
     async def complete(self, request: Request) -> Answer:
         """Continues texts."""
@@ -122,9 +135,18 @@ class GenerationEndpoints:
                     request_id=f"{answer_id}-{len(choices)}",
                     prompt_ids=prompt_ids,
                     sampling=replace(sampling, seed=choice_seed(sampling.seed, index)),
-                    speculate=fields.speculate is not False,
+                    speculate=fields.speculation is None or fields.speculation.enabled is not False,
+                    max_draft_nodes=max_draft_nodes(fields.speculation),
+                    priority=wire_priority(fields.priority),
                 )
-                choices.append(Choice(request, stops))
+                choices.append(
+                    Choice(
+                        request,
+                        stops,
+                        keeps_stop=bool(fields.include_stop_str_in_output),
+                        skips_special=fields.skip_special_tokens is not False,
+                    )
+                )
         return choices
 
 

@@ -5,7 +5,7 @@ Tokenising runs in threads, and only after a bound on the number of characters: 
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from jinja2 import TemplateError
 
@@ -40,6 +40,13 @@ _TEMPLATE_ARGUMENTS: Final = frozenset(
 )
 
 
+class ChatPrompt(NamedTuple):
+    """A rendered conversation, as token ids and as text."""
+
+    token_ids: PromptIds
+    text: str
+
+
 def split_prompts(value: Any, max_prompts: int) -> list[str | list[int]]:
     """The `prompt` field as a list of prompts, each a text or token ids.
 
@@ -72,15 +79,15 @@ class PromptEncoder:
         self._max_chars_per_token = settings.max_chars_per_token
         self._threads = asyncio.Semaphore(settings.num_tokenizer_threads)
 
-    async def encode_chat(self, request: ChatRequest, messages: list[dict[str, str]], max_len: int) -> PromptIds:
-        """Token ids of the conversation in the model's own format, ready for the assistant's turn."""
+    async def encode_chat(self, request: ChatRequest, messages: list[dict[str, str]], max_len: int) -> ChatPrompt:
+        """The conversation in the model's own format, ready for the assistant's turn."""
         self._check_length(sum(len(message["content"]) for message in messages), max_len, "messages")
         variables = _template_variables(request)
 
-        def encode() -> PromptIds:
+        def encode() -> ChatPrompt:
             text = self._render(messages, variables)
             self._check_length(len(text), max_len, "messages")
-            return self._tokenise(text, add_special_tokens=False)
+            return ChatPrompt(self._tokenise(text, add_special_tokens=False), text)
 
         return await self._in_thread(encode)
 

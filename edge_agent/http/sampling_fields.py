@@ -4,13 +4,15 @@ import secrets
 from typing import Any, Final, TypeVar
 
 from edge_agent.http.errors import ContextLengthExceeded
-from edge_agent.http.schema import GenerationFields, shown
+from edge_agent.http.schema import GenerationFields, Speculation, shown
 from edge_agent.http.settings import HttpSettings
 from specedge.errors import InvalidRequest
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import ServerInfo
 
 MAX_CHOICES: Final = 8
+MAX_DRAFT_NODES: Final = 4096
+MAX_PRIORITY: Final = 2**31 - 1
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 1000
 _SEED_MODULUS: Final = 2**64
@@ -59,6 +61,24 @@ def num_choices(fields: GenerationFields) -> int:
     if not 1 <= num <= MAX_CHOICES:
         raise InvalidRequest(f"n is {num}; it must be between 1 and {MAX_CHOICES}", param="n")
     return num
+
+
+def wire_priority(priority: int | None) -> int:
+    """A session's priority, of which higher goes first, from a request's, of which lower does."""
+    value = _or(priority, 0)
+    if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        message = f"priority is {value}; it must be between {-MAX_PRIORITY} and {MAX_PRIORITY}"
+        raise InvalidRequest(message, param="priority")
+    return -value
+
+
+def max_draft_nodes(speculation: Speculation | None) -> int | None:
+    """The request's own bound on live draft nodes, checked; None where it names none."""
+    budget = None if speculation is None else speculation.budget
+    if budget is not None and not 1 <= budget <= MAX_DRAFT_NODES:
+        message = f"speculation.budget is {budget}; it must be between 1 and {MAX_DRAFT_NODES}"
+        raise InvalidRequest(message, param="speculation.budget")
+    return budget
 
 
 def stop_strings(value: Any) -> tuple[str, ...]:

@@ -55,6 +55,11 @@ class _Fields(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
+def _inline(part: type[BaseModel]) -> WithJsonSchema:
+    """A part's schema in place, since the docs of a body hold no references."""
+    return WithJsonSchema(part.model_json_schema())
+
+
 class StreamOptions(_Fields):
     """What a stream carries besides text."""
 
@@ -62,12 +67,11 @@ class StreamOptions(_Fields):
     continuous_usage_stats: bool | None = None
 
 
-StreamChoices = Annotated[
-    StreamOptions | None,
-    WithJsonSchema(
-        {"type": "object", "properties": {name: {"type": "boolean"} for name in StreamOptions.model_fields}}
-    ),
-]
+class Speculation(_Fields):
+    """A request's wishes about drafting."""
+
+    enabled: bool | None = Field(None, description="false: decode without drafts")
+    budget: Int | None = Field(None, description="most draft nodes alive at a time, 1 to 4096")
 
 
 class GenerationFields(_Fields):
@@ -75,10 +79,12 @@ class GenerationFields(_Fields):
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamChoices = None
+    stream_options: Annotated[StreamOptions | None, _inline(StreamOptions)] = None
     n: Int | None = Field(None, description="answers to each prompt, 1 to 8")
     stop: Stop = None
     stop_token_ids: list[Int] | None = None
+    include_stop_str_in_output: bool | None = Field(None, description="true: the text ends with what stopped it")
+    skip_special_tokens: bool | None = Field(None, description="false: special tokens are part of the text")
     max_tokens: Int | None = None
     min_tokens: Int | None = None
     ignore_eos: bool | None = None
@@ -91,7 +97,10 @@ class GenerationFields(_Fields):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    speculate: bool | None = Field(None, description="false: decode without drafts; the text is the same")
+    priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
+    speculation: Annotated[Speculation | None, _inline(Speculation)] = Field(
+        None, description="how this request is drafted for; the text is the same"
+    )
 
 
 class ChatRequest(GenerationFields):
@@ -101,6 +110,7 @@ class ChatRequest(GenerationFields):
     max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
 
 

@@ -18,6 +18,7 @@ class HttpSettings:
         max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
         max_prompts: prompts in one completion request.
         num_tokenizer_threads: prompts being tokenised at a time.
+        splits_reasoning: answers of chats are split into thought and content.
         max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
     """
 
@@ -32,3 +33,4 @@ class HttpSettings:
     max_prompts: int = 128
     num_tokenizer_threads: int = 2
     max_chars_per_token: int = 16
+    splits_reasoning: bool = False

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from edge_agent.http.delta import Delta
+
 Json = dict[str, Any]
 
 
@@ -11,7 +13,7 @@ Json = dict[str, Any]
 class WholeChoice:
     """A finished answer."""
 
-    text: str
+    output: Delta
     finish_reason: str
 
 
@@ -21,8 +23,8 @@ class AnswerShape(Protocol):
     def opening(self, choice: int) -> Json | None:
         """The chunk before an answer's first text, None where there is none."""
 
-    def chunk(self, choice: int, text: str, finish_reason: str) -> Json:
-        """A chunk with text; `finish_reason` is "" until the answer's last one."""
+    def chunk(self, choice: int, delta: Delta, finish_reason: str) -> Json:
+        """A chunk with something new; `finish_reason` is "" until the answer's last one."""
 
     def usage_chunk(self) -> Json:
         """The chunk without choices that carries the usage."""
@@ -55,16 +57,18 @@ class AnswerHead:
 class ChatShape:
     """`/v1/chat/completions`."""
 
-    def __init__(self, head: AnswerHead) -> None:
+    def __init__(self, head: AnswerHead, *, shows_reasoning: bool = True) -> None:
         self.head = head
+        self._shows_reasoning = shows_reasoning
 
     def opening(self, choice: int) -> Json | None:
         """Tells the role."""
         return self._chunk(choice, {"role": "assistant", "content": ""}, None)
 
-    def chunk(self, choice: int, text: str, finish_reason: str) -> Json:
-        """A delta of the content."""
-        return self._chunk(choice, {"content": text} if text else {}, finish_reason or None)
+    def chunk(self, choice: int, delta: Delta, finish_reason: str) -> Json:
+        """A delta of reasoning and content."""
+        fields = {"content": delta.content} if delta.content else {}
+        return self._chunk(choice, fields | self._reasoning(delta), finish_reason or None)
 
     def usage_chunk(self) -> Json:
         """No choices."""
@@ -77,13 +81,20 @@ class ChatShape:
             [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": {"role": "assistant", "content": choice.output.content, "refusal": None}
+                    | self._reasoning(choice.output),
                     "logprobs": None,
                     "finish_reason": choice.finish_reason,
                 }
                 for index, choice in enumerate(choices)
             ],
         )
+
+    def _reasoning(self, delta: Delta) -> Json:
+        """The reasoning under both names that clients look for; nothing where there is none."""
+        if not delta.reasoning or not self._shows_reasoning:
+            return {}
+        return {"reasoning_content": delta.reasoning, "reasoning": delta.reasoning}
 
     def _chunk(self, choice: int, delta: Json, finish_reason: str | None) -> Json:
         entry = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
@@ -100,9 +111,9 @@ class CompletionShape:
         """Texts begin with text."""
         return None
 
-    def chunk(self, choice: int, text: str, finish_reason: str) -> Json:
+    def chunk(self, choice: int, delta: Delta, finish_reason: str) -> Json:
         """A part of the text."""
-        return self.head.with_choices("text_completion", [_text_choice(choice, text, finish_reason or None)])
+        return self.head.with_choices("text_completion", [_text_choice(choice, delta.content, finish_reason or None)])
 
     def usage_chunk(self) -> Json:
         """No choices."""
@@ -110,7 +121,9 @@ class CompletionShape:
 
     def whole(self, choices: Sequence[WholeChoice]) -> Json:
         """Texts."""
-        entries = [_text_choice(index, choice.text, choice.finish_reason) for index, choice in enumerate(choices)]
+        entries = [
+            _text_choice(index, choice.output.content, choice.finish_reason) for index, choice in enumerate(choices)
+        ]
         return self.head.with_choices("text_completion", entries)
 
 

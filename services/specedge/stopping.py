@@ -49,11 +49,13 @@ class TextStopper:
 
     Args:
         stops: the stop strings, none of them empty.
+        keeps_stop: the text ends with the stop string instead of before it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
         assert all(stops), "stop strings are not empty"
         self._stops = tuple(stops)
+        self._keeps_stop = keeps_stop
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
@@ -62,7 +64,8 @@ class TextStopper:
         matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if matches:
             self._held = ""
-            return text[: min(matches)[1]], True
+            end, start = min(matches)
+            return text[: end if self._keeps_stop else start], True
         num_released = len(text) - self._num_held(text)
         self._held = text[num_released:]
         return text[:num_released], False

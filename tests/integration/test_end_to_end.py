@@ -130,7 +130,7 @@ async def test_drafting_changes_how_soon_the_text_comes_and_nothing_else(pair: P
         for temperature in TEMPERATURES:
             wanted = Ask(PROMPTS[3], 9, 40, temperature)
             text = await wanted.whole(drafting)
-            assert await wanted.whole(drafting, speculate=False) == text
+            assert await wanted.whole(drafting, speculation={"enabled": False}) == text
             assert await wanted.whole(plain) == text
         # Each answer equals the undrafted one whether or not a draft came in time; some drafts must have.
         for seed in range(100):
@@ -158,7 +158,7 @@ async def test_32_clients_at_once_with_cancellations_get_the_text_they_get_alone
 
     async with pair.edge.client() as client:
         before = [await wish.whole(client) for wish in alone]
-        plain = await asyncio.gather(*(wish.whole(client, speculate=False) for wish in wanted))
+        plain = await asyncio.gather(*(wish.whole(client, speculation={"enabled": False}) for wish in wanted))
         work = [wish.streamed(client) if index % 4 else wish.whole(client) for index, wish in enumerate(wanted)]
         leaving = [
             leave_after_pieces(client, wish, draw.randrange(1, 9))

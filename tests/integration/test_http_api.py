@@ -207,14 +207,16 @@ async def test_sampling_fields_reach_the_session() -> None:
             frequency_penalty=0.25,
             logit_bias={"17": -100},
             max_tokens=5,
-            extra_body={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "speculate": False, "unheard_of": 1},
+            extra_body={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "unheard_of": 1, "priority": 3}
+            | {"speculation": {"enabled": False, "budget": 7}},
         )
     (request,) = api.service.requests
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.3, 0.8, 0, 0.0)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0.5, 0.25, 1.0)
     assert (sampling.seed, sampling.logit_bias, sampling.max_tokens) == (2**64 - 1, ((17, -100.0),), 5)
-    assert request.speculate is False
+    assert (request.speculate, request.max_draft_nodes) == (False, 7)
+    assert request.priority == -3, "clients serve low numbers first, the wire high ones"
 
 
 async def test_usage_in_a_stream() -> None:
@@ -267,3 +269,37 @@ async def test_many_clients_at_a_time_each_get_their_own_answer() -> None:
 
         await asyncio.gather(*(ask(index) for index in range(32)))
     assert service.num_open == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_text_may_end_with_what_stopped_it(stream: bool) -> None:
+    async def text_of(client: Any, **fields: Any) -> str:
+        answer = await client.completions.create(model="demo", prompt="a", max_tokens=50, stream=stream, **fields)
+        return "".join([c.choices[0].text async for c in answer]) if stream else answer.choices[0].text
+
+    keep = {"include_stop_str_in_output": True}
+    async with client_of(FakeService(STORY, burst_size=50)) as (client, _):
+        assert await text_of(client, stop="rab", extra_body=keep) == STORY[: STORY.index("rab") + 3]
+        assert await text_of(client, stop="rab") == STORY[: STORY.index("rab")]
+        assert await text_of(client, extra_body=keep) == STORY, "the end-of-sequence token is special"
+        shown = {"skip_special_tokens": False}
+        assert await text_of(client, extra_body=keep | shown) == STORY + tokenizer().convert_ids_to_tokens(2)
+        assert await text_of(client, extra_body=shown) == STORY
+
+
+@pytest.mark.parametrize("burst_size", [1, 3, 50])
+async def test_what_the_model_thinks_is_apart_from_what_it_says(burst_size: int) -> None:
+    service = FakeService("<think>\nA rabbit?\n</think>\n\nOnce upon a time.", burst_size=burst_size)
+    async with client_of(service, splits_reasoning=True) as (client, api):
+        whole = (await client.chat.completions.create(model="demo", messages=USER)).choices[0].message
+        silent = await client.chat.completions.create(
+            model="demo", messages=USER, extra_body={"include_reasoning": False}
+        )
+        events = await events_of(api, "/v1/chat/completions", model="demo", messages=USER)
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert (whole.content, whole.reasoning, whole.reasoning_content) == ("Once upon a time.", *["A rabbit?"] * 2)
+    assert "".join(delta.get("content", "") for delta in deltas) == whole.content
+    for name in ("reasoning", "reasoning_content"):
+        assert "".join(delta.get(name, "") for delta in deltas) == whole.reasoning
+        assert not hasattr(silent.choices[0].message, name)
+    assert silent.choices[0].message.content == whole.content

@@ -106,7 +106,7 @@ async def encode_chat(messages: list[dict[str, str]], **fields: Any) -> str:
     """The conversation as the model sees it."""
     request = parse_fields(ChatRequest, {"messages": messages, **fields})
     encoder = PromptEncoder(tokenizer(), HttpSettings())
-    return str(tokenizer().decode(await encoder.encode_chat(request, messages, max_len=1024)))
+    return str(tokenizer().decode((await encoder.encode_chat(request, messages, max_len=1024)).token_ids))
 
 
 async def test_chats_end_where_the_assistant_begins() -> None:

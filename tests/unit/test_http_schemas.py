@@ -293,9 +293,6 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
         ("echo", True),
         ("echo", 0),
         ("bad_words", ["x"]),
-        ("include_stop_str_in_output", True),
-        ("skip_special_tokens", False),
-        ("priority", 1),
     ],
 )
 def test_unbuilt_chat_fields_are_refused_by_name(field: str, value: Any) -> None:

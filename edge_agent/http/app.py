@@ -1,22 +1,22 @@
 """Puts the HTTP API together."""
 
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.http.api_docs import body_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import BodyRefused, ClientDisconnected, answer_error
 from edge_agent.http.middleware import ConcurrencyLimit, RequestEnvelope
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
 from edge_agent.http.prompts import PromptEncoder
-from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields
+from edge_agent.http.schema import ChatRequest, CompletionRequest
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.status_routes import NotReadyReason, status_router
+from edge_agent.http.token_routes import token_router
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
 from specedge.errors import SpecEdgeError
@@ -41,20 +41,17 @@ def create_app(
     app = FastAPI(title="SpecEdge edge agent", version=__version__)
     model = ServedModel(service, settings.model_name)
     runner = ChoiceRunner(service, DetokenizerFactory(tokenizer), metrics, settings.max_parallel_choices)
-    endpoints = GenerationEndpoints(model, PromptEncoder(tokenizer, settings), runner, settings)
+    encoder = PromptEncoder(tokenizer, settings)
+    endpoints = GenerationEndpoints(model, encoder, runner, settings)
     for path, handler, body in (
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),
     ):
-        app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=_body_docs(body))
+        app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
+    app.include_router(token_router(model, encoder, settings))
     app.include_router(status_router(model, metrics, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):
         app.add_exception_handler(error, answer_error)
     app.add_middleware(ConcurrencyLimit, max_concurrent=settings.max_concurrent_requests)
     app.add_middleware(RequestEnvelope, metrics=metrics)
     return app
-
-
-def _body_docs(body: type[GenerationFields]) -> dict[str, Any]:
-    """The body's schema for the API docs; the handlers read bodies themselves, to bound them first."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}

@@ -5,13 +5,14 @@ Tokenising runs in threads, and only after a bound on the number of characters: 
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from jinja2 import TemplateError
 
 from edge_agent.http.errors import ContextLengthExceeded
 from edge_agent.http.ports import ChatTokenizer
-from edge_agent.http.schema import ChatRequest, shown
+from edge_agent.http.schema import TemplateFields, shown
 from edge_agent.http.settings import HttpSettings
 from specedge.errors import InvalidRequest
 
@@ -79,7 +80,7 @@ class PromptEncoder:
         self._max_chars_per_token = settings.max_chars_per_token
         self._threads = asyncio.Semaphore(settings.num_tokenizer_threads)
 
-    async def encode_chat(self, request: ChatRequest, messages: list[dict[str, str]], max_len: int) -> ChatPrompt:
+    async def encode_chat(self, request: TemplateFields, messages: list[dict[str, str]], max_len: int) -> ChatPrompt:
         """The conversation in the model's own format, ready for the assistant's turn."""
         self._check_length(sum(len(message["content"]) for message in messages), max_len, "messages")
         variables = _template_variables(request)
@@ -95,6 +96,16 @@ class PromptEncoder:
         """Token ids of a text, with the tokenizer's own beginning-of-text token where asked."""
         self._check_length(len(text), max_len, "prompt")
         return await self._in_thread(lambda: self._tokenise(text, add_special_tokens=add_special_tokens))
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens included."""
+        ids = list(token_ids)
+        decode = partial(self._tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(await self._in_thread(lambda: decode(ids)))
+
+    def spell(self, token_ids: Sequence[int]) -> list[str]:
+        """The vocabulary's entry of each id."""
+        return [str(self._tokenizer.convert_ids_to_tokens(token_id)) for token_id in token_ids]
 
     def _render(self, messages: list[dict[str, str]], variables: dict[str, Any]) -> str:
         try:
@@ -120,7 +131,7 @@ class PromptEncoder:
             return await asyncio.to_thread(work)
 
 
-def _template_variables(request: ChatRequest) -> dict[str, Any]:
+def _template_variables(request: TemplateFields) -> dict[str, Any]:
     variables = dict(request.chat_template_kwargs or {})
     for name in variables:
         if name in _TEMPLATE_ARGUMENTS:

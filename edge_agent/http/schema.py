@@ -103,15 +103,20 @@ class GenerationFields(_Fields):
     )
 
 
-class ChatRequest(GenerationFields):
+class TemplateFields(_Fields):
+    """How a conversation becomes a prompt."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
+
+
+class ChatRequest(GenerationFields, TemplateFields):
     """Body of `/v1/chat/completions`."""
 
     messages: Messages
     max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
     include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
 
 
 class CompletionRequest(GenerationFields):
@@ -121,7 +126,24 @@ class CompletionRequest(GenerationFields):
     add_special_tokens: bool | None = None
 
 
-RequestModel = TypeVar("RequestModel", bound=GenerationFields)
+class TokenizeRequest(TemplateFields):
+    """Body of `/tokenize`: a text or a conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages = None
+    add_special_tokens: bool | None = Field(None, description="false: a text gets no beginning-of-text token")
+    return_token_strs: bool | None = Field(None, description="true: the vocabulary's entries too")
+
+
+class DetokenizeRequest(_Fields):
+    """Body of `/detokenize`."""
+
+    model: str | None = None
+    tokens: list[Int]
+
+
+RequestModel = TypeVar("RequestModel", bound=BaseModel)
 
 
 def parse_fields(model: type[RequestModel], payload: dict[str, Any]) -> RequestModel:

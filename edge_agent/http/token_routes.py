@@ -1,0 +1,51 @@
+"""`/tokenize` and `/detokenize`: the target's own tokenizer, with the chat template that generation uses."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from edge_agent.http.api_docs import body_docs
+from edge_agent.http.body import read_json_object
+from edge_agent.http.messages import normalise_messages
+from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids
+from edge_agent.http.schema import DetokenizeRequest, TokenizeRequest, parse_fields
+from edge_agent.http.served_model import ServedModel
+from edge_agent.http.settings import HttpSettings
+from specedge.errors import InvalidRequest
+
+
+def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSettings) -> APIRouter:
+    """The routes."""
+    router = APIRouter()
+
+    @router.post("/tokenize", openapi_extra=body_docs(TokenizeRequest))
+    async def tokenize(request: Request) -> dict[str, Any]:
+        """Token ids of a text, or of a conversation in the model's own format."""
+        fields = parse_fields(TokenizeRequest, await read_json_object(request, settings))
+        model.require_name(fields.model)
+        max_len = model.require_info().max_len
+        token_ids = await _encode(fields, encoder, max_len)
+        answer: dict[str, Any] = {"count": len(token_ids), "max_model_len": max_len, "tokens": list(token_ids)}
+        return answer | ({"token_strs": encoder.spell(token_ids)} if fields.return_token_strs else {})
+
+    @router.post("/detokenize", openapi_extra=body_docs(DetokenizeRequest))
+    async def detokenize(request: Request) -> dict[str, str]:
+        """The text of token ids, special tokens included."""
+        fields = parse_fields(DetokenizeRequest, await read_json_object(request, settings))
+        model.require_name(fields.model)
+        if fields.tokens:
+            check_prompt_ids(fields.tokens, model.require_info().vocab_size, "tokens")
+        return {"prompt": await encoder.decode(fields.tokens)}
+
+    return router
+
+
+async def _encode(fields: TokenizeRequest, encoder: PromptEncoder, max_len: int) -> PromptIds:
+    if (fields.prompt is None) == (fields.messages is None):
+        raise InvalidRequest("give either prompt or messages, and not both", param="prompt")
+    if fields.prompt is not None:
+        return await encoder.encode_text(
+            fields.prompt, max_len, add_special_tokens=fields.add_special_tokens is not False
+        )
+    return (await encoder.encode_chat(fields, normalise_messages(fields.messages), max_len)).token_ids

@@ -21,6 +21,7 @@ from edge_agent.http.app import create_app
 from edge_agent.http.ports import ChatTokenizer
 from edge_agent.http.reasoning import template_thinks
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.tool_calls import format_of_template
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
@@ -190,6 +191,7 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         seed=settings.seed,
         max_concurrent_requests=settings.max_concurrent_requests,
         splits_reasoning=splits_reasoning(settings, models.tokenizer),
+        tool_format=format_of_template(models.tokenizer) if settings.tool_parser == "auto" else settings.tool_parser,
     )
     return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
 

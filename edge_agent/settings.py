@@ -78,6 +78,12 @@ class EdgeSettings(DrafterSettings):
         "auto does so if the target's chat template knows them",
     )
 
+    tool_parser: Literal["auto", "hermes", "llama"] = Field(
+        default="auto",
+        description="how the target writes tool calls: hermes is <tool_call> tags (also Qwen), llama is bare JSON "
+        "objects; auto is what its chat template shows",
+    )
+
     verifier_deadline_s: Seconds = Field(
         default=30.0, description="how long a request survives without a verifier before its user gets an error"
     )

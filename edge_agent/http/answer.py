@@ -62,6 +62,7 @@ class Answer(Response):
         self._runner = runner
         self._usage = Usage(plan.num_prompt_tokens)
         self._speculation = SpeculationSummary()
+        self._with_calls: set[int] = set()  # answers that have called tools
         self._outputs = [plan.make_output() for _ in plan.choices]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +78,7 @@ class Answer(Response):
             async for piece in pieces:
                 self._count(piece)
                 deltas[piece.choice].append(self._delta(piece))
-                finish_reasons[piece.choice] = piece.finish_reason
+                finish_reasons[piece.choice] = self._finish_reason(piece)
         choices = [WholeChoice(joined(parts), why) for parts, why in zip(deltas, finish_reasons, strict=True)]
         body = self._plan.shape.whole(choices) | {"usage": self._usage.as_json()} | self._metrics()
         await JSONResponse(body)(scope, receive, send)
@@ -113,14 +114,23 @@ class Answer(Response):
             opening = self._plan.shape.opening(piece.choice)
             chunks += [] if opening is None else [opening]
         if delta or piece.finish_reason:
-            chunks.append(self._plan.shape.chunk(piece.choice, delta, piece.finish_reason))
+            chunks.append(self._plan.shape.chunk(piece.choice, delta, self._finish_reason(piece)))
         if chunks:
             await _send_frames(send, *(_event(chunk | self._running_usage()) for chunk in chunks))
 
     def _delta(self, piece: Piece) -> Delta:
         output = self._outputs[piece.choice]
         delta = output.feed(piece.text)
-        return delta + output.end() if piece.finish_reason else delta
+        if piece.finish_reason:
+            delta += output.end()
+        if delta.tool_calls:
+            self._with_calls.add(piece.choice)
+        return delta
+
+    def _finish_reason(self, piece: Piece) -> str:
+        """Why an answer ended, as clients are told it: one that ends by itself with tool calls asks for results."""
+        is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
+        return "tool_calls" if is_call else piece.finish_reason
 
     def _count(self, piece: Piece) -> None:
         self._usage.num_completion_tokens += piece.num_tokens

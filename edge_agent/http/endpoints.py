@@ -11,6 +11,7 @@ from edge_agent.generation import GenerationRequest
 from edge_agent.http.answer import Answer, AnswerPlan
 from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
+from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
@@ -27,6 +28,8 @@ from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFie
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.shapes import AnswerHead, AnswerShape, ChatShape, CompletionShape
+from edge_agent.http.tool_calls import tool_output
+from edge_agent.http.tools import ToolUse, tool_use
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
 from specedge import __version__
 from specedge.errors import InvalidRequest
@@ -55,7 +58,8 @@ class GenerationEndpoints:
         shape = ChatShape(self._head("chatcmpl", fields), shows_reasoning=fields.include_reasoning is not False)
         messages = normalise_messages(fields.messages)
         max_len = self._model.require_info().max_len
-        prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len)
+        use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
+        prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len, use.tools)
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
@@ -69,9 +73,7 @@ class GenerationEndpoints:
             prompt_in="messages",
         )
         plan = _plan(fields, choices, len(prompt_ids), shape, arrived_s)
-        if self._settings.splits_reasoning:
-            plan = replace(plan, make_output=partial(ReasoningOutput, begins_inside(prompt_text)))
-        return Answer(plan, self._runner)
+        return Answer(replace(plan, make_output=partial(self._output, use, prompt_text)), self._runner)
 
     async def complete(self, request: Request) -> Answer:
         """Continues texts."""
@@ -95,6 +97,12 @@ class GenerationEndpoints:
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
         num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
         return Answer(_plan(fields, choices, num_prompt_tokens, shape, arrived_s), self._runner)
+
+    def _output(self, use: ToolUse, prompt_text: str) -> OutputParser:
+        calls = PlainOutput() if use.choice == "none" else tool_output(self._settings.tool_format)
+        if not self._settings.splits_reasoning:
+            return calls
+        return ChainedOutput(ReasoningOutput(begins_inside(prompt_text)), calls)
 
     def _head(self, prefix: str, fields: GenerationFields) -> AnswerHead:
         name = self._model.require_name(fields.model)

@@ -1,15 +1,25 @@
-"""A chat's messages, checked and brought to the one form chat templates take: a role and a text."""
+"""A chat's messages, checked and brought to the one form chat templates take: a role, a text, and tool calls."""
 
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from edge_agent.http.schema import shown
 from specedge.errors import InvalidRequest
 
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_UNBUILT: Final = ("tool_calls", "function_call", "audio")
+Message = dict[str, Any]
+
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_UNBUILT: Final = ("function_call", "audio")
 
 
-def normalise_messages(messages: Any) -> list[dict[str, str]]:
+def normalise_messages(messages: Any) -> list[Message]:
     """Messages with string contents; `developer` is the newer name of `system`.
 
     Raises:
@@ -22,7 +32,7 @@ def normalise_messages(messages: Any) -> list[dict[str, str]]:
     return [_normalise(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _normalise(message: Any, place: str) -> dict[str, str]:
+def _normalise(message: Any, place: str) -> Message:
     if not isinstance(message, dict):
         raise InvalidRequest(f"{place} is {shown(message)}; it must be an object", param=place)
     role = message.get("role")
@@ -32,7 +42,47 @@ def _normalise(message: Any, place: str) -> dict[str, str]:
     for field in _UNBUILT:
         if message.get(field):
             raise InvalidRequest(f"{place}.{field} is not supported here; leave it out", param=f"{place}.{field}")
-    return {"role": _ROLES[role], "content": _text(message.get("content"), f"{place}.content")}
+    content = message.get("content")
+    if role == "assistant":
+        return _assistant(message, content, place)
+    normalised: Message = {"role": _ROLES[role], "content": _text(content, f"{place}.content")}
+    if role == "tool":
+        for field in ("tool_call_id", "name"):
+            if (value := message.get(field)) is not None:
+                normalised[field] = _string(value, f"{place}.{field}")
+    return normalised
+
+
+def _assistant(message: Message, content: Any, place: str) -> Message:
+    calls = message.get("tool_calls") or []
+    # What a model answered with tool calls has no content.
+    text = "" if content is None and calls else _text(content, f"{place}.content")
+    normalised: Message = {"role": "assistant", "content": text}
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought is not None:
+        normalised["reasoning_content"] = _string(thought, f"{place}.reasoning_content")
+    if calls:
+        if not isinstance(calls, list):
+            place += ".tool_calls"
+            raise InvalidRequest(f"{place} is {shown(calls)}; it must be a list of calls", param=place)
+        normalised["tool_calls"] = [_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    return normalised
+
+
+def _call(call: Any, place: str) -> Message:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise InvalidRequest(f"{place} is {shown(call)}; it must be an object with a function", param=place)
+    name = _string(function.get("name"), f"{place}.function.name")
+    place_of_arguments = f"{place}.function.arguments"
+    written = _string(function.get("arguments") or "{}", place_of_arguments)
+    try:
+        arguments = from_json(written)
+    except ValueError as error:
+        raise InvalidRequest(f"{place_of_arguments} is not valid JSON: {error}", param=place_of_arguments) from None
+    if not isinstance(arguments, dict):
+        raise InvalidRequest(f"{place_of_arguments} must spell a JSON object", param=place_of_arguments)
+    return {"id": str(call.get("id", "")), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _text(content: Any, place: str) -> str:
@@ -50,7 +100,10 @@ def _part_text(part: Any, place: str) -> str:
     if part.get("type") != "text":
         message = f"{place}.type is {shown(part.get('type'))}; only 'text' parts are supported here"
         raise InvalidRequest(message, param=f"{place}.type")
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{place}.text is {shown(text)}; it must be a string", param=f"{place}.text")
-    return text
+    return _string(part.get("text"), f"{place}.text")
+
+
+def _string(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{place} is {shown(value)}; it must be a string", param=place)
+    return value

@@ -14,7 +14,7 @@ class ChatTokenizer(DecodingTokenizer, Protocol):
 
     def apply_chat_template(
         self,
-        conversation: list[dict[str, str]],
+        conversation: list[dict[str, Any]],
         *,
         tokenize: bool,
         add_generation_prompt: bool,

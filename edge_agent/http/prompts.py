@@ -11,9 +11,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 from jinja2 import TemplateError
 
 from edge_agent.http.errors import ContextLengthExceeded
+from edge_agent.http.messages import Message
 from edge_agent.http.ports import ChatTokenizer
 from edge_agent.http.schema import TemplateFields, shown
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.tools import Tool
 from specedge.errors import InvalidRequest
 
 PromptIds = tuple[int, ...]
@@ -80,10 +82,14 @@ class PromptEncoder:
         self._max_chars_per_token = settings.max_chars_per_token
         self._threads = asyncio.Semaphore(settings.num_tokenizer_threads)
 
-    async def encode_chat(self, request: TemplateFields, messages: list[dict[str, str]], max_len: int) -> ChatPrompt:
+    async def encode_chat(
+        self, request: TemplateFields, messages: list[Message], max_len: int, tools: Sequence[Tool] = ()
+    ) -> ChatPrompt:
         """The conversation in the model's own format, ready for the assistant's turn."""
         self._check_length(sum(len(message["content"]) for message in messages), max_len, "messages")
         variables = _template_variables(request)
+        if tools:
+            variables["tools"] = [tool.definition for tool in tools]
 
         def encode() -> ChatPrompt:
             text = self._render(messages, variables)
@@ -107,7 +113,7 @@ class PromptEncoder:
         """The vocabulary's entry of each id."""
         return [str(self._tokenizer.convert_ids_to_tokens(token_id)) for token_id in token_ids]
 
-    def _render(self, messages: list[dict[str, str]], variables: dict[str, Any]) -> str:
+    def _render(self, messages: list[Message], variables: dict[str, Any]) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **variables))
         except (TemplateError, LookupError, TypeError, ValueError) as error:

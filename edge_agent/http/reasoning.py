@@ -6,7 +6,7 @@ prompt, and with thinking disabled both.
 
 from typing import Final
 
-from edge_agent.http.delta import Delta
+from edge_agent.http.delta import Delta, num_partial
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
@@ -48,7 +48,7 @@ class ReasoningOutput:
             return Delta(content=self._say(self._take(len(self._held))))
         end = self._held.find(CLOSE)
         if end < 0:
-            told = self._held[: len(self._held) - _num_partial(self._held, CLOSE)].rstrip()
+            told = self._held[: len(self._held) - num_partial(self._held, CLOSE)].rstrip()
             return Delta(reasoning=self._say(self._take(len(told))))
         thought = self._say(self._take(end)).rstrip()
         self._take(len(CLOSE))
@@ -81,8 +81,3 @@ class ReasoningOutput:
             text = text.lstrip()
             self._is_fresh = not text
         return text
-
-
-def _num_partial(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that could become the tag."""
-    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)

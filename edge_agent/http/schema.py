@@ -37,7 +37,7 @@ Messages = Annotated[
                 "type": "object",
                 "required": ["role", "content"],
                 "properties": {
-                    "role": {"enum": ["system", "developer", "user", "assistant"]},
+                    "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
                     "content": {
                         "anyOf": [
                             {"type": "string"},
@@ -49,6 +49,33 @@ Messages = Annotated[
         }
     ),
 ]
+
+
+Tools = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {
+                    "type": {"const": "function"},
+                    "function": {
+                        "type": "object",
+                        "required": ["name"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "description": {"type": "string"},
+                            "parameters": {"type": "object"},
+                        },
+                    },
+                },
+            },
+        }
+    ),
+]
+ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto"]})]
 
 
 class _Fields(BaseModel):
@@ -115,6 +142,9 @@ class ChatRequest(GenerationFields, TemplateFields):
     """Body of `/v1/chat/completions`."""
 
     messages: Messages
+    tools: Tools = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
     include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from edge_agent.http.tool_calls import ToolFormat
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
@@ -18,6 +20,7 @@ class HttpSettings:
         max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
         max_prompts: prompts in one completion request.
         num_tokenizer_threads: prompts being tokenised at a time.
+        tool_format: how the model writes tool calls.
         splits_reasoning: answers of chats are split into thought and content.
         max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
     """
@@ -34,3 +37,4 @@ class HttpSettings:
     num_tokenizer_threads: int = 2
     max_chars_per_token: int = 16
     splits_reasoning: bool = False
+    tool_format: ToolFormat = "hermes"

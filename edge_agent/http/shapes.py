@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edge_agent.http.delta import Delta
+from edge_agent.http.delta import Delta, ToolCallDelta
 
 Json = dict[str, Any]
 
@@ -66,8 +66,10 @@ class ChatShape:
         return self._chunk(choice, {"role": "assistant", "content": ""}, None)
 
     def chunk(self, choice: int, delta: Delta, finish_reason: str) -> Json:
-        """A delta of reasoning and content."""
-        fields = {"content": delta.content} if delta.content else {}
+        """A delta of reasoning, content and tool calls."""
+        fields: Json = {"content": delta.content} if delta.content else {}
+        if delta.tool_calls:
+            fields["tool_calls"] = [{"index": call.index} | _tool_call(call) for call in delta.tool_calls]
         return self._chunk(choice, fields | self._reasoning(delta), finish_reason or None)
 
     def usage_chunk(self) -> Json:
@@ -81,14 +83,20 @@ class ChatShape:
             [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.output.content, "refusal": None}
-                    | self._reasoning(choice.output),
+                    "message": self._message(choice.output),
                     "logprobs": None,
                     "finish_reason": choice.finish_reason,
                 }
                 for index, choice in enumerate(choices)
             ],
         )
+
+    def _message(self, output: Delta) -> Json:
+        message: Json = {"role": "assistant", "content": output.content, "refusal": None}
+        if output.tool_calls:
+            message["content"] = output.content or None
+            message["tool_calls"] = [_tool_call(call) for call in output.tool_calls]
+        return message | self._reasoning(output)
 
     def _reasoning(self, delta: Delta) -> Json:
         """The reasoning under both names that clients look for; nothing where there is none."""
@@ -125,6 +133,13 @@ class CompletionShape:
             _text_choice(index, choice.output.content, choice.finish_reason) for index, choice in enumerate(choices)
         ]
         return self.head.with_choices("text_completion", entries)
+
+
+def _tool_call(call: ToolCallDelta) -> Json:
+    """A call, or a part of one: only its first part tells id and name."""
+    if not call.name:
+        return {"function": {"arguments": call.arguments}}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _text_choice(index: int, text: str, finish_reason: str | None) -> Json:

@@ -19,6 +19,10 @@ def _is_plain_text_format(value: Any) -> bool:
     return isinstance(value, dict) and value.get("type") == "text"
 
 
+def _is_left_to_the_model(value: Any) -> bool:
+    return value in ("none", "auto")
+
+
 _NOTHING = _one_of()
 _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "allowed_token_ids": _NOTHING,
@@ -58,8 +62,7 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "reasoning_effort": _one_of("none"),
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
-    "tool_choice": _one_of("none"),
-    "tools": _one_of([]),
+    "tool_choice": _is_left_to_the_model,
     "top_logprobs": _one_of(0),
     "verbosity": _one_of("medium"),
     "web_search_options": _NOTHING,

@@ -303,3 +303,46 @@ async def test_what_the_model_thinks_is_apart_from_what_it_says(burst_size: int)
         assert "".join(delta.get(name, "") for delta in deltas) == whole.reasoning
         assert not hasattr(silent.choices[0].message, name)
     assert silent.choices[0].message.content == whole.content
+
+
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "clock"}},
+]
+CALLING = (
+    'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo 🙂"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+)
+
+
+@pytest.mark.parametrize("burst_size", [1, 4, 100])
+async def test_tool_calls_whole_and_streamed(burst_size: int) -> None:
+    async with client_of(FakeService(CALLING, burst_size=burst_size)) as (client, _):
+        whole = (await client.chat.completions.create(model="demo", messages=USER, tools=TOOLS)).choices[0]
+        async with client.chat.completions.stream(model="demo", messages=USER, tools=TOOLS) as stream:
+            streamed = (await stream.get_final_completion()).choices[0]
+        unasked = (await client.chat.completions.create(model="demo", messages=USER)).choices[0]
+        refused = (
+            await client.chat.completions.create(model="demo", messages=USER, tools=TOOLS, tool_choice="none")
+        ).choices[0]
+    for choice in (whole, streamed):
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content == "Let me look."
+        called = [(call.type, call.function.name, call.function.arguments) for call in choice.message.tool_calls]
+        assert called == [("function", "weather", '{"city": "Oslo 🙂"}'), ("function", "clock", "{}")]
+        assert len({call.id for call in choice.message.tool_calls}) == 2
+    for choice in (unasked, refused):
+        assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("stop", CALLING, None)
+
+
+async def test_a_tools_result_is_part_of_the_conversation() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+    messages = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
+    ]
+    async with client_of(FakeService()) as (client, api):
+        await client.chat.completions.create(model="demo", messages=messages, tools=TOOLS)
+    prompt = tokenizer().decode(api.service.requests[0].prompt_ids)
+    assert prompt.endswith("<|im_start|>tool\nnoon<|im_end|>\n<|im_start|>assistant\n")

@@ -32,6 +32,11 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}
+CALLED = "messages[0].tool_calls[0].function"
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "expected"),
     [
@@ -44,13 +49,20 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"speculation": {"enabled": 1}}, "speculation.enabled", "valid boolean"),
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
         ({"messages": []}, "messages", "at least 1 message"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "'tool'"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'robot'"),
         ({"max_tokens": 2000}, "max_tokens", "1024"),
         ({"max_completion_tokens": 2000}, "max_completion_tokens", "2000 in max_completion_tokens"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"logit_bias": {"5000": 1}}, "logit_bias", "between 0 and 4095"),
         ({"stop_token_ids": [-1]}, "stop_token_ids", "between 0 and 4095"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "null"),
+        ({"tools": [{"type": "web"}]}, "tools[0].type", "'web'"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "'f' like another's"),
+        ({"tools": [TOOL] * 10_000}, "tools", "10000 tools; it may have at most 128"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "1 to 64 letters"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice", "'always'"),
+        ({"tool_choice": "auto"}, "tool_choice", "no tools"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL]}]}, CALLED + ".arguments", "not valid JSON"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream is not true"),
         ({"messages": [{"role": "user", "content": "word " * 1100}]}, "messages", "1024"),

@@ -43,7 +43,7 @@ def test_messages_become_role_and_text() -> None:
         ("hi", "messages"),
         (["hi"], "messages[0]"),
         ([{"content": "x"}], "messages[0].role"),
-        ([*USER, {"role": "tool", "content": "x"}], "messages[1].role"),
+        ([*USER, {"role": "function", "content": "x"}], "messages[1].role"),
         ([{"role": ["user"], "content": "x"}], "messages[0].role"),
         ([{"role": "user"}], "messages[0].content"),
         ([{"role": "user", "content": None}], "messages[0].content"),
@@ -51,7 +51,7 @@ def test_messages_become_role_and_text() -> None:
         ([{"role": "user", "content": ["x"]}], "messages[0].content[0]"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
-        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages[0].tool_calls[0]"),
     ],
 )
 def test_bad_messages_are_named(messages: Any, param: str) -> None:

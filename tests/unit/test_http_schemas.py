@@ -275,9 +275,8 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "auto"),
-        ("tool_choice", {"type": "function"}),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("functions", [{}]),
         ("response_format", {"type": "json_object"}),
         ("response_format", "text"),

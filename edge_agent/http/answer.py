@@ -1,10 +1,8 @@
 """The HTTP response of a generation request: streamed or whole, and cancelled when its client leaves."""
 
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -14,18 +12,11 @@ from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
-from edge_agent.http.shapes import AnswerShape, Json, Usage, WholeChoice
-from edge_agent.http.speculation import SpeculationSummary
+from edge_agent.http.event_stream import EventStream
+from edge_agent.http.writer import AnswerPart, AnswerTotals, AnswerWriter
 from specedge.errors import SpecEdgeError
 
 logger = logging.getLogger(__name__)
-
-_STREAM_HEADERS: Final = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-_DONE: Final = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +26,38 @@ class AnswerPlan:
     Args:
         choices: the answers to generate, by index.
         num_prompt_tokens: tokens of all prompts together, each counted once.
-        shape: how the endpoint writes answers.
+        writer: how the endpoint writes answers.
         arrived_s: when the request arrived, by `time.perf_counter`.
-        is_stream: chunks as they come, or everything at the end.
-        include_usage: a stream ends with a chunk of usage.
-        continuous_usage: every chunk of a stream has the usage so far.
+        is_stream: events as they come, or everything at the end.
         make_output: makes the parser of an answer's text.
+        keep_alive_s: a stream that has nothing to send for so long sends a comment.
     """
 
     choices: Sequence[Choice]
     num_prompt_tokens: int
-    shape: AnswerShape
+    writer: AnswerWriter
     arrived_s: float
     is_stream: bool
-    include_usage: bool = False
-    continuous_usage: bool = False
     make_output: Callable[[], OutputParser] = PlainOutput
+    keep_alive_s: float = 15.0
 
 
 class Answer(Response):
-    """Generates while it is sent. An error before the first token is an ordinary error answer."""
+    """Generates while it is sent. An error before the first event is an ordinary error answer."""
 
     def __init__(self, plan: AnswerPlan, runner: ChoiceRunner) -> None:
         super().__init__()
         self._plan = plan
+        self._writer = plan.writer
         self._runner = runner
-        self._usage = Usage(plan.num_prompt_tokens)
-        self._speculation = SpeculationSummary()
+        self._totals = AnswerTotals(plan.num_prompt_tokens, len(plan.choices))
+        self._opened: set[int] = set()
         self._with_calls: set[int] = set()  # answers that have called tools
         self._outputs = [plan.make_output() for _ in plan.choices]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, for as long as somebody reads it."""
-        work = self._send_stream(send) if self._plan.is_stream else self._send_whole(scope, receive, send)
+        work = self._send_stream(EventStream(send)) if self._plan.is_stream else self._send_whole(scope, receive, send)
         if not await run_while_connected(receive, work):
             logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])
 
@@ -76,82 +66,48 @@ class Answer(Response):
         finish_reasons = ["" for _ in self._plan.choices]
         async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
             async for piece in pieces:
-                self._count(piece)
-                deltas[piece.choice].append(self._delta(piece))
-                finish_reasons[piece.choice] = self._finish_reason(piece)
-        choices = [WholeChoice(joined(parts), why) for parts, why in zip(deltas, finish_reasons, strict=True)]
-        body = self._plan.shape.whole(choices) | {"usage": self._usage.as_json()} | self._metrics()
-        await JSONResponse(body)(scope, receive, send)
+                part = self._take(piece)
+                deltas[piece.choice].append(part.output)
+                finish_reasons[piece.choice] = part.finish_reason
+        choices = [AnswerPart(joined(parts), why) for parts, why in zip(deltas, finish_reasons, strict=True)]
+        await JSONResponse(self._writer.whole(choices, self._totals))(scope, receive, send)
 
-    async def _send_stream(self, send: Send) -> None:
-        async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
-            first = await anext(pieces)
-            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    async def _send_stream(self, stream: EventStream) -> None:
+        run = self._runner.run(self._plan.choices, self._plan.arrived_s)
+        async with run as pieces, stream.kept_alive(self._plan.keep_alive_s):
             try:
-                await self._send_pieces(first, pieces, send)
+                await self._send_pieces(pieces, stream)
             except Exception as error:
+                if not stream.is_begun:
+                    raise
                 if not isinstance(error, SpecEdgeError):
                     logger.exception("a stream broke off")
-                await _send_frames(send, _event(describe(error).body))
-        await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+                await stream.write(self._writer.failure(describe(error)), is_last=True)
 
-    async def _send_pieces(self, first: Piece, rest: AsyncIterator[Piece], send: Send) -> None:
-        is_open = [False for _ in self._plan.choices]
-        await self._send_piece(first, is_open, send)
-        async for piece in rest:
-            await self._send_piece(piece, is_open, send)
-        if self._plan.include_usage:
-            chunk = self._plan.shape.usage_chunk() | {"usage": self._usage.as_json()} | self._metrics()
-            await _send_frames(send, _event(chunk))
+    async def _send_pieces(self, pieces: AsyncIterator[Piece], stream: EventStream) -> None:
+        async for piece in pieces:
+            await stream.write(self._events(piece))
+        await stream.write(self._writer.end(self._totals), is_last=True)
 
-    async def _send_piece(self, piece: Piece, is_open: list[bool], send: Send) -> None:
-        """A piece as one write; with nothing new it has a chunk only if it is its answer's last."""
-        self._count(piece)
-        delta = self._delta(piece)
-        chunks = []
-        if not is_open[piece.choice]:
-            is_open[piece.choice] = True
-            opening = self._plan.shape.opening(piece.choice)
-            chunks += [] if opening is None else [opening]
-        if delta or piece.finish_reason:
-            chunks.append(self._plan.shape.chunk(piece.choice, delta, self._finish_reason(piece)))
-        if chunks:
-            await _send_frames(send, *(_event(chunk | self._running_usage()) for chunk in chunks))
+    def _events(self, piece: Piece) -> bytes:
+        """A piece as one write; with nothing new it shows only if it is its choice's last."""
+        part = self._take(piece)
+        events = b"" if self._opened else self._writer.begin(self._totals)
+        if piece.choice not in self._opened:
+            self._opened.add(piece.choice)
+            events += self._writer.opening(piece.choice, self._totals)
+        if part.output or part.finish_reason:
+            events += self._writer.piece(piece.choice, part, self._totals)
+        return events
 
-    def _delta(self, piece: Piece) -> Delta:
+    def _take(self, piece: Piece) -> AnswerPart:
+        self._totals.count(piece)
         output = self._outputs[piece.choice]
         delta = output.feed(piece.text)
         if piece.finish_reason:
             delta += output.end()
         if delta.tool_calls:
             self._with_calls.add(piece.choice)
-        return delta
-
-    def _finish_reason(self, piece: Piece) -> str:
-        """Why an answer ended, as clients are told it: one that ends by itself with tool calls asks for results."""
+        # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
-        return "tool_calls" if is_call else piece.finish_reason
-
-    def _count(self, piece: Piece) -> None:
-        self._usage.num_completion_tokens += piece.num_tokens
-        if piece.num_cached_tokens is not None and len(self._plan.choices) == 1:
-            self._usage.num_cached_tokens = piece.num_cached_tokens
-        self._speculation.add(piece)
-
-    def _running_usage(self) -> Json:
-        if self._plan.continuous_usage:
-            return {"usage": self._usage.as_json()}
-        return {"usage": None} if self._plan.include_usage else {}
-
-    def _metrics(self) -> Json:
-        """Of single answers only: a mean over several would describe none of them."""
-        summary = self._speculation.as_json() if len(self._plan.choices) == 1 else None
-        return {} if summary is None else {"metrics": {"speculative_decoding": summary}}
-
-
-def _event(data: Json) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def _send_frames(send: Send, *frames: bytes) -> None:
-    await send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
+        return AnswerPart(delta, "tool_calls" if is_call else piece.finish_reason)

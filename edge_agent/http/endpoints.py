@@ -13,6 +13,7 @@ from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
 from edge_agent.http.messages import normalise_messages
+from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter, Shape
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
 from edge_agent.http.sampling_fields import (
@@ -27,7 +28,6 @@ from edge_agent.http.sampling_fields import (
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
-from edge_agent.http.shapes import AnswerHead, AnswerShape, ChatShape, CompletionShape
 from edge_agent.http.tool_calls import tool_output
 from edge_agent.http.tools import ToolUse, tool_use
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
@@ -55,7 +55,8 @@ class GenerationEndpoints:
         payload = await read_json_object(request, self._settings)
         refuse_unbuilt_chat_fields(payload)
         fields = parse_fields(ChatRequest, payload)
-        shape = ChatShape(self._head("chatcmpl", fields), shows_reasoning=fields.include_reasoning is not False)
+        head = self._head("chatcmpl", fields)
+        shape = ChatShape(shows_reasoning=fields.include_reasoning is not False)
         messages = normalise_messages(fields.messages)
         max_len = self._model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
@@ -66,13 +67,13 @@ class GenerationEndpoints:
         choices = self._choices(
             fields,
             [prompt_ids],
-            answer_id=shape.head.id,
+            answer_id=head.id,
             asked=asked,
             asked_in=asked_in,
             default=self._settings.max_new_tokens,
             prompt_in="messages",
         )
-        plan = _plan(fields, choices, len(prompt_ids), shape, arrived_s)
+        plan = self._plan(fields, choices, len(prompt_ids), head, shape, arrived_s)
         return Answer(replace(plan, make_output=partial(self._output, use, prompt_text)), self._runner)
 
     async def complete(self, request: Request) -> Answer:
@@ -81,14 +82,14 @@ class GenerationEndpoints:
         payload = await read_json_object(request, self._settings)
         refuse_unbuilt_completion_fields(payload)
         fields = parse_fields(CompletionRequest, payload)
-        shape = CompletionShape(self._head("cmpl", fields))
+        head = self._head("cmpl", fields)
         prompts = [
             await self._encode(prompt, fields) for prompt in split_prompts(fields.prompt, self._settings.max_prompts)
         ]
         choices = self._choices(
             fields,
             prompts,
-            answer_id=shape.head.id,
+            answer_id=head.id,
             asked=fields.max_tokens,
             asked_in="max_tokens",
             default=_COMPLETION_MAX_TOKENS,
@@ -96,7 +97,8 @@ class GenerationEndpoints:
         )
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
         num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
-        return Answer(_plan(fields, choices, num_prompt_tokens, shape, arrived_s), self._runner)
+        plan = self._plan(fields, choices, num_prompt_tokens, head, CompletionShape(), arrived_s)
+        return Answer(plan, self._runner)
 
     def _output(self, use: ToolUse, prompt_text: str) -> OutputParser:
         calls = PlainOutput() if use.choice == "none" else tool_output(self._settings.tool_format)
@@ -157,17 +159,27 @@ class GenerationEndpoints:
                 )
         return choices
 
-
-def _plan(
-    fields: GenerationFields, choices: list[Choice], num_prompt_tokens: int, shape: AnswerShape, arrived_s: float
-) -> AnswerPlan:
-    options = fields.stream_options
-    return AnswerPlan(
-        choices=choices,
-        num_prompt_tokens=num_prompt_tokens,
-        shape=shape,
-        arrived_s=arrived_s,
-        is_stream=bool(fields.stream),
-        include_usage=options is not None and bool(options.include_usage),
-        continuous_usage=options is not None and bool(options.continuous_usage_stats),
-    )
+    def _plan(
+        self,
+        fields: GenerationFields,
+        choices: list[Choice],
+        num_prompt_tokens: int,
+        head: AnswerHead,
+        shape: Shape,
+        arrived_s: float,
+    ) -> AnswerPlan:
+        options = fields.stream_options
+        writer = OpenAIWriter(
+            head,
+            shape,
+            include_usage=options is not None and bool(options.include_usage),
+            continuous_usage=options is not None and bool(options.continuous_usage_stats),
+        )
+        return AnswerPlan(
+            choices=choices,
+            num_prompt_tokens=num_prompt_tokens,
+            writer=writer,
+            arrived_s=arrived_s,
+            is_stream=bool(fields.stream),
+            keep_alive_s=self._settings.keep_alive_s,
+        )

@@ -16,6 +16,7 @@ class HttpSettings:
         seed: for requests that name none; None draws one for each.
         max_body_bytes: larger request bodies get 413.
         body_timeout_s: a body that takes longer to arrive gets 408.
+        keep_alive_s: a stream that has nothing to send for so long sends a comment.
         max_concurrent_requests: generation requests at a time; one more gets 503.
         max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
         max_prompts: prompts in one completion request.
@@ -31,6 +32,7 @@ class HttpSettings:
     seed: int | None = None
     max_body_bytes: int = 8 * 2**20
     body_timeout_s: float = 30.0
+    keep_alive_s: float = 15.0
     max_concurrent_requests: int = 256
     max_parallel_choices: int = 8
     max_prompts: int = 128

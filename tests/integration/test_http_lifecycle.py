@@ -1,6 +1,7 @@
 """What surrounds answers: leaving clients, slow readers, limits, request ids, readiness, metrics."""
 
 import asyncio
+import json
 import socket
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +13,8 @@ import pytest
 from fakes import until
 from http_support import INFO, FakeService, RunningApi, ids, serving
 from prometheus_client.parser import text_string_to_metric_families
+
+from specedge.errors import VerifierUnavailable
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -227,3 +230,24 @@ async def test_metrics_count_what_happened() -> None:
     assert samples[("vllm:generation_tokens_total", *vllm)] == num_tokens + 2
     assert samples[("vllm:time_to_first_token_seconds_count", *vllm)] == 2
     assert samples[("vllm:spec_decode_num_drafts_total", *vllm)] == 0
+
+
+async def test_a_silent_stream_is_kept_alive_and_still_tells_its_error() -> None:
+    service = FakeService()
+    service.gate = asyncio.Event()
+    service.error_after = (0, VerifierUnavailable("gone"))
+    async with (
+        serving(service, keep_alive_s=0.02) as api,
+        httpx.AsyncClient(base_url=api.url) as client,
+        client.stream("POST", CHAT, json={**BODY, "stream": True}) as response,
+    ):
+        assert response.status_code == 200
+        text = ""
+        async for chunk in response.aiter_text():
+            text += chunk
+            if text.count(": keep-alive\n\n") >= 2:
+                service.gate.set()
+    *comments, error, done, rest = text.split("\n\n")
+    assert set(comments) == {": keep-alive"}
+    assert json.loads(error.removeprefix("data: "))["error"]["message"] == "gone"
+    assert (done, rest) == ("data: [DONE]", "")

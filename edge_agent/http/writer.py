@@ -1,0 +1,78 @@
+"""How an endpoint writes an answer: whole as JSON, or piece by piece as server-sent events."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edge_agent.http.choice_text import Piece
+from edge_agent.http.delta import Delta
+from edge_agent.http.errors import ApiError
+from edge_agent.http.speculation import SpeculationSummary
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """What one choice has to show: what is new of it, or all of it.
+
+    Attributes:
+        output: the text, told apart.
+        finish_reason: "" until the choice has ended.
+    """
+
+    output: Delta
+    finish_reason: str
+
+
+@dataclass(slots=True)
+class AnswerTotals:
+    """What a request has used so far.
+
+    Attributes:
+        num_prompt_tokens: of all prompts together, each counted once.
+        num_choices: answers being generated.
+        num_cached_tokens: prompt tokens found in the prefix cache; None while unknown, and for several choices.
+    """
+
+    num_prompt_tokens: int
+    num_choices: int
+    num_completion_tokens: int = 0
+    num_cached_tokens: int | None = None
+    speculation: SpeculationSummary = field(default_factory=SpeculationSummary)
+
+    def count(self, piece: Piece) -> None:
+        """Takes a piece of any choice into account."""
+        self.num_completion_tokens += piece.num_tokens
+        if piece.num_cached_tokens is not None and self.num_choices == 1:
+            self.num_cached_tokens = piece.num_cached_tokens
+        self.speculation.add(piece)
+
+
+class AnswerWriter(Protocol):
+    """Writes one request's answer; made anew for each."""
+
+    def begin(self, totals: AnswerTotals) -> bytes:
+        """The events before the first piece of any choice."""
+
+    def opening(self, choice: int, totals: AnswerTotals) -> bytes:
+        """The events before a choice's first piece."""
+
+    def piece(self, choice: int, part: AnswerPart, totals: AnswerTotals) -> bytes:
+        """The events of a piece that has something to show, or ends its choice."""
+
+    def end(self, totals: AnswerTotals) -> bytes:
+        """The events after the last piece."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """The events that end a stream which broke off."""
+
+    def whole(self, choices: Sequence[AnswerPart], totals: AnswerTotals) -> Json:
+        """The answer in one piece."""
+
+
+def event(data: Json, name: str | None = None) -> bytes:
+    """A server-sent event."""
+    frame = b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return frame if name is None else b"event: " + name.encode() + b"\n" + frame

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
-from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
+from edge_agent.http.delta import OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
 from edge_agent.http.event_stream import EventStream
@@ -62,14 +62,11 @@ class Answer(Response):
             logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deltas: list[list[Delta]] = [[] for _ in self._plan.choices]
-        finish_reasons = ["" for _ in self._plan.choices]
+        parts: list[list[AnswerPart]] = [[] for _ in self._plan.choices]
         async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
             async for piece in pieces:
-                part = self._take(piece)
-                deltas[piece.choice].append(part.output)
-                finish_reasons[piece.choice] = part.finish_reason
-        choices = [AnswerPart(joined(parts), why) for parts, why in zip(deltas, finish_reasons, strict=True)]
+                parts[piece.choice].append(self._take(piece))
+        choices = [replace(part[-1], output=joined(each.output for each in part)) for part in parts]
         await JSONResponse(self._writer.whole(choices, self._totals))(scope, receive, send)
 
     async def _send_stream(self, stream: EventStream) -> None:
@@ -110,4 +107,4 @@ class Answer(Response):
             self._with_calls.add(piece.choice)
         # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
-        return AnswerPart(delta, "tool_calls" if is_call else piece.finish_reason)
+        return AnswerPart(delta, "tool_calls" if is_call else piece.finish_reason, piece.stop_reason)

@@ -20,6 +20,7 @@ class Piece:
         num_draft_nodes: draft nodes verified for the burst.
         num_accepted: how many of them the target agreed with.
         num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
+        stop_reason: the stop string, or the id of the stop token that the request named, which ended the answer.
     """
 
     choice: int
@@ -29,6 +30,7 @@ class Piece:
     num_draft_nodes: int = 0
     num_accepted: int = 0
     num_cached_tokens: int | None = None
+    stop_reason: str | int | None = None
 
 
 class ChoiceText:
@@ -40,16 +42,25 @@ class ChoiceText:
         stops: stop strings.
         min_tokens: stop strings count only in the text of the tokens after these.
         keeps_stop: what ends the answer, a stop string or a stop token, is part of its text.
+        stop_token_ids: the stop tokens that the request named.
     """
 
     def __init__(
-        self, choice: int, detokenizer: Detokenizer, stops: Sequence[str], min_tokens: int, *, keeps_stop: bool = False
+        self,
+        choice: int,
+        detokenizer: Detokenizer,
+        stops: Sequence[str],
+        min_tokens: int,
+        *,
+        keeps_stop: bool = False,
+        stop_token_ids: Sequence[int] = (),
     ) -> None:
         self._choice = choice
         self._detokenizer = detokenizer
         self._stopper = TextStopper(stops, keeps_stop=keeps_stop)
         self._keeps_stop = keeps_stop
         self._min_tokens = min_tokens
+        self._stop_token_ids = frozenset(stop_token_ids)
         self._num_tokens = 0
 
     def advance(self, burst: Burst) -> Piece:
@@ -64,7 +75,14 @@ class ChoiceText:
             stats.num_nodes_verified,
             burst.num_accepted,
             stats.num_cached_tokens,
+            self._stop_reason(burst) if finish_reason == "stop" else None,
         )
+
+    def _stop_reason(self, burst: Burst) -> str | int | None:
+        if self._stopper.hit is not None:
+            return self._stopper.hit
+        last = burst.token_ids[-1]
+        return last if last in self._stop_token_ids else None
 
     def _take(self, token_ids: Sequence[int], finish_reason: str) -> tuple[str, int, str]:
         released = ""

@@ -78,6 +78,7 @@ class ChoiceRunner:
             choice.stops,
             choice.request.sampling.min_tokens,
             keeps_stop=choice.keeps_stop,
+            stop_token_ids=choice.request.sampling.stop_token_ids,
         )
         try:
             async with slots:

@@ -2,8 +2,10 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 
@@ -13,7 +15,7 @@ from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
 from edge_agent.http.messages import normalise_messages
-from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter, Shape
+from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
 from edge_agent.http.sampling_fields import (
@@ -31,6 +33,7 @@ from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import tool_output
 from edge_agent.http.tools import ToolUse, tool_use
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
+from edge_agent.http.writer import AnswerWriter
 from specedge import __version__
 from specedge.errors import InvalidRequest
 
@@ -53,10 +56,29 @@ class GenerationEndpoints:
         """Continues a conversation."""
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
+        return await self.answer_chat(payload, arrived_s, "chatcmpl", _openai_chat_writer)
+
+    async def answer_chat(
+        self,
+        payload: dict[str, Any],
+        arrived_s: float,
+        id_prefix: str,
+        make_writer: Callable[[AnswerHead, ChatRequest], AnswerWriter],
+    ) -> Answer:
+        """The answer to a conversation.
+
+        Args:
+            payload: a body of `/v1/chat/completions`.
+            arrived_s: when the request arrived, by `time.perf_counter`.
+            id_prefix: what the answer's id begins with.
+            make_writer: how the answer is written.
+
+        Raises:
+            InvalidRequest: names what is wrong and where.
+        """
         refuse_unbuilt_chat_fields(payload)
         fields = parse_fields(ChatRequest, payload)
-        head = self._head("chatcmpl", fields)
-        shape = ChatShape(shows_reasoning=fields.include_reasoning is not False)
+        head = self._head(id_prefix, fields)
         messages = normalise_messages(fields.messages)
         max_len = self._model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
@@ -73,7 +95,8 @@ class GenerationEndpoints:
             default=self._settings.max_new_tokens,
             prompt_in="messages",
         )
-        plan = self._plan(fields, choices, len(prompt_ids), head, shape, arrived_s)
+        writer = make_writer(head, fields)
+        plan = self._plan(fields, choices, len(prompt_ids), writer, arrived_s)
         return Answer(replace(plan, make_output=partial(self._output, use, prompt_text)), self._runner)
 
     async def complete(self, request: Request) -> Answer:
@@ -97,8 +120,8 @@ class GenerationEndpoints:
         )
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
         num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
-        plan = self._plan(fields, choices, num_prompt_tokens, head, CompletionShape(), arrived_s)
-        return Answer(plan, self._runner)
+        writer = OpenAIWriter(head, CompletionShape(), **_usage_options(fields))
+        return Answer(self._plan(fields, choices, num_prompt_tokens, writer, arrived_s), self._runner)
 
     def _output(self, use: ToolUse, prompt_text: str) -> OutputParser:
         calls = PlainOutput() if use.choice == "none" else tool_output(self._settings.tool_format)
@@ -164,17 +187,9 @@ class GenerationEndpoints:
         fields: GenerationFields,
         choices: list[Choice],
         num_prompt_tokens: int,
-        head: AnswerHead,
-        shape: Shape,
+        writer: AnswerWriter,
         arrived_s: float,
     ) -> AnswerPlan:
-        options = fields.stream_options
-        writer = OpenAIWriter(
-            head,
-            shape,
-            include_usage=options is not None and bool(options.include_usage),
-            continuous_usage=options is not None and bool(options.continuous_usage_stats),
-        )
         return AnswerPlan(
             choices=choices,
             num_prompt_tokens=num_prompt_tokens,
@@ -183,3 +198,16 @@ class GenerationEndpoints:
             is_stream=bool(fields.stream),
             keep_alive_s=self._settings.keep_alive_s,
         )
+
+
+def _openai_chat_writer(head: AnswerHead, fields: ChatRequest) -> AnswerWriter:
+    shape = ChatShape(shows_reasoning=fields.include_reasoning is not False)
+    return OpenAIWriter(head, shape, **_usage_options(fields))
+
+
+def _usage_options(fields: GenerationFields) -> dict[str, bool]:
+    options = fields.stream_options
+    return {
+        "include_usage": options is not None and bool(options.include_usage),
+        "continuous_usage": options is not None and bool(options.continuous_usage_stats),
+    }

@@ -67,7 +67,7 @@ class ChatShape:
         fields: Json = {"content": output.content} if output.content else {}
         if output.tool_calls:
             fields["tool_calls"] = [{"index": call.index} | _tool_call(call) for call in output.tool_calls]
-        return self._chunk(choice, fields | self._reasoning(output), part.finish_reason or None)
+        return self._chunk(choice, fields | self._reasoning(output), part.finish_reason or None) | _stop_reason(part)
 
     def whole(self, choice: int, part: AnswerPart) -> Json:
         """A message."""
@@ -77,7 +77,8 @@ class ChatShape:
             message["content"] = output.content or None
             message["tool_calls"] = [_tool_call(call) for call in output.tool_calls]
         message |= self._reasoning(output)
-        return {"index": choice, "message": message, "logprobs": None, "finish_reason": part.finish_reason}
+        entry: Json = {"index": choice, "message": message, "logprobs": None, "finish_reason": part.finish_reason}
+        return entry | _stop_reason(part)
 
     def _reasoning(self, output: Delta) -> Json:
         """The reasoning under both names that clients look for; nothing where there is none."""
@@ -102,7 +103,8 @@ class CompletionShape:
     def chunk(self, choice: int, part: AnswerPart) -> Json:
         """A part of the text."""
         finish_reason = part.finish_reason or None
-        return {"index": choice, "text": part.output.content, "logprobs": None, "finish_reason": finish_reason}
+        entry: Json = {"index": choice, "text": part.output.content, "logprobs": None, "finish_reason": finish_reason}
+        return entry | _stop_reason(part)
 
     def whole(self, choice: int, part: AnswerPart) -> Json:
         """All of the text."""
@@ -176,6 +178,10 @@ def usage_json(totals: AnswerTotals) -> Json:
     if totals.num_cached_tokens is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": totals.num_cached_tokens}
     return usage
+
+
+def _stop_reason(part: AnswerPart) -> Json:
+    return {"stop_reason": part.stop_reason} if part.finish_reason else {}
 
 
 def _metrics(totals: AnswerTotals) -> Json:

@@ -20,10 +20,12 @@ class AnswerPart:
     Attributes:
         output: the text, told apart.
         finish_reason: "" until the choice has ended.
+        stop_reason: the stop string, or the id of the stop token that the request named, which ended it.
     """
 
     output: Delta
     finish_reason: str
+    stop_reason: str | int | None = None
 
 
 @dataclass(slots=True)

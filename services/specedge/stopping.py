@@ -50,11 +50,15 @@ class TextStopper:
     Args:
         stops: the stop strings, none of them empty.
         keeps_stop: the text ends with the stop string instead of before it.
+
+    Attributes:
+        hit: the stop string that ended the text; None before.
     """
 
     def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
         assert all(stops), "stop strings are not empty"
         self._stops = tuple(stops)
+        self.hit: str | None = None
         self._keeps_stop = keeps_stop
         self._held = ""
 
@@ -65,6 +69,7 @@ class TextStopper:
         if matches:
             self._held = ""
             end, start = min(matches)
+            self.hit = text[start:end]
             return text[: end if self._keeps_stop else start], True
         num_released = len(text) - self._num_held(text)
         self._held = text[num_released:]

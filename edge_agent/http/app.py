@@ -5,10 +5,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.http.anthropic_request import MessagesRequest
 from edge_agent.http.api_docs import body_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
-from edge_agent.http.errors import BodyRefused, ClientDisconnected, answer_error
+from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
 from edge_agent.http.middleware import ConcurrencyLimit, RequestEnvelope
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
 from edge_agent.http.prompts import PromptEncoder
@@ -46,6 +47,7 @@ def create_app(
     for path, handler, body in (
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),
+        (ANTHROPIC_PATH, endpoints.messages, MessagesRequest),
     ):
         app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
     app.include_router(token_router(model, encoder, settings))

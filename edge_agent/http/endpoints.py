@@ -1,4 +1,4 @@
-"""The two generation endpoints: a body is read, checked and turned into a plan, which the answer then carries out."""
+"""The generation endpoints: a body is read, checked and turned into a plan, which the answer then carries out."""
 
 import time
 import uuid
@@ -11,6 +11,8 @@ from starlette.requests import Request
 
 from edge_agent.generation import GenerationRequest
 from edge_agent.http.answer import Answer, AnswerPlan
+from edge_agent.http.anthropic_request import chat_body
+from edge_agent.http.anthropic_writer import AnthropicWriter
 from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
@@ -42,7 +44,7 @@ _NUM_CONTEXT_IDS = 8
 
 
 class GenerationEndpoints:
-    """Handlers of `/v1/chat/completions` and `/v1/completions`."""
+    """Handlers of the routes that generate."""
 
     def __init__(
         self, model: ServedModel, encoder: PromptEncoder, runner: ChoiceRunner, settings: HttpSettings
@@ -57,6 +59,12 @@ class GenerationEndpoints:
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
         return await self.answer_chat(payload, arrived_s, "chatcmpl", _openai_chat_writer)
+
+    async def messages(self, request: Request) -> Answer:
+        """Continues a conversation in Anthropic's form."""
+        arrived_s = time.perf_counter()
+        payload = await read_json_object(request, self._settings)
+        return await self.answer_chat(chat_body(payload), arrived_s, "msg", lambda head, _: AnthropicWriter(head))
 
     async def answer_chat(
         self,

@@ -14,7 +14,16 @@ from specedge.errors import CapacityExceeded, InvalidRequest, SpecEdgeError, Unk
 
 logger = logging.getLogger(__name__)
 
+ANTHROPIC_PATH: Final = "/v1/messages"
 _ENGINE_RETRY_AFTER_S: Final = 5.0
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -54,12 +63,19 @@ class ApiError:
         """OpenAI's error object."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """The error as a whole answer."""
+    @property
+    def anthropic_body(self) -> dict[str, Any]:
+        """Anthropic's error object."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str) -> JSONResponse:
+        """The error as a whole answer on a path."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
-        return JSONResponse(self.body, self.status, headers)
+        body = self.anthropic_body if path == ANTHROPIC_PATH else self.body
+        return JSONResponse(body, self.status, headers)
 
 
 def describe(error: Exception) -> ApiError:
@@ -99,7 +115,7 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     described = describe(error)
     if isinstance(error, HTTPException):
         described = _describe_routing(request, error)
-    response = described.response()
+    response = described.response(request.url.path)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response

@@ -8,13 +8,13 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.http.errors import describe
+from edge_agent.http.errors import ANTHROPIC_PATH, describe
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import CapacityExceeded
 
 logger = logging.getLogger(__name__)
 
-GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", ANTHROPIC_PATH})
 _SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT: Final = "499"
 
@@ -48,7 +48,7 @@ class RequestEnvelope:
             logger.exception("request %s failed", request_id)
             if status != _CLIENT_LEFT:
                 raise
-            await describe(error).response()(scope, receive, send_with_id)
+            await describe(error).response(scope["path"])(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             self._metrics.http_requests.labels(getattr(route, "path", "other"), status).inc()
@@ -71,7 +71,7 @@ class ConcurrencyLimit:
             message = (
                 f"{self._num_running} requests are being served, and {self._max_concurrent} are the most at a time"
             )
-            await describe(CapacityExceeded(message)).response()(scope, receive, send)
+            await describe(CapacityExceeded(message)).response(scope["path"])(scope, receive, send)
             return
         self._num_running += 1
         try:

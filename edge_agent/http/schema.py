@@ -78,7 +78,9 @@ Tools = Annotated[
 ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto"]})]
 
 
-class _Fields(BaseModel):
+class RequestFields(BaseModel):
+    """A body's fields: strict about types, and blind to what it does not know."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
@@ -87,21 +89,21 @@ def _inline(part: type[BaseModel]) -> WithJsonSchema:
     return WithJsonSchema(part.model_json_schema())
 
 
-class StreamOptions(_Fields):
+class StreamOptions(RequestFields):
     """What a stream carries besides text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class Speculation(_Fields):
+class Speculation(RequestFields):
     """A request's wishes about drafting."""
 
     enabled: bool | None = Field(None, description="false: decode without drafts")
     budget: Int | None = Field(None, description="most draft nodes alive at a time, 1 to 4096")
 
 
-class GenerationFields(_Fields):
+class GenerationFields(RequestFields):
     """What both endpoints take."""
 
     model: str | None = None
@@ -130,7 +132,7 @@ class GenerationFields(_Fields):
     )
 
 
-class TemplateFields(_Fields):
+class TemplateFields(RequestFields):
     """How a conversation becomes a prompt."""
 
     add_generation_prompt: bool | None = None
@@ -166,7 +168,7 @@ class TokenizeRequest(TemplateFields):
     return_token_strs: bool | None = Field(None, description="true: the vocabulary's entries too")
 
 
-class DetokenizeRequest(_Fields):
+class DetokenizeRequest(RequestFields):
     """Body of `/detokenize`."""
 
     model: str | None = None

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
-from edge_agent.http.delta import OutputParser, PlainOutput, joined
+from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
 from edge_agent.http.event_stream import EventStream
@@ -100,7 +100,11 @@ class Answer(Response):
     def _take(self, piece: Piece) -> AnswerPart:
         self._totals.count(piece)
         output = self._outputs[piece.choice]
-        delta = output.feed(piece.text)
+        delta = Delta()
+        for text in piece.texts:
+            was_thinking = output.is_thinking
+            delta += output.feed(text)
+            self._totals.num_reasoning_tokens += was_thinking or output.is_thinking
         if piece.finish_reason:
             delta += output.end()
         if delta.tool_calls:

@@ -13,6 +13,7 @@ from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnect
 from edge_agent.http.middleware import ConcurrencyLimit, RequestEnvelope
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
 from edge_agent.http.prompts import PromptEncoder
+from edge_agent.http.responses_request import ResponsesRequest
 from edge_agent.http.schema import ChatRequest, CompletionRequest
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
@@ -48,6 +49,7 @@ def create_app(
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),
         (ANTHROPIC_PATH, endpoints.messages, MessagesRequest),
+        ("/v1/responses", endpoints.responses, ResponsesRequest),
     ):
         app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
     app.include_router(token_router(model, encoder, settings))

@@ -14,8 +14,8 @@ class Piece:
 
     Args:
         choice: index of the answer.
-        text: what may be shown now; may be empty.
-        num_tokens: tokens that belong to the answer, counted to the one that completed a stop string.
+        texts: what each token adds that may be shown now; often empty. As many as tokens belong to the answer, counted
+            to the one that completed a stop string.
         finish_reason: "" while the answer goes on.
         num_draft_nodes: draft nodes verified for the burst.
         num_accepted: how many of them the target agreed with.
@@ -24,13 +24,16 @@ class Piece:
     """
 
     choice: int
-    text: str
-    num_tokens: int
+    texts: tuple[str, ...]
     finish_reason: str
     num_draft_nodes: int = 0
     num_accepted: int = 0
     num_cached_tokens: int | None = None
     stop_reason: str | int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.texts)
 
 
 class ChoiceText:
@@ -65,12 +68,11 @@ class ChoiceText:
 
     def advance(self, burst: Burst) -> Piece:
         """The next piece; a stop token that ends the answer has no text unless it is to be kept."""
-        released, num_tokens, finish_reason = self._take(burst.token_ids, burst.finish_reason)
+        texts, finish_reason = self._take(burst.token_ids, burst.finish_reason)
         stats = burst.stats
         return Piece(
             self._choice,
-            released,
-            num_tokens,
+            tuple(texts),
             finish_reason,
             stats.num_nodes_verified,
             burst.num_accepted,
@@ -84,21 +86,21 @@ class ChoiceText:
         last = burst.token_ids[-1]
         return last if last in self._stop_token_ids else None
 
-    def _take(self, token_ids: Sequence[int], finish_reason: str) -> tuple[str, int, str]:
-        released = ""
+    def _take(self, token_ids: Sequence[int], finish_reason: str) -> tuple[list[str], str]:
+        texts: list[str] = []
         for num_taken, token_id in enumerate(token_ids, start=1):
             self._num_tokens += 1
             is_stop_token = finish_reason == "stop" and num_taken == len(token_ids)
             is_silent = is_stop_token and not self._keeps_stop
             text, is_hit = self._admit("" if is_silent else self._detokenizer.feed(token_id))
-            released += text
+            texts.append(text)
             if is_hit:
-                return released, num_taken, "stop"
+                return texts, "stop"
         if finish_reason:
             text, is_hit = self._admit(self._detokenizer.flush())
-            released += text + self._stopper.flush()
+            texts[-1] += text + self._stopper.flush()
             finish_reason = "stop" if is_hit else finish_reason
-        return released, len(token_ids), finish_reason
+        return texts, finish_reason
 
     def _admit(self, text: str) -> tuple[str, bool]:
         if self._num_tokens <= self._min_tokens:

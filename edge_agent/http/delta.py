@@ -55,6 +55,10 @@ def joined(deltas: Iterable[Delta]) -> Delta:
 class OutputParser(Protocol):
     """Tells the parts of one answer apart as its text arrives; what it has said it never takes back."""
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the text read last belongs to a thought that is not over."""
+
     def feed(self, text: str) -> Delta:
         """What the text adds, as far as that can be told yet."""
 
@@ -64,6 +68,8 @@ class OutputParser(Protocol):
 
 class PlainOutput:
     """All text is content."""
+
+    is_thinking = False
 
     def feed(self, text: str) -> Delta:
         """See `OutputParser.feed`."""
@@ -80,6 +86,11 @@ class ChainedOutput:
     def __init__(self, first: OutputParser, second: OutputParser) -> None:
         self._first = first
         self._second = second
+
+    @property
+    def is_thinking(self) -> bool:
+        """See `OutputParser.is_thinking`."""
+        return self._first.is_thinking
 
     def feed(self, text: str) -> Delta:
         """See `OutputParser.feed`."""

@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 
 from edge_agent.generation import GenerationRequest
+from edge_agent.http import anthropic_request, responses_request
 from edge_agent.http.answer import Answer, AnswerPlan
-from edge_agent.http.anthropic_request import chat_body
 from edge_agent.http.anthropic_writer import AnthropicWriter
 from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
@@ -20,6 +20,7 @@ from edge_agent.http.messages import normalise_messages
 from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
+from edge_agent.http.responses_writer import ResponsesWriter
 from edge_agent.http.sampling_fields import (
     build_sampling,
     choice_seed,
@@ -64,7 +65,16 @@ class GenerationEndpoints:
         """Continues a conversation in Anthropic's form."""
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
-        return await self.answer_chat(chat_body(payload), arrived_s, "msg", lambda head, _: AnthropicWriter(head))
+        return await self.answer_chat(
+            anthropic_request.chat_body(payload), arrived_s, "msg", lambda head, _: AnthropicWriter(head)
+        )
+
+    async def responses(self, request: Request) -> Answer:
+        """Continues a conversation in the form of OpenAI's responses."""
+        arrived_s = time.perf_counter()
+        payload = await read_json_object(request, self._settings)
+        chat = responses_request.chat_body(payload)
+        return await self.answer_chat(chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload))
 
     async def answer_chat(
         self,

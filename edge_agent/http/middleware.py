@@ -14,7 +14,7 @@ from specedge.errors import CapacityExceeded
 
 logger = logging.getLogger(__name__)
 
-GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", ANTHROPIC_PATH})
+GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", ANTHROPIC_PATH})
 _SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT: Final = "499"
 

@@ -175,6 +175,8 @@ def usage_json(totals: AnswerTotals) -> Json:
         "completion_tokens": totals.num_completion_tokens,
         "total_tokens": totals.num_prompt_tokens + totals.num_completion_tokens,
     }
+    if totals.num_reasoning_tokens:
+        usage["completion_tokens_details"] = {"reasoning_tokens": totals.num_reasoning_tokens}
     if totals.num_cached_tokens is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": totals.num_cached_tokens}
     return usage

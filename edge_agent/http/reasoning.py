@@ -34,7 +34,7 @@ class ReasoningOutput:
     """
 
     def __init__(self, is_inside: bool) -> None:
-        self._is_open = is_inside
+        self.is_thinking = is_inside
         self._is_decided = is_inside  # whether there is a thought at all
         self._is_fresh = True  # nothing of the present part has been said
         self._held = ""
@@ -44,7 +44,7 @@ class ReasoningOutput:
         self._held += text
         if not self._is_decided and not self._decide():
             return Delta()
-        if not self._is_open:
+        if not self.is_thinking:
             return Delta(content=self._say(self._take(len(self._held))))
         end = self._held.find(CLOSE)
         if end < 0:
@@ -52,19 +52,19 @@ class ReasoningOutput:
             return Delta(reasoning=self._say(self._take(len(told))))
         thought = self._say(self._take(end)).rstrip()
         self._take(len(CLOSE))
-        self._is_open, self._is_fresh = False, True
+        self.is_thinking, self._is_fresh = False, True
         return Delta(reasoning=thought, content=self._say(self._take(len(self._held))))
 
     def end(self) -> Delta:
         """See `OutputParser.end`."""
         rest = self._say(self._take(len(self._held)))
-        return Delta(reasoning=rest) if self._is_open else Delta(content=rest)
+        return Delta(reasoning=rest) if self.is_thinking else Delta(content=rest)
 
     def _decide(self) -> bool:
         """Find out whether the answer begins with a thought; False while it could still do so."""
         start = self._held.lstrip()
         if start.startswith(OPEN):
-            self._is_open = self._is_decided = True
+            self.is_thinking = self._is_decided = True
             self._held = start[len(OPEN) :]
         elif OPEN.startswith(start):
             return False

@@ -54,6 +54,8 @@ class _Calls:
 class HermesOutput:
     """Calls between tags; blank space around them is no content."""
 
+    is_thinking = False
+
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._calls = _Calls(new_id)
         self._held = ""
@@ -121,6 +123,8 @@ class HermesOutput:
 
 class LlamaOutput:
     """An answer that begins with an object is calls; any other is content."""
+
+    is_thinking = False
 
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._calls = _Calls(new_id)

@@ -41,6 +41,7 @@ class AnswerTotals:
     num_prompt_tokens: int
     num_choices: int
     num_completion_tokens: int = 0
+    num_reasoning_tokens: int = 0
     num_cached_tokens: int | None = None
     speculation: SpeculationSummary = field(default_factory=SpeculationSummary)
 

@@ -25,7 +25,11 @@ def pieces_of(
 
 
 def total(pieces: list[Piece]) -> tuple[str, int, str]:
-    return "".join(piece.text for piece in pieces), sum(piece.num_tokens for piece in pieces), pieces[-1].finish_reason
+    return (
+        "".join(text for piece in pieces for text in piece.texts),
+        sum(piece.num_tokens for piece in pieces),
+        pieces[-1].finish_reason,
+    )
 
 
 @pytest.mark.parametrize("stops", [(), ("two",), (" three. T", "nothing"), ("🙂",), (".",), ("The end.x",)])
@@ -55,7 +59,7 @@ def test_what_was_held_back_is_released_at_the_end() -> None:
     smile = ids("🙂")
     assert total(pieces_of([*ids("tw"), EOS_ID], 1, "stop", ("two",), 0))[0] == "tw"
     assert total(pieces_of(smile[:2], 1, "length", (), 0))[0] == "\ufffd"
-    assert pieces_of(smile, 2, "length", (), 0)[0].text == ""
+    assert pieces_of(smile, 2, "length", (), 0)[0].texts == ("", "")
 
 
 def test_counts_of_the_verification_are_passed_on() -> None:

@@ -1,0 +1,148 @@
+"""OpenAI's `/v1/responses` body, turned into the one of `/v1/chat/completions`. Stateless: nothing is stored."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field, WithJsonSchema
+
+from edge_agent.http.schema import Int, RequestFields, parse_fields, shown
+from specedge.errors import InvalidRequest
+
+Json = dict[str, Any]
+
+_SAME: Final = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "seed", "priority", "speculation")
+_TEXT_PARTS: Final = ("input_text", "output_text", "text")
+_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls")
+Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]})]
+
+
+class ResponsesRequest(RequestFields):
+    """Body of `/v1/responses`."""
+
+    model: str | None = None
+    input: Input
+    instructions: str | None = Field(None, description="what the model is told before the input")
+    max_output_tokens: Int | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
+    tool_choice: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = Field(None, description="format of type text")
+    reasoning: dict[str, Any] | None = Field(None, description="effort none turns thinking off where a model can")
+    store: bool | None = Field(None, description="taken as false: nothing is stored")
+    metadata: dict[str, Any] | None = Field(None, description="comes back with the response")
+    seed: Int | None = Field(None, description="the same seed gives the same text")
+    priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
+    speculation: dict[str, Any] | None = Field(None, description="as in /v1/chat/completions")
+
+
+def chat_body(body: Json) -> Json:
+    """The chat request that a responses request means.
+
+    Raises:
+        InvalidRequest: names what is wrong and where.
+    """
+    fields = parse_fields(ResponsesRequest, body)
+    for name in _UNBUILT:
+        if body.get(name):
+            raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
+    chat: Json = {name: body[name] for name in _SAME if name in body}
+    chat["max_completion_tokens"] = fields.max_output_tokens
+    instructions = [] if fields.instructions is None else [{"role": "system", "content": fields.instructions}]
+    chat["messages"] = [*instructions, *_messages(fields.input)]
+    if fields.tools:
+        chat["tools"] = _tools(fields.tools)
+    if fields.tool_choice is not None:
+        chat["tool_choice"] = _tool_choice(fields.tool_choice)
+    if fields.text is not None and (wanted := fields.text.get("format")) is not None:
+        chat["response_format"] = _format(wanted)
+    if fields.reasoning is not None and fields.reasoning.get("effort") == "none":
+        chat["chat_template_kwargs"] = {"enable_thinking": False}
+    return chat
+
+
+def _messages(value: Any) -> list[Json]:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise InvalidRequest(f"input is {shown(value)}; it must be a string or a list of items", param="input")
+    messages: list[Json] = []
+    for index, item in enumerate(value):
+        _add_item(messages, item, f"input[{index}]")
+    return messages
+
+
+def _add_item(messages: list[Json], item: Any, place: str) -> None:
+    """Calls and thoughts belong to the assistant's message at hand; everything else is one of its own."""
+    match item:
+        case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
+            function = {"name": name, "arguments": arguments}
+            said = _said(messages)
+            said.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
+        case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
+            messages.append({"role": "tool", "tool_call_id": call_id, "content": _text(output, f"{place}.output")})
+        case {"type": "reasoning"}:
+            parts = [*(item.get("content") or []), *(item.get("summary") or [])]
+            texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+            messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
+        case {"role": str(role), "content": content} if item.get("type", "message") == "message":
+            text = _text(content, f"{place}.content")
+            if role == "assistant" and messages and set(messages[-1]) == {"role", "content", "reasoning_content"}:
+                messages[-1]["content"] = text
+            else:
+                messages.append({"role": role, "content": text})
+        case _:
+            kind = item.get("type", "message") if isinstance(item, dict) else item
+            raise InvalidRequest(f"{place} is a malformed or unsupported {shown(kind)} item", param=place)
+
+
+def _said(messages: list[Json]) -> Json:
+    """The assistant's message that a call belongs to."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
+
+
+def _text(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{place} is {shown(content)}; it must be a string or a list of parts", param=place)
+    texts = []
+    for index, part in enumerate(content):
+        match part:
+            case {"type": str(kind), "text": str(text)} if kind in _TEXT_PARTS:
+                texts.append(text)
+            case _:
+                at = f"{place}[{index}]"
+                raise InvalidRequest(f"{at} is {shown(part)}; only text parts are supported here", param=at)
+    return "\n".join(texts)
+
+
+def _tools(tools: Any) -> Any:
+    if not isinstance(tools, list):
+        return tools  # refused where chats are
+    functions = []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            place = f"tools[{index}]"
+            raise InvalidRequest(f"{place} is {shown(tool)}; only function tools are supported here", param=place)
+        function = {name: value for name, value in tool.items() if name != "type" and value is not None}
+        functions.append({"type": "function", "function": function})
+    return functions
+
+
+def _tool_choice(choice: Any) -> Any:
+    match choice:
+        case {"type": "function", "name": str(name)}:
+            return {"type": "function", "function": {"name": name}}
+    return choice
+
+
+def _format(wanted: Any) -> Any:
+    """Chats keep a schema one level deeper."""
+    match wanted:
+        case {"type": "json_schema", **schema}:
+            return {"type": "json_schema", "json_schema": schema}
+    return wanted

@@ -53,21 +53,33 @@ def token_at(handle: Number, position: Number) -> Number:
 class InstantTarget:
     """Implements `StepModel`: packs as a real target does, then knows every token."""
 
-    def forward(self, schedule: Schedule) -> None:
+    def launch(self, schedule: Schedule) -> "InstantStep":
         pack(schedule)
         row_groups(schedule)
+        return InstantStep(schedule)
 
-    def sample(self, schedule: Schedule, logits: None) -> IntArray:
-        trees = schedule.trees
+    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
+        """Nothing is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstantStep:
+    """Implements `PendingTokens`; its time is sampling's, which is not looked at."""
+
+    schedule: Schedule
+
+    @property
+    def is_ready(self) -> bool:
+        return True
+
+    def tokens(self) -> IntArray:
+        schedule, trees = self.schedule, self.schedule.trees
         handles, positions = np.empty((2, trees.num_rows), dtype=np.int64)
         sampling = [item.session for item in schedule.planned if item.samples]
         handles[:] = np.repeat([session.handle for session in sampling], trees.sizes + 1)
         positions[trees.roots] = [len(session.tokens) for session in sampling]
         positions[trees.rows] = trees.positions + 1
         return token_at(handles, positions)
-
-    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
-        """Nothing is stored."""
 
 
 class TimedScheduler(Scheduler):

@@ -7,7 +7,8 @@ Rule 2  Every decoding session in the step gets its root row first; then chunks 
         nodes of all sessions in order of what they are worth (draft_budget).
 Rule 3  Short of blocks, draft nodes go first; then the newest session is preempted. A running session never fails
         for lack of blocks.
-Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought.
+Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought, and
+        `learn` makes later decisions better by it.
 """
 
 from bisect import insort
@@ -90,6 +91,10 @@ class Schedule:
         return sum(item.num_chunk for item in self.planned) + len(self.trees.rows)
 
 
+Lesson = tuple[Schedule, list[Walk | None], float]
+"""A finished step, its walks and its seconds."""
+
+
 class Scheduler:
     """Decides steps and books their results; knows no tensors.
 
@@ -109,6 +114,7 @@ class Scheduler:
         self.running: list[Session] = []
         self.num_preemptions = 0
         self._free_since_s = 0.0
+        self._lesson: Lesson | None = None
 
     def add(self, session: Session) -> None:
         insort(self.waiting, session, key=_order)
@@ -129,7 +135,7 @@ class Scheduler:
         return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf)
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
-        """Book a finished step: commit, keep the accepted path's KV, free the rest, learn.
+        """Book a finished step: commit, keep the accepted path's KV, free the rest.
 
         Args:
             schedule: as returned by `schedule`.
@@ -137,7 +143,6 @@ class Scheduler:
             now_s: time of the verdicts.
             step_s: how long the step took.
         """
-        self._calibrate(schedule, walks)
         for item, walk in zip(schedule.planned, walks, strict=True):
             session = item.session
             trie, num_computed = session.trie, item.start + item.num_chunk
@@ -151,11 +156,15 @@ class Scheduler:
                 session.ready_since_s = now_s if has_nodes or not session.is_drafted else None
             session.num_computed = num_computed
             session.blocks.settle(trie.committed, num_computed)
-        self.step_time.observe(schedule.num_rows, step_s)
+        self._lesson = schedule, walks, step_s
         self._free_since_s = now_s
 
-    def _calibrate(self, schedule: Schedule, walks: list[Walk | None]) -> None:
-        """Learn what scores were worth, drafter by drafter."""
+    def learn(self) -> None:
+        """Learn from the last finished step how long steps take and what scores were worth, drafter by drafter."""
+        if self._lesson is None:
+            return
+        (schedule, walks, step_s), self._lesson = self._lesson, None
+        self.step_time.observe(schedule.num_rows, step_s)
         scores = schedule.trees.scores
         if len(scores):
             drafters, counts, num_accepted = [], [], []

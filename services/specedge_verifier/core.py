@@ -331,9 +331,11 @@ def accept(schedule: Schedule, sampled: Sequence[int] | IntArray) -> list[Walk |
 
 def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
     """How far ahead of the frontier drafting still pays: what is committed until the next draft can arrive."""
-    if session.gap.late_s == inf or step_s <= 0:
+    late_s = session.gap.late_s
+    if late_s == inf or step_s <= 0:
         return 0
-    return min(_MAX_LEAD, ceil(num_tokens * (1 + session.gap.late_s / step_s)))
+    lead = ceil(num_tokens * (1 + late_s / step_s))
+    return lead if lead < _MAX_LEAD else _MAX_LEAD
 
 
 def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:

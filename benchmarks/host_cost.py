@@ -4,8 +4,8 @@
 
 Times are CPU time of the thread, so that a busy machine does not count; medians over the measured steps. The phases are
 schedule (admission, waiting rule, rows, draft budget, trees), pack (the forward's arrays and the sampler's groups),
-accept (walks and verdicts) and settle (commits, blocks, calibration). `intake` is what drafts cost as they arrive,
-between steps, and is not part of the total.
+accept (walks and verdicts), settle (commits, blocks) and learn (calibration, step time), which a GPU's step hides.
+`intake` is what drafts cost as they arrive: in a GPU's step too, for the most part, and not part of the total.
 """
 
 import argparse
@@ -53,12 +53,27 @@ def token_at(handle: Number, position: Number) -> Number:
 class InstantTarget:
     """Implements `StepModel`: packs as a real target does, then knows every token."""
 
-    def forward(self, schedule: Schedule) -> None:
+    def launch(self, schedule: Schedule) -> "InstantStep":
         pack(schedule)
         row_groups(schedule)
+        return InstantStep(schedule)
 
-    def sample(self, schedule: Schedule, logits: None) -> IntArray:
-        trees = schedule.trees
+    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
+        """Nothing is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstantStep:
+    """Implements `PendingTokens`; its time is sampling's, which is not looked at."""
+
+    schedule: Schedule
+
+    @property
+    def is_ready(self) -> bool:
+        return True
+
+    def tokens(self) -> IntArray:
+        schedule, trees = self.schedule, self.schedule.trees
         handles, positions = np.empty((2, trees.num_rows), dtype=np.int64)
         sampling = [item.session for item in schedule.planned if item.samples]
         handles[:] = np.repeat([session.handle for session in sampling], trees.sizes + 1)
@@ -66,19 +81,21 @@ class InstantTarget:
         positions[trees.rows] = trees.positions + 1
         return token_at(handles, positions)
 
-    def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
-        """Nothing is stored."""
-
 
 class TimedScheduler(Scheduler):
-    """A scheduler that says how long its last `settle` took."""
+    """A scheduler that says how long its last `settle` and `learn` took."""
 
-    settle_time_s = 0.0
+    settle_time_s = learn_time_s = 0.0
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
         started_s = thread_time()
         super().settle(schedule, walks, now_s, step_s)
         self.settle_time_s = thread_time() - started_s
+
+    def learn(self) -> None:
+        started_s = thread_time()
+        super().learn()
+        self.learn_time_s = thread_time() - started_s
 
 
 class Edge:
@@ -122,6 +139,7 @@ class HostCost:
     pack_ms: float
     accept_ms: float
     settle_ms: float
+    learn_ms: float
     total_ms: float
     intake_ms: float
     num_nodes: float
@@ -163,8 +181,8 @@ def measure(num_sessions: int, num_nodes: int, num_live: int, num_steps: int, *,
         intake_s = thread_time() - started_s
         report = core.step().report
         assert report is not None, "every session has something to compute"
-        settle_s = scheduler.settle_time_s
-        phases = (report.schedule_s, report.forward_s, report.settle_s - settle_s, settle_s)
+        settle_s, learn_s = scheduler.settle_time_s, scheduler.learn_time_s
+        phases = (report.schedule_s, report.forward_s, report.settle_s - settle_s - learn_s, settle_s, learn_s)
         rows.append((*phases, sum(phases), intake_s, report.num_nodes, report.num_committed))
     *times, num_nodes_of, num_committed_of = zip(*rows[_NUM_WARM_UP:], strict=True)
     means = (sum(column) / len(column) / num_sessions for column in (num_nodes_of, num_committed_of))
@@ -179,7 +197,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     print("CPU ms per step, medians; nodes and tokens per session")
     print(
-        f"{'case':28}{'schedule':>9}{'pack':>7}{'accept':>8}{'settle':>8}{'total':>7}{'intake':>8}{'nodes':>7}{'tokens':>8}"
+        f"{'case':28}{'schedule':>9}{'pack':>7}{'accept':>8}{'settle':>8}{'learn':>7}{'total':>7}{'intake':>8}{'nodes':>7}{'tokens':>8}"
     )
     for num_nodes in (4, 16):
         for num_drafters in (1, options.sessions):
@@ -187,7 +205,7 @@ def main(arguments: list[str]) -> int:
             case = f"{options.sessions} x {num_nodes} nodes, {num_drafters} drafter{'s' if num_drafters > 1 else ''}"
             print(
                 f"{case:28}{cost.schedule_ms:9.2f}{cost.pack_ms:7.2f}{cost.accept_ms:8.2f}{cost.settle_ms:8.2f}"
-                f"{cost.total_ms:7.2f}{cost.intake_ms:8.2f}{cost.num_nodes:7.1f}{cost.num_committed:8.2f}"
+                f"{cost.learn_ms:7.2f}{cost.total_ms:7.2f}{cost.intake_ms:8.2f}{cost.num_nodes:7.1f}{cost.num_committed:8.2f}"
             )
     return 0
 

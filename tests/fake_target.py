@@ -28,28 +28,24 @@ def answer(prompt: Sequence[int], num_tokens: int) -> list[int]:
 
 
 class FakeTarget:
-    """Implements `StepModel`."""
+    """Implements `StepModel`, as late as a real one may be: rows are computed when their tokens are asked for."""
 
     def __init__(self) -> None:
         self.paths: dict[int, tuple[int, ...]] = {}  # by KV slot
         self.num_rows = 0
 
-    def forward(self, schedule: Schedule) -> list[tuple[int, ...]]:
-        """Paths of the wanted rows, after checking every row's context."""
+    def launch(self, schedule: Schedule) -> "FakeStep":
         batch = pack(schedule)
-        rows = self._run(batch)
         sizes = [1 + item.num_nodes for item in schedule.planned if item.samples]
         assert [len(group.positions) for group in row_groups(schedule)] == sizes
-        return [rows[row] for row in batch.logits_rows]
-
-    def sample(self, schedule: Schedule, logits: list[tuple[int, ...]]) -> list[int]:
-        return [next_token(path) for path in logits]
+        return FakeStep(self, batch)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         moved = [self.paths[slot] for slot in source_slots]
         self.paths.update(zip(target_slots, moved, strict=True))
 
-    def _run(self, batch: PackedBatch) -> list[tuple[int, ...]]:
+    def run(self, batch: PackedBatch) -> list[tuple[int, ...]]:
+        """Paths of the rows, after checking every row's context."""
         assert len(set(batch.slots.tolist())) == len(batch.slots), "two rows write the same slot"
         rows: list[tuple[int, ...]] = []
         for segment in batch.segments:
@@ -74,3 +70,17 @@ class FakeTarget:
                 rows.append(path)
         self.num_rows += len(rows)
         return rows
+
+
+class FakeStep:
+    """Implements `PendingTokens`."""
+
+    is_ready = False
+
+    def __init__(self, target: FakeTarget, batch: PackedBatch) -> None:
+        self._target = target
+        self._batch = batch
+
+    def tokens(self) -> list[int]:
+        rows = self._target.run(self._batch)
+        return [next_token(rows[row]) for row in self._batch.logits_rows]

@@ -130,7 +130,7 @@ class _FakeSession:
         self._opening = opening
         self._trie = DraftTrie([*opening.prompt_ids, *opening.committed_ids], max_live_nodes=256)
         self._news = asyncio.Event()
-        sink.on_writable = self._news.set
+        sink.on_congestion = lambda _: self._news.set()
         self.task = asyncio.create_task(self._run())
 
     def draft(self, nodes: DraftNodes) -> None:

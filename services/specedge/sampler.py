@@ -36,18 +36,25 @@ class Sampler:
         self._noise = TorchNoise(vocab_size, device)
 
     def choose(self, logits: Tensor, groups: Sequence[RowGroup]) -> NDArray[np.int64]:
+        """`choose_on_device`, and wait for it."""
+        chosen: NDArray[np.int64] = self.choose_on_device(logits, groups).cpu().numpy()
+        return chosen
+
+    def choose_on_device(self, logits: Tensor, groups: Sequence[RowGroup]) -> Tensor:
         """The token of each row: the highest score, the lowest id among equals, token 0 when all are filtered.
 
         Args:
             logits: float32 [rows, vocab]; left unchanged.
             groups: the rows in order, as many in all as logits has.
+
+        Returns:
+            int64 [rows], where the logits are.
         """
         if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
             scores = torch.nan_to_num(logits, nan=-torch.inf, posinf=LARGEST, neginf=-torch.inf)
         else:
             scores = self.scores(logits, groups)
-        chosen: NDArray[np.int64] = scores.argmax(dim=-1).cpu().numpy()
-        return chosen
+        return scores.argmax(dim=-1)
 
     def scores(self, logits: Tensor, groups: Sequence[RowGroup]) -> Tensor:
         """Filtered logits / temperature + noise, float32 [rows, vocab]; for greedy rows the edited logits.

@@ -12,12 +12,12 @@ from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionO
 class SessionSink(Protocol):
     """Where the engine puts what it has to say to one session; `opened`, `verdict` and `failed` on the loop thread."""
 
-    on_writable: Callable[[], None] | None
-    """Called on the loop thread when `is_congested` becomes false again; set by the engine."""
+    on_congestion: Callable[[bool], None] | None
+    """Called on the loop thread whenever `is_congested` changes; set by the engine."""
 
     @property
     def is_congested(self) -> bool:
-        """The peer reads too slowly: nothing more should be computed for it yet. May be read from any thread."""
+        """The peer reads too slowly: nothing more should be computed for it yet."""
 
     def opened(self, message: SessionOpened) -> None:
         """The session has been admitted; comes first."""
@@ -68,7 +68,7 @@ class Outbox:
     """
 
     def __init__(self, max_unsent: int) -> None:
-        self.on_writable: Callable[[], None] | None = None
+        self.on_congestion: Callable[[bool], None] | None = None
         self.num_verdicts_taken = 0
         self._max_unsent = max_unsent
         self._messages: deque[SessionOpened | Verdict] = deque()
@@ -121,14 +121,18 @@ class Outbox:
         if isinstance(message, Verdict):
             self.num_verdicts_taken += 1
         if self._is_congested and len(self._messages) <= self._max_unsent // 2:
-            self._is_congested = False
-            if self.on_writable is not None:
-                self.on_writable()
+            self._set_congested(False)
         return message
 
     def _put(self, message: SessionOpened | Verdict) -> None:
         if self._is_closed:
             return
         self._messages.append(message)
-        self._is_congested = self._is_congested or len(self._messages) > self._max_unsent
+        if not self._is_congested and len(self._messages) > self._max_unsent:
+            self._set_congested(True)
         self._changed.set()
+
+    def _set_congested(self, is_congested: bool) -> None:
+        self._is_congested = is_congested
+        if self.on_congestion is not None:
+            self.on_congestion(is_congested)

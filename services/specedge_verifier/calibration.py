@@ -24,6 +24,7 @@ _PRIOR_WEIGHT = 8.0  # verified nodes the drafter's own claim counts for
 _PRIOR_ACCEPTED = _PRIOR_WEIGHT * _CLAIMED
 _MAX_WEIGHT = 400.0
 _AGE = 0.999  # per step, so that a drafter once found worthless is tried again
+_MAX_FITS = 16  # per step; beyond so many drafters each one's curve follows a few steps late
 
 
 class Drafter:
@@ -44,7 +45,8 @@ class Drafter:
 class Calibrations:
     """Maps scores to acceptance probabilities, for at most `max_drafters`; the one unused longest makes room.
 
-    The bins of all drafters are one array, so that a step costs a few array operations however many drafters it has.
+    The bins of all drafters are one array, so that a step costs a few array operations however many drafters it has. So
+    are the curves last fitted to them.
     """
 
     def __init__(self, max_drafters: int = 1024) -> None:
@@ -52,6 +54,10 @@ class Calibrations:
         self._drafters: dict[str, Drafter] = {}
         self._verified = np.zeros((max_drafters, _NUM_BINS))
         self._accepted = np.zeros((max_drafters, _NUM_BINS))
+        self._curves = np.zeros((max_drafters, _NUM_BINS))  # acceptance probability at each bin's centre
+        self._drops = np.zeros((max_drafters, _NUM_BINS))  # by how much it falls until the next bin's
+        self._fitted_at = np.zeros(max_drafters, dtype=np.int64)
+        self._num_observed = 0
 
     def of(self, drafter_id: str) -> Drafter:
         """The drafter with this id, now the one used last."""
@@ -62,6 +68,8 @@ class Calibrations:
                 row = self._drafters.pop(next(iter(self._drafters))).row
             drafter = Drafter(row)
             self._verified[row] = self._accepted[row] = 0.0
+            self._fitted_at[row] = -1
+            self._fit(np.array([row]))
         self._drafters[drafter_id] = drafter
         return drafter
 
@@ -75,29 +83,26 @@ class Calibrations:
             counts: per session, how many nodes it has.
             scores: [num_nodes] the sessions' nodes end to end.
         """
-        rows, owners = self._rows(drafter_ids, counts)
-        weights = self._verified[rows] + _PRIOR_WEIGHT
-        curves = non_increasing((self._accepted[rows] + _PRIOR_ACCEPTED) / weights, weights)
-        drops = np.zeros(curves.shape)
-        np.subtract(curves[:, :-1], curves[:, 1:], out=drops[:, :-1])
         depths = np.minimum(np.maximum(scores / -_BIN_WIDTH - 0.5, 0.0), _NUM_BINS - 1)  # in bins from the first centre
         bins = depths.astype(np.int64)
         depths -= bins
-        bins += owners * _NUM_BINS
-        values: FloatArray = curves.take(bins) - drops.take(bins) * depths
+        bins += np.repeat([self._row(drafter_id) * _NUM_BINS for drafter_id in drafter_ids], counts)
+        values: FloatArray = self._curves.take(bins) - self._drops.take(bins) * depths
         return values
 
     def observe(
         self, drafter_ids: Sequence[str], counts: Sequence[int] | IntArray, scores: FloatArray, accepted: npt.ArrayLike
     ) -> None:
-        """Learn from one step's verified nodes.
+        """Learn from one step's verified nodes, and fit the curves that were fitted longest ago.
 
         Args:
-            drafter_ids, counts: as for `probabilities`.
+            drafter_ids, counts: as for `probabilities`; a drafter without a verified node may get a new curve too.
             scores: [num_nodes] path log-probabilities as the drafters claimed them.
             accepted: [num_nodes] whether each was on the accepted path.
         """
-        rows, owners = self._rows(drafter_ids, counts)
+        index: dict[int, int] = {}
+        of_session = [index.setdefault(self._row(drafter_id), len(index)) for drafter_id in drafter_ids]
+        rows, owners = np.array([*index]), np.repeat(of_session, counts)
         shape = len(rows), _NUM_BINS
         cells = owners * _NUM_BINS + np.minimum((-scores / _BIN_WIDTH).astype(np.int64), _NUM_BINS - 1)
         hits = np.asarray(accepted, dtype=np.float64)
@@ -106,6 +111,8 @@ class Calibrations:
         shrink = np.minimum(1.0, _MAX_WEIGHT / np.maximum(verified, 1.0))
         self._verified[rows] = verified * shrink
         self._accepted[rows] = right * shrink
+        self._num_observed += 1
+        self._fit(rows if len(rows) <= _MAX_FITS else rows[self._fitted_at[rows].argsort(kind="stable")[:_MAX_FITS]])
 
     def age(self) -> None:
         """Forget a little; called once per step."""
@@ -113,12 +120,15 @@ class Calibrations:
         self._verified[:num_drafters] *= _AGE
         self._accepted[:num_drafters] *= _AGE
 
-    def _rows(self, drafter_ids: Sequence[str], counts: Sequence[int] | IntArray) -> tuple[list[int], IntArray]:
-        """Rows of the distinct drafters, and per node which of these is its own."""
-        index: dict[str, int] = {}
-        owners = [index.setdefault(drafter_id, len(index)) for drafter_id in drafter_ids]
-        rows = [self.of(drafter_id).row for drafter_id in index]
-        return rows, np.repeat(owners, counts)
+    def _row(self, drafter_id: str) -> int:
+        return (self._drafters.get(drafter_id) or self.of(drafter_id)).row
+
+    def _fit(self, rows: IntArray) -> None:
+        weights = self._verified[rows] + _PRIOR_WEIGHT
+        curves = non_increasing((self._accepted[rows] + _PRIOR_ACCEPTED) / weights, weights)
+        self._curves[rows] = curves
+        self._drops[rows, :-1] = curves[:, :-1] - curves[:, 1:]
+        self._fitted_at[rows] = self._num_observed
 
 
 def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:

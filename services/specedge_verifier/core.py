@@ -1,13 +1,19 @@
 """The engine without threads, tensors or network: sessions in, verdicts out, one step at a time.
 
 The model is behind `StepModel`, time behind the caller: a real engine runs this on its thread, a simulator in virtual
-time.
+time. A step has two halves, `begin` and `finish`; between them the model may still be computing, and everything else
+about the engine may be called:
+
+Rule 1  What a step computes is fixed when it begins. A draft that arrives later joins its trie at once, also below
+        nodes being verified, and is looked at in the next step.
+Rule 2  A session closed during a step is told nothing more, and keeps its blocks until the step has ended.
+Rule 3  What a step taught is learnt while the model computes the next one.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Any, Protocol
+from typing import Protocol
 
 from specedge.errors import ProtocolError, SpecEdgeError
 from specedge.node_store import IntArray
@@ -22,19 +28,44 @@ from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 
 _MAX_LEAD = 64
+_NEARLY = 0.9  # of a step's expected time
 
 Event = tuple[int, SessionOpened | Verdict | SpecEdgeError]
 """A session's handle and what it is to be told."""
 
 
+class PendingTokens(Protocol):
+    """The target's tokens of a step that has been launched."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `tokens` need not wait for the device."""
+
+    def tokens(self) -> Sequence[int] | IntArray:
+        """The target's token after each sampling row: per planned session that samples, its root and its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """Implements `PendingTokens` where there is nothing to wait for."""
+
+    known: Sequence[int] | IntArray
+
+    @property
+    def is_ready(self) -> bool:
+        """At once."""
+        return True
+
+    def tokens(self) -> Sequence[int] | IntArray:
+        """What is known."""
+        return self.known
+
+
 class StepModel(Protocol):
     """What a step needs of the target model."""
 
-    def forward(self, schedule: Schedule) -> Any:
-        """Compute the planned rows; returns logits in whatever form `sample` takes."""
-
-    def sample(self, schedule: Schedule, logits: Any) -> Sequence[int] | IntArray:
-        """The target's token after each sampling row: per planned session that samples, its root and its nodes."""
+    def launch(self, schedule: Schedule) -> PendingTokens:
+        """Begin to compute the planned rows; the sessions' slots may be read until the tokens are there."""
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy accepted tokens' keys and values to the slots where committed tokens are looked for."""
@@ -51,8 +82,8 @@ class StepReport:
     num_committed: int
     num_moved: int  # accepted tokens whose KV had to be copied
     schedule_s: float
-    forward_s: float
-    sample_s: float
+    forward_s: float  # packing and the forward; on a GPU, launching all of its work
+    sample_s: float  # sampling; on a GPU, waiting for it
     settle_s: float
     draft_s: float = 0.0  # drafting beside the target, before the step
     accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
@@ -70,6 +101,26 @@ class StepResult:
     events: list[Event]
     report: StepReport | None
     wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class StepInFlight:
+    """A step that has begun; without planned sessions there is nothing to compute.
+
+    Attributes:
+        due_s: by the core's clock, when the tokens should nearly be there.
+        closed: sessions closed since it began.
+    """
+
+    schedule: Schedule
+    pending: PendingTokens
+    draft_s: float
+    started_s: float
+    scheduled_s: float
+    launched_s: float
+    learnt_s: float
+    due_s: float
+    closed: list[Session] = field(default_factory=list)
 
 
 class EngineCore:
@@ -98,6 +149,7 @@ class EngineCore:
         self._drafts = drafts
         self._sessions: dict[int, Session] = {}
         self._opened: set[int] = set()
+        self._in_flight: StepInFlight | None = None
 
     @property
     def num_sessions(self) -> int:
@@ -149,11 +201,14 @@ class EngineCore:
         return []
 
     def close(self, handle: int) -> None:
-        """End a session and free its blocks; one that has ended already is left alone."""
+        """End a session and free its blocks (Rule 2); one that has ended already is left alone."""
         session = self._sessions.pop(handle, None)
         self._opened.discard(handle)
         if session is not None:
-            self.scheduler.remove(session)
+            if self._in_flight is None:
+                self.scheduler.remove(session)
+            else:
+                self._in_flight.closed.append(session)
         if self._drafts is not None:
             self._drafts.close(handle)
 
@@ -164,25 +219,43 @@ class EngineCore:
 
     def step(self) -> StepResult:
         """One step of all sessions that have something to compute."""
+        return self.finish(self.begin())
+
+    def begin(self) -> StepInFlight:
+        """Decide what the next step computes, and have the model begin with it."""
+        assert self._in_flight is None, "a step is in flight"
         draft_s = self._drafts.grow(self.scheduler.running, self.scheduler.step_time) if self._drafts else 0.0
         started_s = self._clock()
         schedule = self.scheduler.schedule(started_s)
+        scheduled_s = self._clock()
+        pending = self._model.launch(schedule) if schedule.planned else KnownTokens(())
+        launched_s = self._clock()
+        self.scheduler.learn()
+        due_s = started_s + _NEARLY * self.scheduler.step_time.seconds(schedule.num_rows)
+        step = StepInFlight(schedule, pending, draft_s, started_s, scheduled_s, launched_s, self._clock(), due_s)
+        self._in_flight = step if schedule.planned else None
+        return step
+
+    def finish(self, step: StepInFlight) -> StepResult:
+        """Wait for the model's tokens, accept drafts and book the step."""
+        schedule = step.schedule
+        sampled = step.pending.tokens()
+        sampled_s = self._clock()
+        self._in_flight = None
         if not schedule.planned:
             return StepResult([], None, schedule.wait_s)
-        scheduled_s = self._clock()
-        logits = self._model.forward(schedule)
-        forwarded_s = self._clock()
-        sampled = self._model.sample(schedule, logits)
-        sampled_s = self._clock()
         walks = accept(schedule, sampled)
         num_moved = self._keep_accepted(schedule, walks)
-        events = self._verdicts(schedule, walks, sampled_s - started_s)
-        self.scheduler.settle(schedule, walks, sampled_s, sampled_s - started_s)
+        step_s = sampled_s - step.started_s
+        events = self._verdicts(schedule, walks, step_s)
+        self.scheduler.settle(schedule, walks, sampled_s, step_s)
         self._pass_on(events)
+        for session in step.closed:
+            self.scheduler.remove(session)
         report = report_of(schedule, walks, num_moved)
-        report.schedule_s, report.forward_s = scheduled_s - started_s, forwarded_s - scheduled_s
-        report.sample_s, report.settle_s = sampled_s - forwarded_s, self._clock() - sampled_s
-        report.draft_s = draft_s
+        report.draft_s, report.schedule_s = step.draft_s, step.scheduled_s - step.started_s
+        report.forward_s, report.sample_s = step.launched_s - step.scheduled_s, sampled_s - step.learnt_s
+        report.settle_s = self._clock() - sampled_s + step.learnt_s - step.launched_s
         return StepResult(events, report)
 
     def _keep_accepted(self, schedule: Schedule, walks: list[Walk | None]) -> int:
@@ -208,6 +281,8 @@ class EngineCore:
         for item, path in zip(schedule.planned, walks, strict=True):
             session = item.session
             handle = session.handle
+            if handle not in self._sessions:
+                continue
             if handle not in self._opened:
                 self._opened.add(handle)
                 opened = SessionOpened(session.num_cached, self._info.max_live_nodes, self._info.max_nodes_per_message)
@@ -256,9 +331,11 @@ def accept(schedule: Schedule, sampled: Sequence[int] | IntArray) -> list[Walk |
 
 def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
     """How far ahead of the frontier drafting still pays: what is committed until the next draft can arrive."""
-    if session.gap.late_s == inf or step_s <= 0:
+    late_s = session.gap.late_s
+    if late_s == inf or step_s <= 0:
         return 0
-    return min(_MAX_LEAD, ceil(num_tokens * (1 + session.gap.late_s / step_s)))
+    lead = ceil(num_tokens * (1 + late_s / step_s))
+    return lead if lead < _MAX_LEAD else _MAX_LEAD
 
 
 def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:

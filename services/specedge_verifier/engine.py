@@ -1,7 +1,7 @@
 """The engine thread: commands in from the event loop, events out to it, `EngineCore` in between.
 
 One bridge each way and no lock below it: commands go through a thread-safe deque that the thread empties before every
-step; the events of a step reach the loop in one call.
+step and while the device computes one; the events of a step reach the loop in one call.
 """
 
 import logging
@@ -10,6 +10,7 @@ import time
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -23,11 +24,14 @@ from specedge.errors import (
 )
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
-from specedge_verifier.core import EngineCore, Event, StepReport
+from specedge_verifier.core import EngineCore, Event, StepInFlight, StepReport
 
 logger = logging.getLogger(__name__)
 
 _Command = Callable[[], list[Event] | None]
+
+_LOOK_S = 1e-3
+"""How often a step in flight is looked at; one that is over sooner than expected is noticed so much later at most."""
 
 MAX_QUEUED_DRAFTS = 256
 """Draft messages of one session that may wait for the engine thread; an edge that keeps to max_budget sends fewer."""
@@ -67,6 +71,7 @@ class EngineThread:
         self._sinks: dict[int, SessionSink] = {}  # changed on the loop thread only
         self._drafts: dict[int, deque[DraftNodes]] = {}  # not yet taken by the engine thread
         self._commands: deque[_Command] = deque()
+        self._report: StepReport | None = None  # of the last step, not yet observed
         self._news = threading.Event()
         self._next_handle = 0
         self._is_draining = False
@@ -109,8 +114,10 @@ class EngineThread:
         handle = self._next_handle
         self._next_handle += 1
         self._sinks[handle], self._drafts[handle] = sink, deque()
-        sink.on_writable = self._news.set
+        sink.on_congestion = partial(self._pause, handle)
         self._post(lambda: self._core.open(handle, message))
+        if sink.is_congested:
+            self._pause(handle, True)
         return handle
 
     def draft(self, handle: int, nodes: DraftNodes) -> None:
@@ -128,6 +135,9 @@ class EngineThread:
         if self._forget(handle) is not None:
             self._post(lambda: self._core.close(handle))
 
+    def _pause(self, handle: int, is_paused: bool) -> None:
+        self._post(lambda: self._core.pause(handle, is_paused))
+
     def _post(self, command: _Command) -> None:
         self._commands.append(command)
         self._news.set()
@@ -135,27 +145,39 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while not self._is_stopping:
-                self._news.clear()
-                self._deliver(self._take_commands())
-                # A copy: iterating may run the garbage collector, hence other code, while the loop opens a session.
-                for handle, sink in self._sinks.copy().items():
-                    self._core.pause(handle, sink.is_congested)
-                result = self._core.step()
-                if result.report is not None:
-                    self._observer.step(result.report)
-                    self._deliver(result.events)
-                else:
+                self._obey()
+                step = self._core.begin()
+                self._work_beside(step)
+                result = self._core.finish(step)
+                self._deliver(result.events)
+                self._observe()
+                self._report = result.report
+                if result.report is None:
                     self._news.wait(None if result.wait_s == inf else result.wait_s)
         except BaseException as error:
             logger.exception("the engine thread has died")
             self._error = error
             self._call_on_loop(self._fail_all)
 
-    def _take_commands(self) -> list[Event]:
+    def _work_beside(self, step: StepInFlight) -> None:
+        """Do what waits while the device computes; when it is nearly done, it is waited for and nothing else."""
+        while not step.pending.is_ready and (spare_s := step.due_s - monotonic_s()) > 0:
+            self._observe()
+            self._obey()
+            self._news.wait(min(spare_s, _LOOK_S))
+
+    def _obey(self) -> None:
+        """Carry out the commands that have come."""
+        self._news.clear()
         events: list[Event] = []
         while self._commands:
             events += self._commands.popleft()() or ()
-        return events
+        self._deliver(events)
+
+    def _observe(self) -> None:
+        if self._report is not None:
+            self._observer.step(self._report)
+            self._report = None
 
     def _deliver(self, events: list[Event]) -> None:
         if events:

@@ -13,33 +13,36 @@ def pack(schedule: Schedule) -> PackedBatch:
     trees = schedule.trees
     own_slots, segments = [], []
     chunk_tokens: list[int] = []
-    chunk_rows: list[int] = []
-    chunk_positions: list[int] = []
-    roots: list[int] = []
     masks = iter(tree_masks(trees))
-    first = 0
     for item in schedule.planned:
-        session, start, num_chunk, num_nodes = item.session, item.start, item.num_chunk, item.num_nodes
-        end, root = start + num_chunk, first + num_chunk - 1
-        chunk_tokens += session.trie.committed[start:end]
-        chunk_positions += range(start, end)
-        chunk_rows += range(first, root + 1)
-        context = session.blocks.slots(0, end + num_nodes)
+        session, start, num_chunk = item.session, item.start, item.num_chunk
+        end = start + num_chunk
+        num_rows = num_chunk + item.num_nodes
+        if num_chunk == 1:
+            chunk_tokens.append(session.trie.committed[start])
+        else:
+            chunk_tokens += session.trie.committed[start:end]
+        context = session.blocks.slots(0, start + num_rows)
         own_slots.append(context[start:])
-        mask = None
-        if item.samples:
-            roots.append(root)
-            mask = next(masks)
-            if mask is not None and num_chunk > 1:
-                mask = below_chunk(mask, num_chunk)
-        segments.append(Segment(num_chunk + num_nodes, context, mask))
-        first = root + 1 + num_nodes
-    is_wanted = np.ones(first, dtype=np.bool_)
+        mask = next(masks) if item.samples else None
+        if mask is not None and num_chunk > 1:
+            mask = below_chunk(mask, num_chunk)
+        segments.append(Segment(num_rows, context, mask))
+    starts, chunks, num_nodes, samples = np.array(
+        [(item.start, item.num_chunk, item.num_nodes, item.samples) for item in schedule.planned], dtype=np.int64
+    ).T
+    ends = (chunks + num_nodes).cumsum()
+    roots = ends - num_nodes - 1
+    behind = chunks.cumsum().repeat(chunks) - np.arange(1, len(chunk_tokens) + 1)  # rows from each to its chunk's last
+    chunk_rows = roots.repeat(chunks) - behind
+    num_rows = int(ends[-1])
+    is_wanted = np.ones(num_rows, dtype=np.bool_)
     is_wanted[chunk_rows] = False
-    token_ids, positions = np.empty((2, first), dtype=np.int64)
+    token_ids, positions = np.empty((2, num_rows), dtype=np.int64)
     token_ids[chunk_rows], token_ids[is_wanted] = chunk_tokens, trees.token_ids
-    positions[chunk_rows], positions[is_wanted] = chunk_positions, trees.positions
-    is_wanted[roots] = True
+    positions[chunk_rows] = (starts + chunks - 1).repeat(chunks) - behind
+    positions[is_wanted] = trees.positions
+    is_wanted[roots[samples != 0]] = True
     return PackedBatch(
         token_ids=token_ids,
         positions=positions,

@@ -7,7 +7,8 @@ Rule 2  Every decoding session in the step gets its root row first; then chunks 
         nodes of all sessions in order of what they are worth (draft_budget).
 Rule 3  Short of blocks, draft nodes go first; then the newest session is preempted. A running session never fails
         for lack of blocks.
-Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought.
+Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought, and
+        `learn` makes later decisions better by it.
 """
 
 from bisect import insort
@@ -26,7 +27,7 @@ from specedge_verifier.draft_budget import draft_budget
 from specedge_verifier.draft_trees import DraftTrees, bare_roots, lay_out
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
-from specedge_verifier.waiting import BatchType, Decision, Readiness, decide
+from specedge_verifier.waiting import REST, RUN_ALL, BatchType, Decision, Readiness, decide
 
 _order = attrgetter("order")
 _item_order = attrgetter("session.order")
@@ -90,6 +91,10 @@ class Schedule:
         return sum(item.num_chunk for item in self.planned) + len(self.trees.rows)
 
 
+Lesson = tuple[Schedule, list[Walk | None], float]
+"""A finished step, its walks and its seconds."""
+
+
 class Scheduler:
     """Decides steps and books their results; knows no tensors.
 
@@ -109,6 +114,7 @@ class Scheduler:
         self.running: list[Session] = []
         self.num_preemptions = 0
         self._free_since_s = 0.0
+        self._lesson: Lesson | None = None
 
     def add(self, session: Session) -> None:
         insort(self.waiting, session, key=_order)
@@ -129,7 +135,7 @@ class Scheduler:
         return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf)
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
-        """Book a finished step: commit, keep the accepted path's KV, free the rest, learn.
+        """Book a finished step: commit, keep the accepted path's KV, free the rest.
 
         Args:
             schedule: as returned by `schedule`.
@@ -137,7 +143,6 @@ class Scheduler:
             now_s: time of the verdicts.
             step_s: how long the step took.
         """
-        self._calibrate(schedule, walks)
         for item, walk in zip(schedule.planned, walks, strict=True):
             session = item.session
             trie, num_computed = session.trie, item.start + item.num_chunk
@@ -151,25 +156,30 @@ class Scheduler:
                 session.ready_since_s = now_s if has_nodes or not session.is_drafted else None
             session.num_computed = num_computed
             session.blocks.settle(trie.committed, num_computed)
-        self.step_time.observe(schedule.num_rows, step_s)
+        self._lesson = schedule, walks, step_s
         self._free_since_s = now_s
 
-    def _calibrate(self, schedule: Schedule, walks: list[Walk | None]) -> None:
-        """Learn what scores were worth, drafter by drafter."""
-        scores = schedule.trees.scores
-        if len(scores):
-            drafters, counts, num_accepted = [], [], []
-            rows: list[int] = []
-            for item, walk in zip(schedule.planned, walks, strict=True):
-                if item.num_nodes and walk is not None:
+    def learn(self) -> None:
+        """Learn from the last finished step how long steps take and what scores were worth, drafter by drafter."""
+        if self._lesson is None:
+            return
+        (schedule, walks, step_s), self._lesson = self._lesson, None
+        self.step_time.observe(schedule.num_rows, step_s)
+        self.calibrations.age()
+        drafters, counts, accepted = [], [], []
+        trees = schedule.trees
+        roots = iter(trees.roots.tolist())
+        for item, walk in zip(schedule.planned, walks, strict=True):
+            if walk is not None:
+                root = next(roots)
+                accepted += [root + row for row in walk.rows]
+                if item.session.speculative:
                     drafters.append(item.session.drafter_id)
                     counts.append(item.num_nodes)
-                    num_accepted.append(len(walk.rows))
-                    rows += walk.rows
-            is_accepted = np.zeros(len(scores))
-            is_accepted[np.array(rows, dtype=np.int64) - 1 + np.repeat(np.cumsum(counts) - counts, num_accepted)] = 1.0
-            self.calibrations.observe(drafters, counts, scores, is_accepted)
-        self.calibrations.age()
+        if drafters:
+            is_accepted = np.zeros(trees.num_rows)
+            is_accepted[accepted] = 1.0
+            self.calibrations.observe(drafters, counts, trees.scores, is_accepted[trees.rows])
 
     def _admit(self) -> None:
         """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
@@ -185,6 +195,8 @@ class Scheduler:
             insort(self.running, self.waiting.pop(0), key=_order)
 
     def _decide(self, now_s: float) -> Decision:
+        if self.limits.batch_type is BatchType.READY:  # never waits, whatever the sessions have
+            return RUN_ALL if any(not session.is_paused for session in self.running) else REST
         has_urgent, num_ready, num_fillable = False, 0, 0
         for session in self.running:
             if session.is_paused:
@@ -197,7 +209,7 @@ class Scheduler:
             else:
                 num_fillable += 1
         if not (has_urgent or num_ready or num_fillable):
-            return Decision(run=False, fill=False, wait_s=inf)
+            return REST
         idle_s = max(0.0, now_s - self._free_since_s)
         readiness = Readiness(has_urgent, num_ready, num_fillable, idle_s)
         return decide(self.limits.batch_type, readiness, self.limits.stall_s)
@@ -272,8 +284,11 @@ class Scheduler:
                 blocks, end = item.session.blocks, item.start + item.num_chunk
                 item.num_nodes = count
                 if end + count > blocks.num_slots:
-                    item.num_nodes = min(count, blocks.num_slots - end + self.pool.num_free * self.pool.block_size)
-                    blocks.reserve(end + item.num_nodes)
+                    try:
+                        blocks.reserve(end + count)
+                    except OutOfBlocks:
+                        item.num_nodes = blocks.num_slots - end + self.pool.num_free * self.pool.block_size
+                        blocks.reserve(end + item.num_nodes)
         ends = counts.cumsum() - counts + [item.num_nodes for item in drafted]
         is_chosen = np.arange(len(places)) < ends.take(owners)
         roots = [item.session.trie.root_place for item in sampling]

@@ -7,7 +7,9 @@ import torch
 
 from specedge.model.runner import ModelRunner
 from specedge.node_store import IntArray
+from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
+from specedge_verifier.core import KnownTokens, PendingTokens
 from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
 
@@ -23,16 +25,63 @@ class TargetModel:
     def __init__(self, runner: ModelRunner, sampler: Sampler) -> None:
         self._runner = runner
         self._sampler = sampler
+        self._host_tokens = torch.empty(0, dtype=torch.int64)  # pinned; on a GPU only
 
-    def forward(self, schedule: Schedule) -> torch.Tensor:
-        """Logits of all sampling rows, float32 [num_wanted, vocab]."""
-        return self._runner.forward(pack(schedule))
-
-    def sample(self, schedule: Schedule, logits: torch.Tensor) -> IntArray:
-        """The target's token after each sampling row."""
+    def launch(self, schedule: Schedule) -> PendingTokens:
+        """Compute the planned rows; on a GPU, begin to."""
+        logits = self._runner.forward(pack(schedule))
         groups = row_groups(schedule)
-        return self._sampler.choose(logits, groups) if groups else np.empty(0, dtype=np.int64)
+        if not groups:
+            return KnownTokens(np.empty(0, dtype=np.int64))
+        if self._runner.device.type != "cuda":
+            return UnsampledTokens(self._sampler, logits, groups)
+        if len(self._host_tokens) < len(logits):
+            self._host_tokens = torch.empty(2 * len(logits), dtype=torch.int64, pin_memory=True)
+        return CopiedTokens(self._sampler.choose_on_device(logits, groups), self._host_tokens)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy keys and values between slots in all layers."""
         self._runner.copy_kv(np.asarray(source_slots, dtype=np.int64), np.asarray(target_slots, dtype=np.int64))
+
+
+class UnsampledTokens:
+    """Implements `PendingTokens` on the CPU: the rows are computed, sampling waits until it is asked for."""
+
+    is_ready = True
+
+    def __init__(self, sampler: Sampler, logits: torch.Tensor, groups: Sequence[RowGroup]) -> None:
+        self._sampler = sampler
+        self.logits = logits
+        self._groups = groups
+
+    def tokens(self) -> IntArray:
+        """Samples."""
+        return self._sampler.choose(self.logits, self._groups)
+
+
+class CopiedTokens:
+    """Implements `PendingTokens` on a GPU: tokens on their way to the host.
+
+    All that is ever waited for is their copy, which the device makes after everything launched before it.
+
+    Args:
+        tokens: int64 [num_tokens] on the device.
+        host_tokens: pinned, at least as long; used again by the next step.
+    """
+
+    def __init__(self, tokens: torch.Tensor, host_tokens: torch.Tensor) -> None:
+        self._tokens = host_tokens[: len(tokens)]
+        self._tokens.copy_(tokens, non_blocking=True)
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._copied.record(torch.cuda.current_stream(tokens.device))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the copy has been made."""
+        return bool(self._copied.query())  # type: ignore[no-untyped-call]
+
+    def tokens(self) -> IntArray:
+        """Waits for the copy; the array is overwritten by the next step."""
+        self._copied.synchronize()
+        copied: IntArray = self._tokens.numpy()
+        return copied

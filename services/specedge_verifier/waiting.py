@@ -10,6 +10,7 @@ Rule 3  `static` and `dynamic` are the published alternatives, kept for comparis
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 
 class BatchType(StrEnum):
@@ -47,6 +48,7 @@ class Decision:
 
 
 RUN_ALL = Decision(run=True, fill=True)
+REST = Decision(run=False, fill=False, wait_s=inf)
 
 
 def decide(batch_type: BatchType, readiness: Readiness, stall_s: float) -> Decision:

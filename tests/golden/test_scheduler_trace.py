@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fake_target import VOCAB_SIZE, FakeTarget, answer
+from fake_target import VOCAB_SIZE, FakeStep, FakeTarget, answer
 
 from specedge.block_pool import BlockPool
 from specedge.sampling import SamplingParams
@@ -68,14 +68,14 @@ class Recorder(FakeTarget):
         self.core.close(next(handle for handle, own in self.names.items() if own == name))
         self.lines.append(f"close {name}")
 
-    def forward(self, schedule: Schedule) -> list[tuple[int, ...]]:
+    def launch(self, schedule: Schedule) -> FakeStep:
         self.now_s += STEP_S
         for item in schedule.planned:
             name = self.names[item.session.handle]
             what = f"tokens {item.start}..{item.start + item.num_chunk - 1}"
             tree = f" and {item.num_nodes} draft nodes" if item.num_nodes else ""
             self.lines.append(f"  {name}: {what}{tree}{', samples' if item.samples else ''}")
-        return super().forward(schedule)
+        return super().launch(schedule)
 
     def step(self) -> None:
         preempted = self.scheduler.num_preemptions

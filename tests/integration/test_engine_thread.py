@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
-from fake_target import VOCAB_SIZE, FakeTarget, answer
+from fake_target import VOCAB_SIZE, FakeStep, FakeTarget, answer
 from fakes import serving, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -57,21 +57,52 @@ class Target(FakeTarget):
     def release(self) -> None:
         self._released.set()
 
-    def forward(self, schedule: Schedule) -> list[tuple[int, ...]]:
+    def launch(self, schedule: Schedule) -> FakeStep:
         self.num_forwards += 1
         if self.num_forwards == self._holds_at:
             self._held.set()
             self._released.wait(TIMEOUT_S)
         if self.num_forwards == self._fails_at:
             raise RuntimeError("the device was lost")
-        return super().forward(schedule)
+        return super().launch(schedule)
+
+
+class Device(Target):
+    """A target that computes beside the engine thread; its steps end when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_done = threading.Event()
+
+    def launch(self, schedule: Schedule) -> FakeStep:
+        return DeviceStep(self, super().launch(schedule))
+
+    def release(self) -> None:
+        super().release()
+        self.is_done.set()
+
+
+class DeviceStep(FakeStep):
+    """Implements `PendingTokens`."""
+
+    def __init__(self, device: Device, step: FakeStep) -> None:
+        self._device = device
+        self._step = step
+
+    @property
+    def is_ready(self) -> bool:
+        return self._device.is_done.is_set()
+
+    def tokens(self) -> list[int]:
+        assert self._device.is_done.wait(TIMEOUT_S)
+        return self._step.tokens()
 
 
 class Sink:
     """Records what a session is told, and on which thread."""
 
     def __init__(self, is_congested: bool = False) -> None:
-        self.on_writable: Callable[[], None] | None = None
+        self.on_congestion: Callable[[bool], None] | None = None
         self.is_congested = is_congested
         self.events: list[SessionOpened | Verdict | SpecEdgeError] = []
         self.threads: set[int] = set()
@@ -141,11 +172,16 @@ class Snapshot:
 
 @asynccontextmanager
 async def running(
-    target: Target, *, max_sessions: int = 8, max_batch_size: int = 4, steps: Steps | None = None
+    target: Target,
+    *,
+    max_sessions: int = 8,
+    max_batch_size: int = 4,
+    steps: Steps | None = None,
+    expected_step_s: float = 0.001,
 ) -> AsyncIterator[OpenEngine]:
     """An engine thread, stopped at the end."""
     limits = SchedulerLimits(max_batch_size, max_num_batched_tokens=64, max_tree_nodes=8)
-    scheduler = Scheduler(BlockPool(256, 4), limits, StepTime(64, [(1, 0.001), (64, 0.0012)]))
+    scheduler = Scheduler(BlockPool(256, 4), limits, StepTime(64, [(1, expected_step_s), (64, 1.2 * expected_step_s)]))
     core = EngineCore(scheduler, target, INFO, monotonic_s)
     engine = OpenEngine(core, INFO, max_sessions, asyncio.get_running_loop(), steps or Steps())
     engine.start()
@@ -270,6 +306,31 @@ async def test_closing_frees_the_blocks_before_the_next_step() -> None:
         assert await look_into(engine) == Snapshot(num_sessions=0, num_held=0)
 
 
+async def test_commands_are_carried_out_while_the_device_computes() -> None:
+    device, right = Device(), answer(PROMPT, 60)
+    async with running(device, expected_step_s=TIMEOUT_S) as engine:
+        leaving, staying = Sink(), Sink()
+        handle = engine.open(opening(60, system="specedge", drafter_id="d"), staying)
+        leaving_handle = engine.open(opening(60, OTHER_PROMPT), leaving)
+        await until(lambda: device.num_forwards == 1, TIMEOUT_S)
+        during = await look_into(engine)
+        assert (during.num_sessions, device.num_forwards) == (2, 1)
+
+        engine.draft(handle, DraftNodes(right[:3], [~5, 0, 1], [-0.1] * 3))
+        engine.close(leaving_handle)
+        trees: list[int] = []
+        engine.inspect(lambda core: trees.extend(s.trie.num_live for s in core.scheduler.running))
+        after = await look_into(engine)
+        assert device.num_forwards == 1, "the first step has not ended"
+        assert sorted(trees) == [0, 3], "the draft is there before the step has ended"
+        assert after == Snapshot(num_sessions=1, num_held=during.num_held), "a step in flight needs its blocks"
+
+        device.release()
+        assert await staying.answer() == right
+        assert leaving.events == []
+        assert await look_into(engine) == Snapshot(num_sessions=0, num_held=0)
+
+
 async def test_sessions_beyond_the_bound_are_refused_and_there_is_room_again_after_one_ends() -> None:
     target = Target(holds_at=1)
     async with running(target, max_sessions=3, max_batch_size=1) as engine:
@@ -297,8 +358,8 @@ async def test_a_slow_reader_pauses_its_own_session_only() -> None:
         assert (await look_into(engine)).num_sessions == 1
         assert slow.events == []
         slow.is_congested = False
-        assert slow.on_writable is not None
-        slow.on_writable()
+        assert slow.on_congestion is not None
+        slow.on_congestion(False)
         assert await slow.answer() == answer(PROMPT, 50)
 
 

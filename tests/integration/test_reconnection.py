@@ -118,12 +118,12 @@ async def test_a_silent_verifier_counts_as_broken() -> None:
 
 
 def skip_a_token(handle: int, verdict: Verdict) -> Verdict:
-    return replace(verdict, first_position=verdict.first_position + (handle == 0 and verdict.first_position > 10))
+    return verdict._replace(first_position=verdict.first_position + (handle == 0 and verdict.first_position > 10))
 
 
 def leave_the_vocabulary(handle: int, verdict: Verdict) -> Verdict:
     is_bad = handle == 0 and verdict.first_position > 10
-    return replace(verdict, token_ids=(VOCAB_SIZE,)) if is_bad else verdict
+    return verdict._replace(token_ids=(VOCAB_SIZE,)) if is_bad else verdict
 
 
 @pytest.mark.parametrize("tamper", [skip_a_token, leave_the_vocabulary])

@@ -20,11 +20,11 @@ from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, Verdict
-from specedge_verifier.core import EngineCore
+from specedge_verifier.core import EngineCore, PendingTokens
 from specedge_verifier.packing import tree_paths
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
-from specedge_verifier.target_model import TargetModel
+from specedge_verifier.target_model import TargetModel, UnsampledTokens
 
 TARGET = resolve_model("demo", "target")
 TOLERANCE = 1e-5
@@ -68,8 +68,9 @@ class CapturingTarget(TargetModel):
         super().__init__(runner, sampler)
         self._seen = seen
 
-    def forward(self, schedule: Schedule) -> torch.Tensor:
-        logits = super().forward(schedule)
+    def launch(self, schedule: Schedule) -> PendingTokens:
+        pending = super().launch(schedule)
+        logits = pending.logits if isinstance(pending, UnsampledTokens) else torch.empty(0)
         first = 0
         for index, item in enumerate(item for item in schedule.planned if item.samples):
             paths = tree_paths(schedule.trees, index)
@@ -78,7 +79,7 @@ class CapturingTarget(TargetModel):
             first += len(paths)
         assert first == len(logits)
         self._seen.num_trees = max(self._seen.num_trees, int(np.count_nonzero(schedule.trees.sizes)))
-        return logits
+        return pending
 
 
 @cache

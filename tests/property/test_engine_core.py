@@ -1,7 +1,8 @@
 """The engine core under every interleaving: whatever edges draft and whenever blocks run out, the text is the target's.
 
 The fake target checks each row's KV context, so these runs also hold packing, masks, slot moves, the prefix cache and
-preemption to account.
+preemption to account. It does so when its tokens are asked for: whatever happens while a step is in flight must leave
+what the step reads alone.
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from specedge.block_pool import BlockPool
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
-from specedge_verifier.core import EngineCore
+from specedge_verifier.core import EngineCore, StepInFlight
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import BatchType
@@ -45,6 +46,8 @@ class EngineCoreMachine(RuleBasedStateMachine):
         self.live: list[int] = []
         self.num_nodes: dict[int, int] = {}
         self.next_handle = 0
+        self.in_flight: StepInFlight | None = None
+        self.planned: set[int] = set()
 
     def tick(self) -> float:
         self.now_s += 0.001
@@ -99,6 +102,7 @@ class EngineCoreMachine(RuleBasedStateMachine):
             scores.append(-data.draw(st.floats(0, 3)))
         self.num_nodes[handle] += len(tokens)
         assert self.core.draft(handle, DraftNodes(tokens, parents, scores)) == []
+        SEEN.update(drafted_in_flight=handle in self.planned and self.in_flight is not None)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), length=st.integers(1, 6), side=st.sampled_from(["none", "likelier", "less likely"]))
@@ -125,8 +129,12 @@ class EngineCoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         handle = data.draw(st.sampled_from(self.live))
+        num_held = self.pool.num_held
         self.live.remove(handle)
         self.core.close(handle)
+        if self.in_flight is not None:
+            assert self.pool.num_held == num_held, "a step in flight may still write to the session's blocks"
+            SEEN.update(closed_in_flight=handle in self.planned)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), is_paused=st.booleans())
@@ -138,9 +146,26 @@ class EngineCoreMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.step()
 
+    @precondition(lambda self: self.live and self.in_flight is None)
+    @rule()
+    def begin_a_step(self) -> None:
+        """What comes next, until the step is finished, happens while the model computes."""
+        step = self.core.begin()
+        self.planned = {item.session.handle for item in step.schedule.planned}
+        if self.planned:
+            self.in_flight = step
+        else:
+            self.finish(step)
+
     def step(self) -> None:
+        if self.in_flight is not None:
+            self.finish(self.in_flight)
+        self.finish(self.core.begin())
+
+    def finish(self, step: StepInFlight) -> None:
         before = self.target.num_rows
-        result = self.core.step()
+        self.in_flight = None
+        result = self.core.finish(step)
         if result.report is not None:
             SEEN.update(
                 moved=result.report.num_moved,
@@ -153,6 +178,7 @@ class EngineCoreMachine(RuleBasedStateMachine):
             assert not result.events and result.wait_s > 0
             self.now_s += min(result.wait_s, 1.0)
         for handle, event in result.events:
+            assert handle in self.live, "a closed session is told nothing more"
             if isinstance(event, SessionOpened):
                 assert handle not in self.opened, "opened twice"
                 self.opened.add(handle)
@@ -173,7 +199,7 @@ class EngineCoreMachine(RuleBasedStateMachine):
             assert self.core.num_sessions == len(self.live)
             tries = [session.trie for session in (*self.scheduler.running, *self.scheduler.waiting)]
             assert self.scheduler.store.num_taken == sum(1 + trie.num_live for trie in tries)
-            if not self.live:
+            if not self.live and self.in_flight is None:
                 assert self.pool.num_held == 0
 
     def teardown(self) -> None:
@@ -186,6 +212,8 @@ class EngineCoreMachine(RuleBasedStateMachine):
             self.step()
             steps += 1
             assert steps < 2000, "no progress"
+        if self.in_flight is not None:
+            self.step()
         self.nothing_leaks()
         SEEN.update(preempted=self.scheduler.num_preemptions, cached=self.pool.stats.hits)
 
@@ -196,4 +224,5 @@ TestEngineCore.settings = settings(max_examples=200, stateful_step_count=60, dea
 
 def test_the_machine_reached_what_it_is_for() -> None:
     """Runs after the machine: a run in which nothing was moved, accepted, preempted or cached would prove nothing."""
-    assert min(SEEN[what] for what in ("moved", "accepted", "prefill", "preempted", "cached")) > 20, SEEN
+    what = ("moved", "accepted", "prefill", "preempted", "cached", "drafted_in_flight", "closed_in_flight")
+    assert min(SEEN[kind] for kind in what) > 20, SEEN

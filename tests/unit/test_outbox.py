@@ -44,13 +44,8 @@ async def test_a_client_that_has_left_is_sent_nothing_more() -> None:
 
 async def test_congestion_begins_above_the_bound_and_ends_at_half_of_it() -> None:
     outbox = Outbox(max_unsent=4)
-    num_calls = 0
-
-    def on_writable() -> None:
-        nonlocal num_calls
-        num_calls += 1
-
-    outbox.on_writable = on_writable
+    told: list[bool] = []
+    outbox.on_congestion = told.append
     congested = []
     for position in range(5):
         outbox.verdict(Verdict(position, (5,)))
@@ -61,4 +56,4 @@ async def test_congestion_begins_above_the_bound_and_ends_at_half_of_it() -> Non
         await outbox.get()
         congested.append(outbox.is_congested)
     assert congested == [True, True, False, False, False]
-    assert num_calls == 1
+    assert told == [True, False]

@@ -6,7 +6,7 @@ says what each field means.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from specedge.errors import InvalidRequest, SpecEdgeError
 from specedge.sampling import SamplingParams
@@ -65,8 +65,7 @@ class SessionOpened:
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Verifier to edge: tokens committed by one verification. The k-th verdict of a stream has number k."""
 
     first_position: int

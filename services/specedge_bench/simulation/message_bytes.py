@@ -22,7 +22,7 @@ def open_bytes(message: OpenSession) -> int:
 
 def verdict_bytes(verdict: Verdict) -> int:
     """Of one verdict."""
-    sized = replace(verdict, token_ids=(_TOKEN,) * len(verdict.token_ids))
+    sized = verdict._replace(token_ids=(_TOKEN,) * len(verdict.token_ids))
     return int(encode_response(sized).ByteSize()) + FRAMING_BYTES
 
 

@@ -15,6 +15,7 @@ from specedge.drafting.growth import Candidates
 from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.acceptance_trace import NOT_AMONG, AcceptanceTrace
 from specedge_bench.simulation.events import DeviceClock
+from specedge_verifier.core import KnownTokens
 from specedge_verifier.scheduler import Schedule
 
 TRUE_TOKEN = 0
@@ -35,15 +36,12 @@ class ModelledTarget:
         self._clock = clock
         self._host_s = host_s
 
-    def forward(self, schedule: Schedule) -> None:
-        """Takes the step's time."""
+    def launch(self, schedule: Schedule) -> KnownTokens:
+        """Takes the step's time; the tokens below wrong nodes are not looked at."""
         planned = schedule.planned
         kv_tokens = sum(item.start + item.num_rows for item in planned)
         self._clock.work(self._curve.seconds(schedule.num_rows, kv_tokens, len(planned)) + self._host_s)
-
-    def sample(self, schedule: Schedule, logits: None) -> Sequence[int]:
-        """The target's tokens; below wrong nodes they are not looked at."""
-        return [TRUE_TOKEN] * schedule.trees.num_rows
+        return KnownTokens([TRUE_TOKEN] * schedule.trees.num_rows)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Nothing is there to be copied."""

@@ -1,11 +1,14 @@
-"""min_p, top_k and top_p on batches of rows, in place: a filtered token's score becomes minus infinity.
+"""min_p, top_k and top_p on batches of rows: a filtered token's score becomes minus infinity.
 
 Each filter keeps the first tokens of the row's ranking (higher score first, lower id first among equals), so it comes
 down to finding the last token kept. Ranking uses integers that hold score and id together: they are all different, so
 the result does not depend on how a device breaks ties, and no row is sorted further than its filter needs.
+
+Hardly ever is more than a hundred tokens kept. So `keep_leaders` ranks that many, applies all filters to them and tells
+which rows would have kept more; `keep_min_p`, `keep_top_k` and `keep_top_p` do such rows in place, whatever they keep.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +21,105 @@ _ALL_BUT_SIGN: Final = 0x7FFFFFFF
 _MAX_ID: Final = 0xFFFFFFFF
 _LOWEST_KEY: Final = -0x7F800001 << 32
 """Not above any token's key; its score is minus infinity."""
+
+_NO_WAIT: Final = ("cpu",)
+"""Kinds of device whose results are on the host as soon as they are asked for."""
+
+NARROW: Final = 2**14
+"""A vocabulary up to here is ranked whole with little more effort than its best tokens."""
+
+_BLOCK: Final = 64
+"""Tokens whose best one stands for all when leaders are looked for."""
+
+
+class Limits(NamedTuple):
+    """The filters of a batch of rows.
+
+    Attributes:
+        log_min_p: float32 [rows]; minus infinity: no limit.
+        top_k: int64 [rows]; above the vocabulary: no limit.
+        top_p: float64 [rows]; above 1: no limit.
+        has_min_p, has_top_p: whether any row has that limit.
+        plain_nuclei: int64 [num_plain], the rows whose only limit is top_p, so that their whole vocabulary's mass
+            counts; None: all rows.
+    """
+
+    log_min_p: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    has_min_p: bool
+    has_top_p: bool
+    plain_nuclei: Tensor | None
+
+
+class Leaders(NamedTuple):
+    """The best tokens of each row, best first.
+
+    Attributes:
+        token_ids: int64 [rows, width].
+        scores: float32 [rows, width]; minus infinity where filtered.
+        is_cut: bool [rows], whether the row's filters may keep tokens that are not among the leaders.
+    """
+
+    token_ids: Tensor
+    scores: Tensor
+    is_cut: Tensor
+
+
+def keep_leaders(scores: Tensor, width: int, limits: Limits) -> Leaders:
+    """The `width` best tokens of each row that its filters keep; nothing waits for the device.
+
+    Args:
+        scores: float32 [rows, vocab], without NaN.
+        width: 1..vocab.
+        limits: the rows' filters.
+    """
+    keys = leading_keys(scores, width)
+    leading = _scores_of(keys)
+    best = leading[:, :1]
+    ranks = torch.arange(width, device=scores.device)
+    is_kept = ranks < limits.top_k[:, None]
+    is_cut = limits.top_k > width
+    if limits.has_min_p:
+        is_kept &= leading >= best + limits.log_min_p[:, None]
+        is_cut_early = is_kept[:, -1] & (limits.log_min_p > -torch.inf)  # then the mass of what it keeps is not known
+    if limits.has_top_p:
+        best = best.clamp(min=torch.finfo(torch.float32).min)
+        mass = _mass(leading, best).masked_fill_(~is_kept, 0)
+        mass_sums = mass.cumsum(dim=-1)
+        total = mass_sums[:, -1]
+        if limits.plain_nuclei is None:
+            total = _mass(scores, best).sum(dim=-1)
+        elif len(limits.plain_nuclei) > 0:
+            plain = limits.plain_nuclei
+            all_mass = _mass(scores.index_select(0, plain), best.index_select(0, plain))
+            total = total.index_copy(0, plain, all_mass.sum(dim=-1))
+        is_kept &= mass_sums - mass < _mass_wanted(total, limits.top_p)
+    is_kept[:, 0] = True
+    is_cut &= is_kept[:, -1] | is_cut_early if limits.has_min_p else is_kept[:, -1]
+    return Leaders(_ids_of(keys), leading.masked_fill_(~is_kept, -torch.inf), is_cut)
+
+
+def leading_keys(scores: Tensor, width: int) -> Tensor:
+    """The keys of the `width` best tokens of each row, best first, int64 [rows, width].
+
+    They are in the blocks whose own best tokens are the best, so a wide vocabulary is read once and never ranked whole.
+    """
+    num_rows, vocab_size = scores.shape
+    num_blocks = vocab_size // _BLOCK
+    if 2 * width > num_blocks:
+        return _rank_keys(scores).topk(width, dim=-1).values
+    device = scores.device
+    blocks = scores[:, : num_blocks * _BLOCK].unflatten(1, (num_blocks, _BLOCK))
+    chosen = _ids_of(_rank_keys(blocks.amax(dim=-1)).topk(width, dim=-1).values)  # among equals, lower blocks first
+    token_ids = (chosen * _BLOCK)[:, :, None] + torch.arange(_BLOCK, device=device)
+    nominees = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK))
+    nominees, token_ids = nominees.flatten(1), token_ids.flatten(1)
+    if num_blocks * _BLOCK < vocab_size:  # the rest is no whole block
+        rest = torch.arange(num_blocks * _BLOCK, vocab_size, device=device)
+        nominees = torch.cat((nominees, scores[:, num_blocks * _BLOCK :]), dim=1)
+        token_ids = torch.cat((token_ids, rest.expand(num_rows, -1)), dim=1)
+    return _rank_keys(nominees, token_ids).topk(width, dim=-1).values
 
 
 def keep_min_p(scores: Tensor, log_min_p: Tensor) -> None:
@@ -70,20 +172,41 @@ def keep_top_p(scores: Tensor, top_p: Tensor) -> None:
     last_bucket = torch.searchsorted(mass_sums, mass_wanted)
 
     is_undecided = bucket == last_bucket
-    width = max(1, int(is_undecided.sum(dim=-1).amax()))
     keys = _rank_keys(scores)
-    leaders = keys.masked_fill(~is_undecided, _LOWEST_KEY).topk(width, dim=-1).values
+    leaders = keys.masked_fill(~is_undecided, _LOWEST_KEY).topk(_width(is_undecided), dim=-1).values
     mass = _mass(_scores_of(leaders), best)
     mass_before = (mass_sums - bucket_mass).gather(1, last_bucket) + mass.cumsum(dim=-1) - mass
     _drop_after(scores, keys, _last_kept(leaders, mass_before < mass_wanted))
 
 
-def _rank_keys(scores: Tensor) -> Tensor:
-    """int64 [rows, vocab]: greater means better. The high half orders like the score, the low half prefers low ids."""
+def _rank_keys(scores: Tensor, token_ids: Tensor | None = None) -> Tensor:
+    """int64 like scores: greater means better. The high half orders like the score, the low half prefers low ids.
+
+    Args:
+        scores: float32 [rows, width].
+        token_ids: int64 [rows, width] the scores belong to; None: 0..width - 1.
+    """
     bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0.0, which equals 0.0 but has other bits, into 0.0
     ordered = (bits >> 31).bitwise_and_(_ALL_BUT_SIGN).bitwise_xor_(bits)
-    low_ids_first = torch.arange(_MAX_ID, _MAX_ID - scores.shape[-1], -1, device=scores.device)
-    return ordered.long().mul_(2**32).add_(low_ids_first)
+    keys = ordered.long().mul_(2**32)
+    if token_ids is not None:
+        return keys.sub_(token_ids).add_(_MAX_ID)
+    return keys.add_(torch.arange(_MAX_ID, _MAX_ID - scores.shape[-1], -1, device=scores.device))
+
+
+def _ids_of(keys: Tensor) -> Tensor:
+    return _MAX_ID - keys.bitwise_and(_MAX_ID)
+
+
+def _width(is_undecided: Tensor) -> int:
+    """How many leaders of each row decide where its nucleus ends; no fewer than the longest bucket has.
+
+    Asking a device how many that are makes the host wait for it, so a narrow vocabulary is ranked whole there. A wide
+    one comes here with the rows that were cut alone, when the host has waited and the device has nothing else to do.
+    """
+    if is_undecided.shape[1] <= NARROW and is_undecided.device.type not in _NO_WAIT:
+        return is_undecided.shape[1]
+    return max(1, int(is_undecided.sum(dim=-1).amax()))
 
 
 def _scores_of(keys: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specedge.penalties import TokenCounts, penalised_entries
+from specedge.penalties import TokenCounts, penalised_rows
 from specedge.reference_sampler import reference_scores
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
@@ -150,9 +150,9 @@ def test_incremental_counts_equal_a_naive_count(
     counts = TokenCounts(prompt_ids)
     for burst in bursts:
         counts.append(burst)
-        counts.with_path(path)
+        next(counts.with_paths([path]))
     generated_ids = [token_id for burst in bursts for token_id in burst]
-    ids, generated = counts.with_path(path)
+    ids, generated = next(counts.with_paths([path]))
     naive = Counter([*generated_ids, *path])
     assert len(set(ids.tolist())) == len(ids)
     assert dict(zip(ids.tolist(), generated.tolist(), strict=True)) == {
@@ -160,7 +160,7 @@ def test_incremental_counts_equal_a_naive_count(
     }
 
     params = data.draw(sampling_params(MAX_TOKEN + 1))
-    entries = penalised_entries(params, counts, path)
+    entries = next(penalised_rows(params, counts, [path]))
     changed = dict(zip(entries.ids.tolist(), zip(*entries[1:], strict=True), strict=True))
     for token_id in range(MAX_TOKEN + 1):
         is_repeated = token_id in {*prompt_ids, *generated_ids, *path}

@@ -11,12 +11,16 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
+from specedge.device_copy import fetch
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import Candidates, FloatArray
 from specedge.drafting.tau import TAUS, TauEstimate
-from specedge.noise import noise_keys
-from specedge.sampler import RowGroup, Sampler
-from specedge.torch_noise import TorchNoise
+from specedge.row_group import RowGroup
+from specedge.sampler import Sampler, ScoredRows
+
+
+_PRODUCTS = [8, 5, 2, 4, 1, 0]
+"""Of the products of (q, q ** 2, q ** 4) with themselves, row by row, those that TAUS need: see `_log_partitions`."""
 
 
 class _Logits(Protocol):
@@ -51,8 +55,8 @@ class ChildRanking:
         self.sampled_tau = TauEstimate()
         self._vocab_size = vocab_size
         self._width = min(width, vocab_size)
-        self._sampler = Sampler(vocab_size, device)
-        self._noise = None if coupled else TorchNoise(vocab_size, device)
+        self._sampler = Sampler(vocab_size, device, has_noise=coupled)
+        self._products = torch.tensor(_PRODUCTS, device=device)
 
     @classmethod
     def of(
@@ -70,11 +74,16 @@ class ChildRanking:
             logits: float32 [rows, at least vocab_size] of the draft model.
             groups: the sessions' rows in order.
         """
-        scores = self._scores(logits[:, : self._vocab_size], groups)  # [rows, vocab]
-        top = scores.topk(self._width, dim=-1)
-        best = top.values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
-        parts = (top.indices.double(), (top.values - best).double(), _log_partitions(scores - best).double())
-        return self._candidates(torch.cat(parts, dim=-1).cpu().numpy(), groups)
+        logits = logits[:, : self._vocab_size]
+        parts = self._sampler.score(logits, groups, self._width)
+        fetched = fetch(torch.cat([self._ranked(part) for part in parts]))  # [rows, 2 * width + num_taus + 1]
+        rows = np.concatenate([part.rows for part in parts])
+        ranked = np.empty_like(fetched)
+        ranked[rows] = fetched
+        cut = np.flatnonzero(ranked[:, -1])
+        if len(cut) > 0:
+            ranked[cut] = fetch(self._ranked(ScoredRows(cut, self._sampler.whole_scores(logits, groups, cut))))
+        return self._candidates(ranked[:, :-1], groups)
 
     def observe(self, evidence: Iterable[tuple[Candidates, int]]) -> None:
         """Fits the taus to tokens that were committed after expanded nodes."""
@@ -82,17 +91,27 @@ class ChildRanking:
             if candidates.token_ids:  # none where the draft's logits were not numbers
                 (self.greedy_tau if candidates.is_greedy else self.sampled_tau).observe(candidates, token)
 
-    def _scores(self, logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
-        scores = self._sampler.scores(logits, groups)
-        if self._noise is not None:
-            sampled = [not group.params.is_greedy for group in groups]
-            sizes = [len(group.positions) for group in groups]
-            seeds = np.repeat(np.array([group.params.seed for group in groups], dtype=np.uint64), sizes)
-            positions = np.concatenate([group.positions for group in groups])
-            noise = self._noise.gumbel(noise_keys(seeds, positions))
-            noise *= torch.from_numpy(np.repeat(sampled, sizes)).to(noise.device)[:, None]
-            scores = scores - noise
-        return scores
+    def _ranked(self, part: ScoredRows) -> torch.Tensor:
+        """Of each row the best tokens, their scores, the log-partitions, and whether it was cut: float64."""
+        top = part.scores.topk(self._width, dim=-1)
+        best = top.values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
+        token_ids = top.indices if part.token_ids is None else part.token_ids.gather(1, top.indices)
+        is_cut = torch.zeros_like(token_ids[:, :1]) if part.is_cut is None else part.is_cut[:, None]
+        columns = (token_ids, top.values - best, self._log_partitions(part.scores - best), is_cut)
+        return torch.cat([column.double() for column in columns], dim=-1)
+
+    def _log_partitions(self, scores: torch.Tensor) -> torch.Tensor:
+        """logsumexp(scores / tau) for the taus of the grid, [rows, num_taus]; all of them from one exponential.
+
+        With q, the exponential of a quarter of the score, q ** 8 .. q ** 2 are the products of q, q ** 2 and q ** 4.
+        """
+        powers = torch.empty(len(scores), 3, scores.shape[1], device=scores.device)
+        quarter, half, whole = powers.unbind(1)
+        torch.mul(scores, 0.25, out=quarter).exp_()
+        torch.mul(quarter, quarter, out=half)
+        torch.mul(half, half, out=whole)
+        products = torch.bmm(powers, powers.mT).flatten(1)  # [rows, 9]
+        return products.index_select(1, self._products).log_()
 
     def _candidates(self, packed: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
         width = self._width
@@ -113,20 +132,3 @@ class ChildRanking:
             )
             for row, count in enumerate(num_possible.tolist())
         ]
-
-
-def _log_partitions(scores: torch.Tensor) -> torch.Tensor:
-    """logsumexp(scores / tau) for the taus of the grid, [rows, num_taus]; all of them from one exponential."""
-    quarter = scores.mul(0.25).exp_()
-    half = quarter * quarter
-    whole = half * half
-    inner = torch.linalg.vecdot
-    sums = (
-        inner(whole, whole),
-        inner(whole, half),
-        inner(whole, quarter),
-        whole.sum(dim=-1),
-        inner(half, quarter),
-        half.sum(dim=-1),
-    )
-    return torch.stack(sums, dim=-1).log_()

@@ -28,7 +28,9 @@ class Upload:
         """The arrays on the device, in order; the host does not wait."""
         if device.type == "cpu":
             return [torch.from_numpy(array) for array in self._arrays]
-        return unpacked(packed(self._arrays, is_pinned=device.type == "cuda").to(device, non_blocking=True), self._arrays)
+        return unpacked(
+            packed(self._arrays, is_pinned=device.type == "cuda").to(device, non_blocking=True), self._arrays
+        )
 
 
 def packed(arrays: list[NDArray[np.generic]], *, is_pinned: bool) -> Tensor:
@@ -52,11 +54,11 @@ def unpacked(buffer: Tensor, arrays: list[NDArray[np.generic]]) -> list[Tensor]:
 def fetch(tensor: Tensor) -> NDArray[np.generic]:
     """A device's results on the host; waits until the device has computed them."""
     if tensor.device.type != "cuda":
-        return tensor.cpu().numpy()  # type: ignore[no-any-return]
+        return tensor.cpu().numpy()
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
-    return host.numpy()  # type: ignore[no-any-return]
+    return host.numpy()
 
 
 def _starts(arrays: list[NDArray[np.generic]]) -> list[int]:

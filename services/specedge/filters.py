@@ -36,19 +36,16 @@ class Limits(NamedTuple):
     """The filters of a batch of rows.
 
     Attributes:
-        log_min_p: float32 [rows]; minus infinity: no limit.
         top_k: int64 [rows]; above the vocabulary: no limit.
-        top_p: float64 [rows]; above 1: no limit.
-        has_min_p, has_top_p: whether any row has that limit.
+        log_min_p: float32 [rows]; minus infinity: no limit. None: no row has one.
+        top_p: float64 [rows]; above 1: no limit. None: no row has one.
         plain_nuclei: int64 [num_plain], the rows whose only limit is top_p, so that their whole vocabulary's mass
             counts; None: all rows.
     """
 
-    log_min_p: Tensor
     top_k: Tensor
-    top_p: Tensor
-    has_min_p: bool
-    has_top_p: bool
+    log_min_p: Tensor | None
+    top_p: Tensor | None
     plain_nuclei: Tensor | None
 
 
@@ -77,49 +74,71 @@ def keep_leaders(scores: Tensor, width: int, limits: Limits) -> Leaders:
     keys = leading_keys(scores, width)
     leading = _scores_of(keys)
     best = leading[:, :1]
-    ranks = torch.arange(width, device=scores.device)
-    is_kept = ranks < limits.top_k[:, None]
-    is_cut = limits.top_k > width
-    if limits.has_min_p:
+    is_kept = torch.arange(width, device=scores.device) < limits.top_k[:, None]
+    if limits.log_min_p is not None:
         is_kept &= leading >= best + limits.log_min_p[:, None]
-        is_cut_early = is_kept[:, -1] & (limits.log_min_p > -torch.inf)  # then the mass of what it keeps is not known
-    if limits.has_top_p:
-        best = best.clamp(min=torch.finfo(torch.float32).min)
-        mass = _mass(leading, best).masked_fill_(~is_kept, 0)
-        mass_sums = mass.cumsum(dim=-1)
-        total = mass_sums[:, -1]
-        if limits.plain_nuclei is None:
-            total = _mass(scores, best).sum(dim=-1)
-        elif len(limits.plain_nuclei) > 0:
-            plain = limits.plain_nuclei
-            all_mass = _mass(scores.index_select(0, plain), best.index_select(0, plain))
-            total = total.index_copy(0, plain, all_mass.sum(dim=-1))
-        is_kept &= mass_sums - mass < _mass_wanted(total, limits.top_p)
+        is_cut_early = is_kept[:, -1] & (limits.log_min_p > -torch.inf)  # then its nucleus is part of an unknown mass
+    if limits.top_p is not None:
+        is_kept &= _is_nucleus(scores, leading, best, is_kept, limits.top_p, limits.plain_nuclei)
     is_kept[:, 0] = True
-    is_cut &= is_kept[:, -1] | is_cut_early if limits.has_min_p else is_kept[:, -1]
-    return Leaders(_ids_of(keys), leading.masked_fill_(~is_kept, -torch.inf), is_cut)
+    is_cut = is_kept[:, -1] if limits.log_min_p is None else is_kept[:, -1] | is_cut_early
+    return Leaders(_ids_of(keys), leading.masked_fill(~is_kept, -torch.inf), is_cut & (limits.top_k > width))
+
+
+def _is_nucleus(
+    scores: Tensor, leading: Tensor, best: Tensor, is_kept: Tensor, top_p: Tensor, plain_nuclei: Tensor | None
+) -> Tensor:
+    """Which of the kept leaders complete a mass of top_p, bool [rows, width]; for the rest see `keep_leaders`."""
+    best = best.clamp(min=torch.finfo(torch.float32).min)
+    mass = _mass(leading, best).masked_fill_(~is_kept, 0)
+    mass_sums = mass.cumsum(dim=-1)
+    if plain_nuclei is None:
+        total = _mass(scores, best).sum(dim=-1)
+    else:
+        total = mass_sums[:, -1]
+        if len(plain_nuclei) > 0:
+            all_mass = _mass(scores.index_select(0, plain_nuclei), best.index_select(0, plain_nuclei))
+            total = total.index_copy(0, plain_nuclei, all_mass.sum(dim=-1))
+    return mass_sums - mass < _mass_wanted(total, top_p)
 
 
 def leading_keys(scores: Tensor, width: int) -> Tensor:
-    """The keys of the `width` best tokens of each row, best first, int64 [rows, width].
-
-    They are in the blocks whose own best tokens are the best, so a wide vocabulary is read once and never ranked whole.
-    """
-    num_rows, vocab_size = scores.shape
-    num_blocks = vocab_size // _BLOCK
-    if 2 * width > num_blocks:
+    """The keys of the `width` best tokens of each row, best first, int64 [rows, width]."""
+    if not has_blocks(scores, width):
         return _rank_keys(scores).topk(width, dim=-1).values
-    device = scores.device
-    blocks = scores[:, : num_blocks * _BLOCK].unflatten(1, (num_blocks, _BLOCK))
-    chosen = _ids_of(_rank_keys(blocks.amax(dim=-1)).topk(width, dim=-1).values)  # among equals, lower blocks first
-    token_ids = (chosen * _BLOCK)[:, :, None] + torch.arange(_BLOCK, device=device)
-    nominees = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK))
-    nominees, token_ids = nominees.flatten(1), token_ids.flatten(1)
-    if num_blocks * _BLOCK < vocab_size:  # the rest is no whole block
-        rest = torch.arange(num_blocks * _BLOCK, vocab_size, device=device)
-        nominees = torch.cat((nominees, scores[:, num_blocks * _BLOCK :]), dim=1)
-        token_ids = torch.cat((token_ids, rest.expand(num_rows, -1)), dim=1)
-    return _rank_keys(nominees, token_ids).topk(width, dim=-1).values
+    best = block_bests(scores)
+    chosen = _ids_of(_rank_keys(best).topk(width, dim=-1).values)  # among equals, lower blocks first
+    return _rank_keys(*nominees(scores, chosen)).topk(width, dim=-1).values
+
+
+def has_blocks(scores: Tensor, width: int) -> bool:
+    """Whether the `width` best tokens of each row are sooner found in the blocks whose own best tokens are the best.
+
+    Then a wide vocabulary is read once and never ranked whole.
+    """
+    return 2 * width <= scores.shape[1] // _BLOCK
+
+
+def block_bests(scores: Tensor) -> Tensor:
+    """The best score of each block, [rows, num_blocks]; a rest that is no whole block does not count."""
+    return _blocks(scores).amax(dim=-1)
+
+
+def nominees(scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and ids of all tokens in the chosen blocks, int64 [rows, num_chosen], and in the rest: [rows, width]."""
+    blocks = _blocks(scores)
+    nominated = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    token_ids = ((chosen * _BLOCK)[:, :, None] + torch.arange(_BLOCK, device=scores.device)).flatten(1)
+    first, vocab_size = blocks.shape[1] * _BLOCK, scores.shape[1]
+    if first == vocab_size:
+        return nominated, token_ids
+    rest = torch.arange(first, vocab_size, device=scores.device).expand(len(scores), -1)
+    return torch.cat((nominated, scores[:, first:]), dim=1), torch.cat((token_ids, rest), dim=1)
+
+
+def _blocks(scores: Tensor) -> Tensor:
+    num_blocks = scores.shape[1] // _BLOCK
+    return scores[:, : num_blocks * _BLOCK].view(len(scores), num_blocks, _BLOCK)
 
 
 def keep_min_p(scores: Tensor, log_min_p: Tensor) -> None:

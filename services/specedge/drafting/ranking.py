@@ -15,12 +15,16 @@ from specedge.device_copy import fetch
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import Candidates, FloatArray
 from specedge.drafting.tau import TAUS, TauEstimate
+from specedge.filters import block_bests, has_blocks, nominees
 from specedge.row_group import RowGroup
-from specedge.sampler import Sampler, ScoredRows
-
+from specedge.row_scoring import ScoredRows
+from specedge.sampler import Sampler
 
 _PRODUCTS = [8, 5, 2, 4, 1, 0]
 """Of the products of (q, q ** 2, q ** 4) with themselves, row by row, those that TAUS need: see `_log_partitions`."""
+
+_FEW = 2**16
+"""Scores among which the best are found directly at less cost than by blocks."""
 
 
 class _Logits(Protocol):
@@ -93,21 +97,22 @@ class ChildRanking:
 
     def _ranked(self, part: ScoredRows) -> torch.Tensor:
         """Of each row the best tokens, their scores, the log-partitions, and whether it was cut: float64."""
-        top = part.scores.topk(self._width, dim=-1)
-        best = top.values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
-        token_ids = top.indices if part.token_ids is None else part.token_ids.gather(1, top.indices)
+        values, token_ids = _best(part.scores, self._width)
+        if part.token_ids is not None:
+            token_ids = part.token_ids.gather(1, token_ids)
+        best = values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
         is_cut = torch.zeros_like(token_ids[:, :1]) if part.is_cut is None else part.is_cut[:, None]
-        columns = (token_ids, top.values - best, self._log_partitions(part.scores - best), is_cut)
+        columns = (token_ids, values - best, self._log_partitions(part.scores, best), is_cut)
         return torch.cat([column.double() for column in columns], dim=-1)
 
-    def _log_partitions(self, scores: torch.Tensor) -> torch.Tensor:
-        """logsumexp(scores / tau) for the taus of the grid, [rows, num_taus]; all of them from one exponential.
+    def _log_partitions(self, scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+        """logsumexp((scores - best) / tau) for the taus of the grid, [rows, num_taus]; from one exponential.
 
-        With q, the exponential of a quarter of the score, q ** 8 .. q ** 2 are the products of q, q ** 2 and q ** 4.
+        With q, the exponential of a quarter of the score, q ** 8 .. q ** 2 are products of q, q ** 2 and q ** 4.
         """
         powers = torch.empty(len(scores), 3, scores.shape[1], device=scores.device)
         quarter, half, whole = powers.unbind(1)
-        torch.mul(scores, 0.25, out=quarter).exp_()
+        torch.sub(scores, best, out=quarter).mul_(0.25).exp_()
         torch.mul(quarter, quarter, out=half)
         torch.mul(half, half, out=whole)
         products = torch.bmm(powers, powers.mT).flatten(1)  # [rows, 9]
@@ -120,15 +125,19 @@ class ChildRanking:
         tau_index = np.where(is_greedy, self.greedy_tau.index, self.sampled_tau.index)
         taus = np.array(TAUS)[tau_index][:, None]
         log_probs = scores / taus - np.take_along_axis(log_partitions, tau_index[:, None], axis=1)
-        num_possible = np.isfinite(scores).sum(axis=1)
-        token_ids = packed[:, :width].astype(np.int64)
+        num_possible = np.isfinite(scores).sum(axis=1).tolist()
+        columns = (packed[:, :width].astype(np.int64).tolist(), log_probs.tolist(), scores, log_partitions, is_greedy)
         return [
-            Candidates(
-                token_ids=token_ids[row, :count].tolist(),
-                log_probs=log_probs[row, :count].tolist(),
-                scores=scores[row, :count],
-                log_partitions=log_partitions[row],
-                is_greedy=bool(is_greedy[row]),
-            )
-            for row, count in enumerate(num_possible.tolist())
+            Candidates(ids[:count], own[:count], row_scores[:count], partitions, bool(greedy))
+            for count, ids, own, row_scores, partitions, greedy in zip(num_possible, *columns, strict=True)
         ]
+
+
+def _best(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best scores of each row and where they are, best first: [rows, width] each."""
+    if scores.numel() < _FEW or not has_blocks(scores, width):
+        top = scores.topk(width, dim=-1)
+        return top.values, top.indices
+    nominated, places = nominees(scores, block_bests(scores).topk(width, dim=-1).indices)
+    top = nominated.topk(width, dim=-1)
+    return top.values, places.gather(1, top.indices)

@@ -71,8 +71,8 @@ def keep_leaders(scores: Tensor, width: int, limits: Limits) -> Leaders:
         width: 1..vocab.
         limits: the rows' filters.
     """
-    keys = leading_keys(scores, width)
-    leading = _scores_of(keys)
+    token_ids = _ids_of(leading_keys(scores, width))
+    leading = scores.gather(1, token_ids)
     best = leading[:, :1]
     is_kept = torch.arange(width, device=scores.device) < limits.top_k[:, None]
     if limits.log_min_p is not None:
@@ -82,7 +82,7 @@ def keep_leaders(scores: Tensor, width: int, limits: Limits) -> Leaders:
         is_kept &= _is_nucleus(scores, leading, best, is_kept, limits.top_p, limits.plain_nuclei)
     is_kept[:, 0] = True
     is_cut = is_kept[:, -1] if limits.log_min_p is None else is_kept[:, -1] | is_cut_early
-    return Leaders(_ids_of(keys), leading.masked_fill(~is_kept, -torch.inf), is_cut & (limits.top_k > width))
+    return Leaders(token_ids, leading.masked_fill(~is_kept, -torch.inf), is_cut & (limits.top_k > width))
 
 
 def _is_nucleus(
@@ -207,10 +207,11 @@ def _rank_keys(scores: Tensor, token_ids: Tensor | None = None) -> Tensor:
     """
     bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0.0, which equals 0.0 but has other bits, into 0.0
     ordered = (bits >> 31).bitwise_and_(_ALL_BUT_SIGN).bitwise_xor_(bits)
-    keys = ordered.long().mul_(2**32)
-    if token_ids is not None:
-        return keys.sub_(token_ids).add_(_MAX_ID)
-    return keys.add_(torch.arange(_MAX_ID, _MAX_ID - scores.shape[-1], -1, device=scores.device))
+    if token_ids is None:
+        low_ids_first = torch.arange(_MAX_ID, _MAX_ID - scores.shape[-1], -1, device=scores.device)
+    else:
+        low_ids_first = _MAX_ID - token_ids
+    return torch.add(low_ids_first, ordered, alpha=2**32)
 
 
 def _ids_of(keys: Tensor) -> Tensor:

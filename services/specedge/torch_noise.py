@@ -70,8 +70,8 @@ def _bits(state: Tensor) -> Tensor:
 
 def _gumbel(bits: Tensor, noise: Tensor) -> Tensor:
     noise.copy_(bits)
-    noise.add_(0.5).mul_(2.0**-32).clamp_(max=MAX_UNIFORM)
-    return noise.neg_().log1p_().neg_().log_().neg_()
+    noise.add_(0.5).mul_(-(2.0**-32)).clamp_(min=-MAX_UNIFORM)
+    return noise.log1p_().neg_().log_().neg_()
 
 
 def _as_int64(value: int) -> int:

@@ -4,10 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specedge import filters, row_scoring
 from specedge.penalties import TokenCounts, penalised_rows
 from specedge.reference_sampler import reference_scores
 from specedge.row_group import RowGroup
@@ -125,6 +127,24 @@ def test_torch_scores_equal_the_reference_row_by_row(batch: tuple[list[Session],
     with np.errstate(invalid="ignore"):
         shortfall = np.where(picked == expected.max(axis=1), 0.0, expected.max(axis=1) - picked)
     assert (shortfall <= 4e-6 * np.maximum(1.0, np.abs(picked))).all(), "the chosen token is the reference's best"
+
+
+@settings(max_examples=150)
+@given(
+    batch=batches(), max_leaders=st.integers(1, 5), block=st.sampled_from([1, 3, 64]), narrow=st.sampled_from([0, 100])
+)
+def test_the_chosen_token_has_the_highest_score_however_few_are_looked_at(
+    batch: tuple[list[Session], np.ndarray], max_leaders: int, block: int, narrow: int
+) -> None:
+    members, logits = batch
+    groups = [session.group() for session in members]
+    sampler = Sampler(logits.shape[1], "cpu")
+    expected = sampler.scores(torch.from_numpy(logits), groups).argmax(dim=-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_scoring, "MAX_LEADERS", max_leaders)
+        patch.setattr(row_scoring, "NARROW", narrow)
+        patch.setattr(filters, "_BLOCK", block)
+        assert sampler.choose(torch.from_numpy(logits), groups).tolist() == expected.tolist()
 
 
 @settings(max_examples=60)

@@ -23,6 +23,11 @@ from specedge.sampler import Sampler
 _PRODUCTS = [8, 5, 2, 4, 1, 0]
 """Of the products of (q, q ** 2, q ** 4) with themselves, row by row, those that TAUS need: see `_log_partitions`."""
 
+_TAUS = np.array(TAUS)
+
+_MAX_VOCAB = 2**24
+"""Token ids below this are exact as float32, in which they come from the device beside their scores."""
+
 _FEW = 2**16
 """Scores among which the best are found directly at less cost than by blocks."""
 
@@ -57,6 +62,7 @@ class ChildRanking:
     ) -> None:
         self.greedy_tau = TauEstimate()
         self.sampled_tau = TauEstimate()
+        assert vocab_size <= _MAX_VOCAB
         self._vocab_size = vocab_size
         self._width = min(width, vocab_size)
         self._sampler = Sampler(vocab_size, device, has_noise=coupled)
@@ -80,14 +86,14 @@ class ChildRanking:
         """
         logits = logits[:, : self._vocab_size]
         parts = self._sampler.score(logits, groups, self._width)
-        fetched = fetch(torch.cat([self._ranked(part) for part in parts]))  # [rows, 2 * width + num_taus + 1]
-        rows = np.concatenate([part.rows for part in parts])
-        ranked = np.empty_like(fetched)
-        ranked[rows] = fetched
-        cut = np.flatnonzero(ranked[:, -1])
+        tables = [self._ranked(part) for part in parts]
+        table = fetch(torch.cat(tables) if len(tables) > 1 else tables[0])  # [rows, 2 * width + num_taus + 1]
+        if len(parts) > 1:
+            table[np.concatenate([part.rows for part in parts])] = table.copy()
+        cut = np.flatnonzero(table[:, -1])
         if len(cut) > 0:
-            ranked[cut] = fetch(self._ranked(ScoredRows(cut, self._sampler.whole_scores(logits, groups, cut))))
-        return self._candidates(ranked[:, :-1], groups)
+            table[cut] = fetch(self._ranked(ScoredRows(cut, self._sampler.whole_scores(logits, groups, cut))))
+        return self._candidates(table[:, :-1].astype(np.float64), groups)
 
     def observe(self, evidence: Iterable[tuple[Candidates, int]]) -> None:
         """Fits the taus to tokens that were committed after expanded nodes."""
@@ -96,14 +102,13 @@ class ChildRanking:
                 (self.greedy_tau if candidates.is_greedy else self.sampled_tau).observe(candidates, token)
 
     def _ranked(self, part: ScoredRows) -> torch.Tensor:
-        """Of each row the best tokens, their scores, the log-partitions, and whether it was cut: float64."""
+        """Of each row the best tokens, their scores, the log-partitions, and whether it was cut: float32."""
         values, token_ids = _best(part.scores, self._width)
         if part.token_ids is not None:
             token_ids = part.token_ids.gather(1, token_ids)
         best = values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
         is_cut = torch.zeros_like(token_ids[:, :1]) if part.is_cut is None else part.is_cut[:, None]
-        columns = (token_ids, values - best, self._log_partitions(part.scores, best), is_cut)
-        return torch.cat([column.double() for column in columns], dim=-1)
+        return torch.cat((values - best, token_ids, self._log_partitions(part.scores, best), is_cut), dim=-1)
 
     def _log_partitions(self, scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
         """logsumexp((scores - best) / tau) for the taus of the grid, [rows, num_taus]; from one exponential.
@@ -118,15 +123,22 @@ class ChildRanking:
         products = torch.bmm(powers, powers.mT).flatten(1)  # [rows, 9]
         return products.index_select(1, self._products).log_()
 
-    def _candidates(self, packed: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
+    def _candidates(self, table: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
         width = self._width
-        is_greedy = np.repeat([group.params.is_greedy for group in groups], [len(group.positions) for group in groups])
-        scores, log_partitions = packed[:, width : 2 * width], packed[:, 2 * width :]
+        sizes = [len(group.positions) for group in groups]
+        is_greedy = np.repeat([group.params.is_greedy for group in groups], sizes)
+        scores, log_partitions = table[:, :width], table[:, 2 * width :]
         tau_index = np.where(is_greedy, self.greedy_tau.index, self.sampled_tau.index)
-        taus = np.array(TAUS)[tau_index][:, None]
-        log_probs = scores / taus - np.take_along_axis(log_partitions, tau_index[:, None], axis=1)
+        log_partition = log_partitions[np.arange(len(table)), tau_index]
+        log_probs = scores / _TAUS[tau_index][:, None] - log_partition[:, None]
         num_possible = np.isfinite(scores).sum(axis=1).tolist()
-        columns = (packed[:, :width].astype(np.int64).tolist(), log_probs.tolist(), scores, log_partitions, is_greedy)
+        columns = (
+            table[:, width : 2 * width].astype(np.int64).tolist(),
+            log_probs.tolist(),
+            scores,
+            log_partitions,
+            is_greedy,
+        )
         return [
             Candidates(ids[:count], own[:count], row_scores[:count], partitions, bool(greedy))
             for count, ids, own, row_scores, partitions, greedy in zip(num_possible, *columns, strict=True)

@@ -11,79 +11,109 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specedge.penalties import penalised_entries
+from specedge.device_copy import Upload
+from specedge.penalties import PenalisedEntries, penalised_rows
 from specedge.row_group import RowGroup
 
 
-def edited_logits(logits: Tensor, groups: Sequence[RowGroup]) -> Tensor:
-    """The logits after the edits of each group, [rows, vocab]; the given tensor itself when nothing is edited."""
-    if not any(group.params.edits_logits for group in groups):
-        return logits
-    biases, penalties, masks = _Entries(), _Entries(), _Entries()
-    next_row = 0
-    for group in groups:
-        rows = np.arange(next_row, next_row + len(group.positions))
-        next_row += len(rows)
-        _collect_bias(biases, group, rows)
-        _collect_penalties(penalties, group, rows)
-        _collect_mask(masks, group, rows)
-    edited = logits.clone()
-    for entries in (biases, penalties, masks):
-        entries.apply_to(edited)
-    return edited
+class LogitEdits:
+    """The edits of a batch: collected here, applied once the upload they were added to has been sent.
+
+    Args:
+        groups: the rows of the batch.
+        vocab_size: width of the logits; ids from here on are left out, since a draft model may have fewer than its
+            target.
+        upload: takes the entries along.
+    """
+
+    def __init__(self, groups: Sequence[RowGroup], vocab_size: int, upload: Upload) -> None:
+        self._places: list[tuple[int, int]] = []  # of each kind's (rows, ids) and (additive, multiplicative)
+        if not any(group.params.edits_logits for group in groups):
+            return
+        biases, penalties, masks = _Entries(), _Entries(), _Entries()
+        next_row = 0
+        for group in groups:
+            rows = range(next_row, next_row + len(group.positions))
+            next_row = rows.stop
+            _collect_bias(biases, group, rows)
+            _collect_penalties(penalties, group, rows)
+            _collect_mask(masks, group, rows)
+        for entries in (biases, penalties, masks):
+            if entries.has_any:
+                index, values = entries.arrays(vocab_size)
+                self._places.append((upload.add(index), upload.add(values)))
+
+    def applied(self, logits: Tensor, sent: Sequence[Tensor]) -> Tensor:
+        """The logits after the edits, [rows, vocab]; the given tensor itself when nothing is edited."""
+        if not self._places:
+            return logits
+        edited = logits.clone()
+        for index_place, values_place in self._places:
+            rows, ids = sent[index_place]
+            additive, multiplicative = sent[values_place]
+            before = edited[rows, ids]
+            repeated = torch.where(before > 0, before / multiplicative, before * multiplicative)
+            edited[rows, ids] = repeated + additive
+        return edited
 
 
 class _Entries:
     """Entries of a batch that change by ``x -> (x / multiplicative if x > 0 else x * multiplicative) + additive``."""
 
     def __init__(self) -> None:
-        self._index: list[NDArray[np.int64]] = []
-        self._values: list[NDArray[np.float32]] = []
+        self._rows: list[int] = []
+        self._lengths: list[int] = []
+        self._ids: list[NDArray[np.int64]] = []
+        self._additive: list[NDArray[np.float32]] = []
+        self._multiplicative: list[NDArray[np.float32]] = []
 
-    def add(
-        self,
-        rows: NDArray[np.int64],
-        ids: NDArray[np.int64],
-        additive: NDArray[np.float32] | float,
-        multiplicative: NDArray[np.float32] | float = 1.0,
-    ) -> None:
-        """Add the same entries to each of `rows`; no entry may be added twice."""
-        values = np.empty((2, len(ids)), dtype=np.float32)
-        values[0], values[1] = additive, multiplicative
-        self._index.append(np.stack((np.repeat(rows, len(ids)), np.tile(ids, len(rows)))))
-        self._values.append(np.tile(values, len(rows)))
+    @property
+    def has_any(self) -> bool:
+        return bool(self._rows)
 
-    def apply_to(self, logits: Tensor) -> None:
-        """Change the entries in place, except ids past the logits: a draft model may have fewer than its target."""
-        if not self._index:
-            return
-        index, values = np.concatenate(self._index, axis=1), np.concatenate(self._values, axis=1)
-        is_inside = index[1] < logits.shape[1]
-        rows, ids = torch.from_numpy(index[:, is_inside]).to(logits.device)
-        additive, multiplicative = torch.from_numpy(values[:, is_inside]).to(logits.device)
-        before = logits[rows, ids]
-        repeated = torch.where(before > 0, before / multiplicative, before * multiplicative)
-        logits[rows, ids] = repeated + additive
+    def add(self, row: int, entries: PenalisedEntries) -> None:
+        """Add entries of one row; no entry may be added twice."""
+        self._rows.append(row)
+        self._lengths.append(len(entries.ids))
+        self._ids.append(entries.ids)
+        self._additive.append(entries.additive)
+        self._multiplicative.append(entries.multiplicative)
+
+    def arrays(self, vocab_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Row and id, and addend and factor, of every entry: [2, num_entries] each."""
+        index = np.stack((np.repeat(self._rows, self._lengths), np.concatenate(self._ids)))
+        values = np.stack((np.concatenate(self._additive), np.concatenate(self._multiplicative)))
+        is_inside = index[1] < vocab_size
+        return (index, values) if is_inside.all() else (index[:, is_inside], values[:, is_inside])
 
 
-def _collect_bias(entries: _Entries, group: RowGroup, rows: NDArray[np.int64]) -> None:
+def _collect_bias(entries: _Entries, group: RowGroup, rows: range) -> None:
     if group.params.logit_bias:
         ids, values = zip(*group.params.logit_bias, strict=True)
-        entries.add(rows, np.array(ids, dtype=np.int64), np.array(values, dtype=np.float32))
+        additions = _additions(np.array(ids, dtype=np.int64), np.array(values, dtype=np.float32))
+        for row in rows:
+            entries.add(row, additions)
 
 
-def _collect_penalties(entries: _Entries, group: RowGroup, rows: NDArray[np.int64]) -> None:
+def _collect_penalties(entries: _Entries, group: RowGroup, rows: range) -> None:
     if not group.params.needs_paths:
         return
     assert group.counts is not None, "penalties need the committed tokens"
     paths = group.paths if group.paths is not None else [()] * len(rows)
-    for row, path in zip(rows, paths, strict=True):
-        entries.add(row[None], *penalised_entries(group.params, group.counts, path))
+    for row, penalised in zip(rows, penalised_rows(group.params, group.counts, paths), strict=True):
+        entries.add(row, penalised)
 
 
-def _collect_mask(entries: _Entries, group: RowGroup, rows: NDArray[np.int64]) -> None:
+def _collect_mask(entries: _Entries, group: RowGroup, rows: range) -> None:
     if group.params.min_tokens == 0:
         return
     num_generated = group.positions - group.prompt_len
     stop_ids = np.array(sorted({*group.eos_ids, *group.params.stop_token_ids}), dtype=np.int64)
-    entries.add(rows[num_generated < group.params.min_tokens], stop_ids, -np.inf)
+    additions = _additions(stop_ids, np.full(len(stop_ids), -np.inf, dtype=np.float32))
+    for row, is_masked in zip(rows, (num_generated < group.params.min_tokens).tolist(), strict=True):
+        if is_masked:
+            entries.add(row, additions)
+
+
+def _additions(ids: NDArray[np.int64], values: NDArray[np.float32]) -> PenalisedEntries:
+    return PenalisedEntries(ids, values, np.ones(len(ids), dtype=np.float32))

@@ -5,7 +5,7 @@ and of no other. A penalty computed once for all rows of a tree would let a sibl
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,16 +33,19 @@ class TokenCounts:
                 self._generated.append(0)
             self._generated[slot] += 1
 
-    def with_path(self, path: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Distinct token ids, and how often each was generated if `path` were committed."""
-        new_ids = [token_id for token_id in dict.fromkeys(path) if token_id not in self._slots]
-        new_slots = {token_id: slot for slot, token_id in enumerate(new_ids, start=len(self._ids))}
-        ids = np.concatenate((np.array(self._ids, dtype=np.int64), np.array(new_ids, dtype=np.int64)))
-        generated = np.zeros(len(ids), dtype=np.int64)
-        generated[: len(self._generated)] = self._generated
-        for token_id in path:
-            generated[new_slots[token_id] if token_id in new_slots else self._slots[token_id]] += 1
-        return ids, generated
+    def with_paths(self, paths: Sequence[Sequence[int]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """For each path: distinct token ids, and how often each was generated if the path were committed."""
+        ids, generated = np.array(self._ids, dtype=np.int64), np.array(self._generated, dtype=np.int64)
+        for path in paths:
+            if path:
+                new_ids = [token_id for token_id in dict.fromkeys(path) if token_id not in self._slots]
+                new_slots = {token_id: slot for slot, token_id in enumerate(new_ids, start=len(ids))}
+                counts = np.concatenate((generated, np.zeros(len(new_ids), dtype=np.int64)))
+                for token_id in path:
+                    counts[new_slots[token_id] if token_id in new_slots else self._slots[token_id]] += 1
+                yield np.concatenate((ids, np.array(new_ids, dtype=np.int64))), counts
+            else:
+                yield ids, generated
 
 
 class PenalisedEntries(NamedTuple):
@@ -53,13 +56,15 @@ class PenalisedEntries(NamedTuple):
     multiplicative: NDArray[np.float32]
 
 
-def penalised_entries(params: SamplingParams, counts: TokenCounts, path: Sequence[int]) -> PenalisedEntries:
-    """The entries of a row whose draft path is `path`: repetition counts the prompt too, the others only the answer."""
-    ids, generated = counts.with_path(path)
-    if params.repetition_penalty == 1:
-        is_generated = generated > 0
-        ids, generated = ids[is_generated], generated[is_generated]
-    additive = -(params.frequency_penalty * generated + params.presence_penalty * (generated > 0))
-    with np.errstate(over="ignore"):
-        multiplicative = np.full(len(ids), params.repetition_penalty).astype(np.float32)
-    return PenalisedEntries(ids, additive.astype(np.float32), multiplicative)
+def penalised_rows(
+    params: SamplingParams, counts: TokenCounts, paths: Sequence[Sequence[int]]
+) -> Iterator[PenalisedEntries]:
+    """The entries of rows with these draft paths: repetition counts the prompt too, the others only the answer."""
+    for ids, generated in counts.with_paths(paths):
+        if params.repetition_penalty == 1:
+            is_generated = generated > 0
+            ids, generated = ids[is_generated], generated[is_generated]
+        additive = -(params.frequency_penalty * generated + params.presence_penalty * (generated > 0))
+        with np.errstate(over="ignore"):
+            multiplicative = np.full(len(ids), params.repetition_penalty).astype(np.float32)
+        yield PenalisedEntries(ids, additive.astype(np.float32), multiplicative)

@@ -2,26 +2,31 @@
 
 A row's scores depend on its logits, its parameters, its absolute position and its path, and on nothing else: the same
 row gives the same token in any batch. :mod:`specedge.reference_sampler` states what is computed.
+
+What a batch needs goes to the device in one copy, and one copy brings its tokens back. A led row (see
+:mod:`specedge.row_scoring`) whose filters may keep more tokens than were looked at says so beside its token, and is
+done again over the whole vocabulary, in a second trip that is rare.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from specedge.filters import keep_min_p, keep_top_k, keep_top_p
-from specedge.logit_edits import edited_logits
-from specedge.noise import noise_keys
-from specedge.reference_sampler import LARGEST
+from specedge.device_copy import Fetching, Upload, fetch
 from specedge.row_group import RowGroup as RowGroup
-from specedge.sampling import SamplingParams
+from specedge.row_scoring import (
+    BatchRows,
+    IntArray,
+    LedRows,
+    ScoredRows,
+    Tempered,
+    WholeRows,
+    only_numbers,
+    row_settings,
+)
 from specedge.torch_noise import TorchNoise
-
-_TEMPERATURE, _LOG_MIN_P, _TOP_K, _TOP_P = range(4)
-_ALL_TOP_P: Final = 2.0
 
 
 class Sampler:
@@ -30,104 +35,141 @@ class Sampler:
     Args:
         vocab_size: the width of the logits.
         device: where the logits are.
+        has_noise: sampled tokens are drawn with the noise of their position; without, scores are the filtered logits.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device | str) -> None:
-        self._noise = TorchNoise(vocab_size, device)
+    def __init__(self, vocab_size: int, device: torch.device | str, *, has_noise: bool = True) -> None:
+        self._device = torch.device(device)
+        self._vocab_size = vocab_size
+        self._noise = TorchNoise(vocab_size, device) if has_noise else None
 
-    def choose(self, logits: Tensor, groups: Sequence[RowGroup]) -> NDArray[np.int64]:
-        """`choose_on_device`, and wait for it."""
-        chosen: NDArray[np.int64] = self.choose_on_device(logits, groups).cpu().numpy()
-        return chosen
+    def choose(self, logits: Tensor, groups: Sequence[RowGroup]) -> IntArray:
+        """The token of each row, waited for; see `launch`."""
+        return self.launch(logits, groups).tokens()
 
-    def choose_on_device(self, logits: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+    def launch(self, logits: Tensor, groups: Sequence[RowGroup]) -> "ChosenTokens":
         """The token of each row: the highest score, the lowest id among equals, token 0 when all are filtered.
 
         Args:
-            logits: float32 [rows, vocab]; left unchanged.
+            logits: float32 [rows, vocab]; left unchanged, also by the caller until the tokens are there.
             groups: the rows in order, as many in all as logits has.
-
-        Returns:
-            int64 [rows], where the logits are.
         """
         if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
-            scores = torch.nan_to_num(logits, nan=-torch.inf, posinf=LARGEST, neginf=-torch.inf)
-        else:
-            scores = self.scores(logits, groups)
-        return scores.argmax(dim=-1)
+            return ChosenTokens(Fetching(_best(only_numbers(logits))), lambda fetched: fetched)
+        parts = self.score(logits, groups)
+        results = [_chosen(part) for part in parts]
+        results += [part.is_cut.long() for part in parts if part.is_cut is not None]
+        fetching = Fetching(torch.cat(results) if len(results) > 1 else results[0])
+        return ChosenTokens(fetching, lambda fetched: self._completed(fetched, parts, logits, groups))
+
+    def _completed(
+        self, fetched: IntArray, parts: Sequence[ScoredRows], logits: Tensor, groups: Sequence[RowGroup]
+    ) -> IntArray:
+        """The tokens in the order of the rows; rows that were cut are done again."""
+        rows = np.concatenate([part.rows for part in parts])
+        chosen = np.empty_like(rows)
+        chosen[rows] = fetched[: len(rows)]
+        if len(fetched) > len(rows):
+            cut = np.concatenate([part.rows for part in parts if part.is_cut is not None])
+            cut = cut[fetched[len(rows) :] != 0]
+            if len(cut) > 0:
+                chosen[cut] = fetch(_best(self.whole_scores(logits, groups, cut)))
+        return chosen
+
+    def score(self, logits: Tensor, groups: Sequence[RowGroup], num_leaders: int = 1) -> list[ScoredRows]:
+        """Every row once, with its filtered logits / temperature + noise; for greedy rows the edited logits.
+
+        Args:
+            logits: float32 [rows, vocab]; left unchanged.
+            groups: the rows in order, as many in all as logits has.
+            num_leaders: how many tokens each row must at least have.
+        """
+        settings = [row_settings(group.params, self._vocab_size) for group in groups]
+        is_led = [setting.is_led(self._vocab_size) for setting in settings]
+        batch = BatchRows.of(groups, settings)
+        assert len(batch.keys) == len(logits), "every row belongs to exactly one group"
+        upload = Upload()
+        tempered = Tempered(groups, batch, self._vocab_size, upload)
+        plans: list[LedRows | WholeRows] = []
+        if any(is_led):
+            plans.append(LedRows(batch.only(is_led), upload, num_leaders, self._vocab_size))
+        if not all(is_led):
+            plans.append(WholeRows(batch.only([not led for led in is_led]), upload))
+        sent = upload.send(self._device)
+        scores = tempered.scores(logits, sent)
+        return [plan.scored(scores, sent, self._noise) for plan in plans]
 
     def scores(self, logits: Tensor, groups: Sequence[RowGroup]) -> Tensor:
-        """Filtered logits / temperature + noise, float32 [rows, vocab]; for greedy rows the edited logits.
+        """The scores of all rows over the whole vocabulary, float32 [rows, vocab].
 
         Args:
             logits: float32 [rows, vocab]; left unchanged.
             groups: the rows in order, as many in all as logits has.
         """
-        rows = _Rows(groups, logits)
-        scores = edited_logits(logits, groups) / rows.table[_TEMPERATURE].float()[:, None]
-        scores.nan_to_num_(nan=-torch.inf, posinf=LARGEST, neginf=-torch.inf)
-        rows.filter(scores)
-        if len(rows.sampled) > 0:
-            keys, key_of_row = np.unique(rows.noise_keys, return_inverse=True)
-            index = torch.from_numpy(np.stack((rows.sampled, key_of_row))).to(logits.device)
-            scores.index_add_(0, index[0], self._noise.gumbel(keys).index_select(0, index[1]))
-        return scores
+        batch = BatchRows.of(groups, [row_settings(group.params, self._vocab_size) for group in groups])
+        upload = Upload()
+        tempered = Tempered(groups, batch, self._vocab_size, upload)
+        plan = WholeRows(batch, upload)
+        sent = upload.send(self._device)
+        return plan.scored(tempered.scores(logits, sent), sent, self._noise).scores
+
+    def whole_scores(self, logits: Tensor, groups: Sequence[RowGroup], rows: IntArray) -> Tensor:
+        """`scores` of some rows, such as those that were cut: float32 [len(rows), vocab].
+
+        Args:
+            logits, groups: of the whole batch.
+            rows: int64, numbers in the batch, ascending.
+        """
+        upload = Upload()
+        upload.add(rows)
+        return self.scores(logits.index_select(0, upload.send(self._device)[0]), _only(groups, rows))
 
 
-class _Rows:
-    """The parameters of every row of a batch: decided on the host, moved to the device in one copy."""
+class ChosenTokens:
+    """Tokens on their way from the device.
 
-    def __init__(self, groups: Sequence[RowGroup], logits: Tensor) -> None:
-        sizes = [len(group.positions) for group in groups]
-        assert sum(sizes) == len(logits), "every row belongs to exactly one group"
-        settings = np.array([_settings(group.params, logits.shape[-1]) for group in groups]).reshape(-1, 4)
-        self._host = np.repeat(settings, sizes, axis=0).T  # [4, rows]
-        self.table = torch.from_numpy(self._host).to(logits.device)
-        self.sampled = np.flatnonzero(np.repeat([not group.params.is_greedy for group in groups], sizes))
-        seeds = np.repeat(np.array([group.params.seed for group in groups], dtype=np.uint64), sizes)
-        positions = np.concatenate([group.positions for group in groups])
-        self.noise_keys = noise_keys(seeds[self.sampled], positions[self.sampled])
-
-    def filter(self, scores: Tensor) -> None:
-        """Apply each filter to the rows that ask for it."""
-        top_k, top_p = self._host[_TOP_K], self._host[_TOP_P]
-        is_top_k = top_k > 0
-        max_top_k = int(top_k.max(initial=0))
-        has_both = bool((is_top_k & (top_p < 1)).any())
-
-        def min_p_filter(part: Tensor, table: Tensor) -> None:
-            keep_min_p(part, table[_LOG_MIN_P].float())
-
-        def top_k_filter(part: Tensor, table: Tensor) -> None:
-            keep_top_k(part, table[_TOP_K].long(), max_top_k, table[_TOP_P] if has_both else None)
-
-        def top_p_filter(part: Tensor, table: Tensor) -> None:
-            keep_top_p(part, table[_TOP_P])
-
-        self._apply(min_p_filter, scores, self._host[_LOG_MIN_P] > -np.inf)
-        self._apply(top_k_filter, scores, is_top_k)
-        self._apply(top_p_filter, scores, (top_p < 1) & ~is_top_k)
-
-    def _apply(self, keep: Callable[[Tensor, Tensor], None], scores: Tensor, is_wanted: NDArray[np.bool_]) -> None:
-        if not is_wanted.any():
-            return
-        if is_wanted.all():
-            keep(scores, self.table)
-        else:
-            rows = torch.from_numpy(np.flatnonzero(is_wanted)).to(scores.device)
-            part = scores.index_select(0, rows)
-            keep(part, self.table.index_select(1, rows))
-            scores.index_copy_(0, rows, part)
-
-
-def _settings(params: SamplingParams, vocab_size: int) -> tuple[float, float, float, float]:
-    """Temperature, log of min_p, top_k and top_p of one session.
-
-    A filter that is off gets a value that changes nothing should the row be filtered beside others: a top_p of 1 would
-    still drop the tokens whose probability is too small to be counted, so it becomes _ALL_TOP_P.
+    Args:
+        fetching: their copy.
+        complete: what the host has still to do to them.
     """
-    if params.is_greedy:
-        return 1.0, -np.inf, 0.0, _ALL_TOP_P
-    log_min_p = float(np.log(params.min_p)) if params.min_p > 0 else -np.inf
-    top_k = params.top_k if params.top_k < vocab_size else 0.0
-    return params.temperature, log_min_p, top_k, params.top_p if params.top_p < 1 else _ALL_TOP_P
+
+    def __init__(self, fetching: Fetching, complete: Callable[[IntArray], IntArray]) -> None:
+        self._fetching = fetching
+        self._complete = complete
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether they have arrived."""
+        return self._fetching.is_ready
+
+    def tokens(self) -> IntArray:
+        """int64 [rows]; waits for them."""
+        return self._complete(self._fetching.result().astype(np.int64, copy=False))
+
+
+def _only(groups: Sequence[RowGroup], rows: IntArray) -> list[RowGroup]:
+    """The groups without the rows that are not named."""
+    parts = []
+    first = 0
+    for group in groups:
+        own = rows[(rows >= first) & (rows < first + len(group.positions))] - first
+        first += len(group.positions)
+        if len(own) > 0:
+            paths = group.paths if group.paths is None else [group.paths[row] for row in own.tolist()]
+            parts.append(group._replace(positions=group.positions[own], paths=paths))
+    return parts
+
+
+def _chosen(part: ScoredRows) -> Tensor:
+    """The best token of each row, int64 [num_rows]."""
+    if part.token_ids is None:
+        return _best(part.scores)
+    is_best = part.scores == part.scores.amax(dim=-1, keepdim=True)
+    return part.token_ids.masked_fill(~is_best, torch.iinfo(torch.int64).max).amin(dim=-1)
+
+
+def _best(scores: Tensor) -> Tensor:
+    """Where each row is highest, first come first among equals; without NaN."""
+    if scores.device.type == "cpu":  # numpy's argmax is vectorised, torch's is not
+        return torch.from_numpy(scores.numpy().argmax(axis=-1))
+    return scores.argmax(dim=-1)

@@ -2,19 +2,22 @@
 
 torch has neither unsigned 64-bit arithmetic nor a logical right shift. Its int64 wraps on overflow like uint64, so
 multiplying and adding give the same bits, and masking off the copies of the sign bit makes an arithmetic shift logical.
+The high half of an int64 is read where little-endian machines keep it, and torch is built for no others.
 """
 
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from specedge.noise import GOLDEN_RATIO, MAX_UNIFORM, MULTIPLIERS, SHIFTS
 
 _MAX_CHUNK: Final = 2**22
 """Elements whose 64-bit intermediates exist at one time (32 MiB), however many positions a call asks for."""
+
+_MAX_CPU_CHUNK: Final = 2**18
+"""The same on a CPU (2 MiB): about what a core's own cache takes."""
 
 
 class TorchNoise:
@@ -23,30 +26,52 @@ class TorchNoise:
     def __init__(self, vocab_size: int, device: torch.device | str) -> None:
         steps = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(GOLDEN_RATIO)
         self._steps = torch.from_numpy(steps.view(np.int64)).to(device)  # [vocab]
+        self._max_chunk = _MAX_CPU_CHUNK if self._steps.device.type == "cpu" else _MAX_CHUNK
 
-    def gumbel(self, keys: NDArray[np.uint64]) -> Tensor:
-        """Standard Gumbel noise, float32 [len(keys), vocab], for keys from :func:`specedge.noise.noise_keys`."""
+    def gumbel(self, keys: Tensor) -> Tensor:
+        """Standard Gumbel noise of every token, float32 [len(keys), vocab].
+
+        Args:
+            keys: from :func:`specedge.noise.noise_keys`, as int64 on the device.
+        """
         vocab_size = self._steps.shape[0]
         noise = torch.empty(len(keys), vocab_size, dtype=torch.float32, device=self._steps.device)
-        num_rows = max(1, _MAX_CHUNK // vocab_size)
+        num_rows = max(1, self._max_chunk // vocab_size)
         for start in range(0, len(keys), num_rows):
-            chunk = noise[start : start + num_rows]
-            chunk.copy_(self.bits(keys[start : start + num_rows]))
-            chunk.add_(0.5).mul_(2.0**-32).clamp_(max=MAX_UNIFORM)
-            chunk.neg_().log1p_().neg_().log_().neg_()
+            rows = slice(start, start + num_rows)
+            _gumbel(_bits(keys[rows, None] + self._steps), noise[rows])
         return noise
 
-    def bits(self, keys: NDArray[np.uint64]) -> Tensor:
-        """The integer part: 32 random bits in an int64, [len(keys), vocab]."""
-        state = torch.from_numpy(keys.view(np.int64)).to(self._steps.device)[:, None] + self._steps
-        for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
-            state.bitwise_xor_(_shift_right(state, shift)).mul_(_as_int64(multiplier))
-        state.bitwise_xor_(_shift_right(state, SHIFTS[2]))
-        return _shift_right(state, 32)
+    def gumbel_of(self, keys: Tensor, token_ids: Tensor) -> Tensor:
+        """The same noise of some tokens of each key only.
+
+        Args:
+            keys: int64 [rows].
+            token_ids: int64 [rows, width].
+
+        Returns:
+            float32 [rows, width].
+        """
+        noise = torch.empty(token_ids.shape, dtype=torch.float32, device=self._steps.device)
+        return _gumbel(_bits(self._steps[token_ids].add_(keys[:, None])), noise)
+
+    def bits(self, keys: Tensor) -> Tensor:
+        """The integer part of the noise of every token: 32 random bits, uint32 [len(keys), vocab]."""
+        return _bits(keys[:, None] + self._steps)
 
 
-def _shift_right(state: Tensor, count: int) -> Tensor:
-    return (state >> count).bitwise_and_(2 ** (64 - count) - 1)
+def _bits(state: Tensor) -> Tensor:
+    """The high half of each finalised state, uint32; the state is overwritten."""
+    for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
+        state.bitwise_xor_((state >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(_as_int64(multiplier))
+    state.bitwise_xor_((state >> SHIFTS[2]).bitwise_and_(2 ** (64 - SHIFTS[2]) - 1))
+    return state.view(torch.int32)[..., 1::2].view(torch.uint32)
+
+
+def _gumbel(bits: Tensor, noise: Tensor) -> Tensor:
+    noise.copy_(bits)
+    noise.add_(0.5).mul_(-(2.0**-32)).clamp_(min=-MAX_UNIFORM)
+    return noise.log1p_().neg_().log_().neg_()
 
 
 def _as_int64(value: int) -> int:

@@ -122,6 +122,10 @@ class DraftTrie:
         self._take_in((parent,), (token,), (score,), is_step=False)
         return len(self._home) - 1
 
+    def add_all(self, parents: Sequence[int], tokens: Sequence[int], scores: Sequence[float]) -> None:
+        """`add` for several nodes, numbered from `num_nodes` on."""
+        self._take_in(parents, tokens, scores, is_step=False)
+
     def extend(self, parents: Sequence[int], tokens: Sequence[int], log_probs: Sequence[float]) -> None:
         """Take in nodes that tell the log-probability of their own step, which holds however late they are.
 

@@ -25,7 +25,6 @@ class TargetModel:
     def __init__(self, runner: ModelRunner, sampler: Sampler) -> None:
         self._runner = runner
         self._sampler = sampler
-        self._host_tokens = torch.empty(0, dtype=torch.int64)  # pinned; on a GPU only
 
     def launch(self, schedule: Schedule) -> PendingTokens:
         """Compute the planned rows; on a GPU, begin to."""
@@ -35,9 +34,7 @@ class TargetModel:
             return KnownTokens(np.empty(0, dtype=np.int64))
         if self._runner.device.type != "cuda":
             return UnsampledTokens(self._sampler, logits, groups)
-        if len(self._host_tokens) < len(logits):
-            self._host_tokens = torch.empty(2 * len(logits), dtype=torch.int64, pin_memory=True)
-        return CopiedTokens(self._sampler.choose_on_device(logits, groups), self._host_tokens)
+        return self._sampler.launch(logits, groups)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy keys and values between slots in all layers."""
@@ -57,31 +54,3 @@ class UnsampledTokens:
     def tokens(self) -> IntArray:
         """Samples."""
         return self._sampler.choose(self.logits, self._groups)
-
-
-class CopiedTokens:
-    """Implements `PendingTokens` on a GPU: tokens on their way to the host.
-
-    All that is ever waited for is their copy, which the device makes after everything launched before it.
-
-    Args:
-        tokens: int64 [num_tokens] on the device.
-        host_tokens: pinned, at least as long; used again by the next step.
-    """
-
-    def __init__(self, tokens: torch.Tensor, host_tokens: torch.Tensor) -> None:
-        self._tokens = host_tokens[: len(tokens)]
-        self._tokens.copy_(tokens, non_blocking=True)
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._copied.record(torch.cuda.current_stream(tokens.device))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the copy has been made."""
-        return bool(self._copied.query())  # type: ignore[no-untyped-call]
-
-    def tokens(self) -> IntArray:
-        """Waits for the copy; the array is overwritten by the next step."""
-        self._copied.synchronize()
-        copied: IntArray = self._tokens.numpy()
-        return copied

@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specedge.penalties import TokenCounts, penalised_entries
+from specedge import filters, row_scoring
+from specedge.penalties import TokenCounts, penalised_rows
 from specedge.reference_sampler import reference_scores
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
@@ -127,6 +129,24 @@ def test_torch_scores_equal_the_reference_row_by_row(batch: tuple[list[Session],
     assert (shortfall <= 4e-6 * np.maximum(1.0, np.abs(picked))).all(), "the chosen token is the reference's best"
 
 
+@settings(max_examples=150)
+@given(
+    batch=batches(), max_leaders=st.integers(1, 5), block=st.sampled_from([1, 3, 64]), narrow=st.sampled_from([0, 100])
+)
+def test_the_chosen_token_has_the_highest_score_however_few_are_looked_at(
+    batch: tuple[list[Session], np.ndarray], max_leaders: int, block: int, narrow: int
+) -> None:
+    members, logits = batch
+    groups = [session.group() for session in members]
+    sampler = Sampler(logits.shape[1], "cpu")
+    expected = sampler.scores(torch.from_numpy(logits), groups).argmax(dim=-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_scoring, "MAX_LEADERS", max_leaders)
+        patch.setattr(row_scoring, "NARROW", narrow)
+        patch.setattr(filters, "_BLOCK", block)
+        assert sampler.choose(torch.from_numpy(logits), groups).tolist() == expected.tolist()
+
+
 @settings(max_examples=60)
 @given(batches())
 def test_a_row_gives_the_same_scores_in_any_batch(batch: tuple[list[Session], np.ndarray]) -> None:
@@ -150,9 +170,9 @@ def test_incremental_counts_equal_a_naive_count(
     counts = TokenCounts(prompt_ids)
     for burst in bursts:
         counts.append(burst)
-        counts.with_path(path)
+        next(counts.with_paths([path]))
     generated_ids = [token_id for burst in bursts for token_id in burst]
-    ids, generated = counts.with_path(path)
+    ids, generated = next(counts.with_paths([path]))
     naive = Counter([*generated_ids, *path])
     assert len(set(ids.tolist())) == len(ids)
     assert dict(zip(ids.tolist(), generated.tolist(), strict=True)) == {
@@ -160,7 +180,7 @@ def test_incremental_counts_equal_a_naive_count(
     }
 
     params = data.draw(sampling_params(MAX_TOKEN + 1))
-    entries = penalised_entries(params, counts, path)
+    entries = next(penalised_rows(params, counts, [path]))
     changed = dict(zip(entries.ids.tolist(), zip(*entries[1:], strict=True), strict=True))
     for token_id in range(MAX_TOKEN + 1):
         is_repeated = token_id in {*prompt_ids, *generated_ids, *path}

@@ -140,6 +140,32 @@ async def test_verdict_during_a_forward_comes_before_its_results() -> None:
     drafter.check_integrity()
 
 
+async def test_nodes_in_flight_that_survive_a_verdict_are_grown_from_at_once_and_computed_once() -> None:
+    runner = FakeDraft(400)
+    drafter = make_drafter(runner, DraftingSettings(growth=SMALL))
+    keeper = TrieKeeper(drafter, PROMPT, GREEDY)
+    for _ in range(3):
+        drafter.step()
+    await deliver()
+    right = draft_answer(PROMPT, 12)
+    assert tuple(right[:3]) in keeper.live_paths()
+    runner.during_forward = lambda batch: keeper.commit(right[:2])
+    drafter.step()  # the verdict's subtree holds what is being computed
+    in_flight = [path[len(PROMPT) + 2 :] for path in runner.wanted_paths if path[len(PROMPT) :][:2] == tuple(right[:2])]
+    assert any(in_flight)
+    runner.during_forward = lambda batch: None
+    await deliver()
+    grown = {path[:-1] for path in keeper.live_paths()}
+    assert grown & {path for path in in_flight if path}, "their children are there without another forward"
+    for _ in range(4):
+        drafter.step()
+    assert max(runner.computed.values()) == 1
+    assert drafter.stats.num_late_results < len(runner.wanted_paths) + len(in_flight)
+    keeper.handle.close()
+    drafter.step()
+    drafter.check_integrity()
+
+
 async def test_session_closed_during_a_forward_leaves_nothing() -> None:
     runner = FakeDraft(400)
     drafter = make_drafter(runner, DraftingSettings(growth=SMALL))

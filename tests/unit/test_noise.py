@@ -28,8 +28,9 @@ VECTORS = [
 SEEDS = [0, 1, 2**32, 2**63 - 1, 2**63, 2**63 + 12345, 2**64 - 2, 2**64 - 1]
 
 
-def keys_of(seeds: list[int], positions: list[int]) -> np.ndarray:
-    return noise_keys(np.array(seeds, dtype=np.uint64), np.array(positions, dtype=np.int64))
+def keys_of(seeds: list[int], positions: list[int]) -> torch.Tensor:
+    keys = noise_keys(np.array(seeds, dtype=np.uint64), np.array(positions, dtype=np.int64))
+    return torch.from_numpy(keys.view(np.int64))
 
 
 @pytest.mark.parametrize(("seed", "position", "token", "bits", "gumbel"), VECTORS)
@@ -50,7 +51,7 @@ def test_torch_bits_equal_numpy_bits_for_every_token_of_a_batch() -> None:
     positions = [0, 1, 2, 1000, 2**20, 2**31, 2**40, 2**62]
     bits = TorchNoise(3001, "cpu").bits(keys_of(SEEDS, positions))
     expected = np.stack([noise_bits(seed, position, 3001) for seed, position in zip(SEEDS, positions, strict=True)])
-    assert bits.dtype == torch.int64
+    assert bits.dtype == torch.uint32
     np.testing.assert_array_equal(bits.numpy(), expected)
 
 
@@ -66,10 +67,20 @@ def test_noise_of_a_key_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyP
     keys = keys_of(SEEDS, list(range(8)))
     together = noise.gumbel(keys)
     alone = torch.cat([noise.gumbel(keys[row : row + 1]) for row in range(8)])
-    monkeypatch.setattr(torch_noise, "_MAX_CHUNK", 3 * 1001)
-    in_chunks = noise.gumbel(keys)
+    monkeypatch.setattr(torch_noise, "_MAX_CPU_CHUNK", 3 * 1001)
+    in_chunks = TorchNoise(1001, "cpu").gumbel(keys)
     assert torch.equal(together, alone)
     assert torch.equal(together, in_chunks)
+
+
+def test_noise_of_some_tokens_is_bit_for_bit_the_noise_of_all() -> None:
+    noise = TorchNoise(5003, "cpu")
+    keys = keys_of(SEEDS, list(range(8)))
+    everything = noise.gumbel(keys)
+    random = torch.Generator().manual_seed(1)
+    for width in (1, 3, 7, 16, 130, 5003):
+        token_ids = torch.randint(0, 5003, (8, width), generator=random)
+        assert torch.equal(noise.gumbel_of(keys, token_ids), everything.gather(1, token_ids))
 
 
 def test_noise_of_a_token_does_not_depend_on_the_vocabulary_size() -> None:

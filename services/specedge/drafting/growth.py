@@ -253,15 +253,15 @@ class TreeGrowth:
             return []
         bar = -inf
         if len(nodes) + len(offers) > trie.max_live_nodes:
-            scores = [root_loss - node[0] for node in nodes.values()]
-            bar = score_bar(scores, [offer[0] for offer in offers], trie.max_live_nodes)
-        offers.sort(key=lambda offer: -offer[0])
-        for score, parent, token, position in offers:
-            if score < bar:
-                break
-            number = trie.add(trie.frontier if parent == ROOT else parent, token, score)
+            held = [root_loss - node[0] for node in nodes.values()]
+            bar = score_bar(held, [offer[0] for offer in offers], trie.max_live_nodes)
+        kept = sorted((offer for offer in offers if offer[0] >= bar), key=lambda offer: -offer[0])
+        first, frontier = trie.num_nodes, trie.frontier
+        scores, parents, tokens, _ = zip(*kept, strict=True)
+        trie.add_all([frontier if parent == ROOT else parent for parent in parents], tokens, scores)
+        self.fresh += range(first, trie.num_nodes)
+        for number, (score, parent, token, position) in enumerate(kept, first):
             nodes[number] = root_loss - score, number, parent, token, position
-            self.fresh.append(number)
             if not self._is_final(token, position):
                 self._unexpanded.add(number)
         self._is_sorted = self._is_exhausted = False

@@ -11,12 +11,25 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
+from specedge.device_copy import fetch
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import Candidates, FloatArray
 from specedge.drafting.tau import TAUS, TauEstimate
-from specedge.noise import noise_keys
-from specedge.sampler import RowGroup, Sampler
-from specedge.torch_noise import TorchNoise
+from specedge.filters import block_bests, has_blocks, nominees
+from specedge.row_group import RowGroup
+from specedge.row_scoring import ScoredRows
+from specedge.sampler import Sampler
+
+_PRODUCTS = [8, 5, 2, 4, 1, 0]
+"""Of the products of (q, q ** 2, q ** 4) with themselves, row by row, those that TAUS need: see `_log_partitions`."""
+
+_TAUS = np.array(TAUS)
+
+_MAX_VOCAB = 2**24
+"""Token ids below this are exact as float32, in which they come from the device beside their scores."""
+
+_FEW = 2**16
+"""Scores among which the best are found directly at less cost than by blocks."""
 
 
 class _Logits(Protocol):
@@ -49,10 +62,11 @@ class ChildRanking:
     ) -> None:
         self.greedy_tau = TauEstimate()
         self.sampled_tau = TauEstimate()
+        assert vocab_size <= _MAX_VOCAB
         self._vocab_size = vocab_size
         self._width = min(width, vocab_size)
-        self._sampler = Sampler(vocab_size, device)
-        self._noise = None if coupled else TorchNoise(vocab_size, device)
+        self._sampler = Sampler(vocab_size, device, has_noise=coupled)
+        self._products = torch.tensor(_PRODUCTS, device=device)
 
     @classmethod
     def of(
@@ -70,11 +84,16 @@ class ChildRanking:
             logits: float32 [rows, at least vocab_size] of the draft model.
             groups: the sessions' rows in order.
         """
-        scores = self._scores(logits[:, : self._vocab_size], groups)  # [rows, vocab]
-        top = scores.topk(self._width, dim=-1)
-        best = top.values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
-        parts = (top.indices.double(), (top.values - best).double(), _log_partitions(scores - best).double())
-        return self._candidates(torch.cat(parts, dim=-1).cpu().numpy(), groups)
+        logits = logits[:, : self._vocab_size]
+        parts = self._sampler.score(logits, groups, self._width)
+        tables = [self._ranked(part) for part in parts]
+        table = fetch(torch.cat(tables) if len(tables) > 1 else tables[0])  # [rows, 2 * width + num_taus + 1]
+        if len(parts) > 1:
+            table[np.concatenate([part.rows for part in parts])] = table.copy()
+        cut = np.flatnonzero(table[:, -1])
+        if len(cut) > 0:
+            table[cut] = fetch(self._ranked(ScoredRows(cut, self._sampler.whole_scores(logits, groups, cut))))
+        return self._candidates(table[:, :-1].astype(np.float64), groups)
 
     def observe(self, evidence: Iterable[tuple[Candidates, int]]) -> None:
         """Fits the taus to tokens that were committed after expanded nodes."""
@@ -82,51 +101,55 @@ class ChildRanking:
             if candidates.token_ids:  # none where the draft's logits were not numbers
                 (self.greedy_tau if candidates.is_greedy else self.sampled_tau).observe(candidates, token)
 
-    def _scores(self, logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
-        scores = self._sampler.scores(logits, groups)
-        if self._noise is not None:
-            sampled = [not group.params.is_greedy for group in groups]
-            sizes = [len(group.positions) for group in groups]
-            seeds = np.repeat(np.array([group.params.seed for group in groups], dtype=np.uint64), sizes)
-            positions = np.concatenate([group.positions for group in groups])
-            noise = self._noise.gumbel(noise_keys(seeds, positions))
-            noise *= torch.from_numpy(np.repeat(sampled, sizes)).to(noise.device)[:, None]
-            scores = scores - noise
-        return scores
+    def _ranked(self, part: ScoredRows) -> torch.Tensor:
+        """Of each row the best tokens, their scores, the log-partitions, and whether it was cut: float32."""
+        values, token_ids = _best(part.scores, self._width)
+        if part.token_ids is not None:
+            token_ids = part.token_ids.gather(1, token_ids)
+        best = values[:, :1]  # relative to it the exponentials can neither overflow nor all vanish
+        is_cut = torch.zeros_like(token_ids[:, :1]) if part.is_cut is None else part.is_cut[:, None]
+        return torch.cat((values - best, token_ids, self._log_partitions(part.scores, best), is_cut), dim=-1)
 
-    def _candidates(self, packed: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
+    def _log_partitions(self, scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+        """logsumexp((scores - best) / tau) for the taus of the grid, [rows, num_taus]; from one exponential.
+
+        With q, the exponential of a quarter of the score, q ** 8 .. q ** 2 are products of q, q ** 2 and q ** 4.
+        """
+        powers = torch.empty(len(scores), 3, scores.shape[1], device=scores.device)
+        quarter, half, whole = powers.unbind(1)
+        torch.sub(scores, best, out=quarter).mul_(0.25).exp_()
+        torch.mul(quarter, quarter, out=half)
+        torch.mul(half, half, out=whole)
+        products = torch.bmm(powers, powers.mT).flatten(1)  # [rows, 9]
+        return products.index_select(1, self._products).log_()
+
+    def _candidates(self, table: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
         width = self._width
-        is_greedy = np.repeat([group.params.is_greedy for group in groups], [len(group.positions) for group in groups])
-        scores, log_partitions = packed[:, width : 2 * width], packed[:, 2 * width :]
+        sizes = [len(group.positions) for group in groups]
+        is_greedy = np.repeat([group.params.is_greedy for group in groups], sizes)
+        scores, log_partitions = table[:, :width], table[:, 2 * width :]
         tau_index = np.where(is_greedy, self.greedy_tau.index, self.sampled_tau.index)
-        taus = np.array(TAUS)[tau_index][:, None]
-        log_probs = scores / taus - np.take_along_axis(log_partitions, tau_index[:, None], axis=1)
-        num_possible = np.isfinite(scores).sum(axis=1)
-        token_ids = packed[:, :width].astype(np.int64)
+        log_partition = log_partitions[np.arange(len(table)), tau_index]
+        log_probs = scores / _TAUS[tau_index][:, None] - log_partition[:, None]
+        num_possible = np.isfinite(scores).sum(axis=1).tolist()
+        columns = (
+            table[:, width : 2 * width].astype(np.int64).tolist(),
+            log_probs.tolist(),
+            scores,
+            log_partitions,
+            is_greedy,
+        )
         return [
-            Candidates(
-                token_ids=token_ids[row, :count].tolist(),
-                log_probs=log_probs[row, :count].tolist(),
-                scores=scores[row, :count],
-                log_partitions=log_partitions[row],
-                is_greedy=bool(is_greedy[row]),
-            )
-            for row, count in enumerate(num_possible.tolist())
+            Candidates(ids[:count], own[:count], row_scores[:count], partitions, bool(greedy))
+            for count, ids, own, row_scores, partitions, greedy in zip(num_possible, *columns, strict=True)
         ]
 
 
-def _log_partitions(scores: torch.Tensor) -> torch.Tensor:
-    """logsumexp(scores / tau) for the taus of the grid, [rows, num_taus]; all of them from one exponential."""
-    quarter = scores.mul(0.25).exp_()
-    half = quarter * quarter
-    whole = half * half
-    inner = torch.linalg.vecdot
-    sums = (
-        inner(whole, whole),
-        inner(whole, half),
-        inner(whole, quarter),
-        whole.sum(dim=-1),
-        inner(half, quarter),
-        half.sum(dim=-1),
-    )
-    return torch.stack(sums, dim=-1).log_()
+def _best(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best scores of each row and where they are, best first: [rows, width] each."""
+    if scores.numel() < _FEW or not has_blocks(scores, width):
+        top = scores.topk(width, dim=-1)
+        return top.values, top.indices
+    nominated, places = nominees(scores, block_bests(scores).topk(width, dim=-1).indices)
+    top = nominated.topk(width, dim=-1)
+    return top.values, places.gather(1, top.indices)

@@ -31,7 +31,8 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import make_runner
+from specedge.model.engines import execution_of, make_runner
+from specedge.model.execution import Execution
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class LoadedModels:
 
     tokenizer: PreTrainedTokenizerBase
     drafter: Drafter | None
+    execution: Execution | None = None  # of the draft model
 
     @property
     def draft_source(self) -> DraftSource:
@@ -164,7 +166,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         on_step=steps.step,
     )
     steps.watch(drafter.stats, drafter.pool)
-    return LoadedModels(tokenizer, drafter)
+    execution = execution_of(model, runner)
+    metrics.drafts_with(execution)
+    return LoadedModels(tokenizer, drafter, execution)
 
 
 def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
@@ -188,6 +192,8 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         temperature=settings.temperature,
         seed=settings.seed,
         max_concurrent_requests=settings.max_concurrent_requests,
+        draft_model=settings.draft_model,
+        draft_execution=models.execution,
     )
     return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
 

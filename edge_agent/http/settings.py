@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from specedge.model.execution import Execution
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
@@ -18,6 +20,7 @@ class HttpSettings:
         max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
         max_prompts: prompts in one completion request.
         num_tokenizer_threads: prompts being tokenised at a time.
+        draft_model, draft_execution: what drafts here and what computes it, for `/version`; None: nothing drafts.
         max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
     """
 
@@ -32,3 +35,5 @@ class HttpSettings:
     max_prompts: int = 128
     num_tokenizer_threads: int = 2
     max_chars_per_token: int = 16
+    draft_model: str | None = None
+    draft_execution: Execution | None = None

@@ -79,8 +79,9 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
     first: set[asyncio.Future[Any]] = {loading, stopped}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
+    if not loading.done() or loading.exception() is not None:
         listener.close()
+    if not loading.done():
         logger.info("stopped while loading")
         return
     models = loading.result()

@@ -68,7 +68,7 @@ class VerifierMetrics:
     def runs(self, model: str, execution: Execution) -> None:
         """Show what computes a model, "target" or "draft"."""
         logger.info("%s model: %s", model, execution)
-        self._execution.labels(model, **asdict(execution)).set(1)
+        self._execution.labels(model=model, **asdict(execution)).set(1)
 
     def step(self, report: StepReport) -> None:
         """Book a finished step."""

@@ -11,6 +11,7 @@ MIB = 2**20
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be allocated on a device."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later can be allocated too
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -208,15 +206,3 @@ def test_draft_slots_beyond_the_machines_memory(capfd: pytest.CaptureFixture[str
     assert "MiB are short; lower max_len or num_draft_slots, raise kv_memory_fraction" in said
     assert main(["edge", "--port", "0", "--device", "cpu", "--num-draft-slots", "2147483647"]) == 1
     assert "num_draft_slots 2147483647 and graph_memory_mib of the draft model need" in capfd.readouterr().err
-
-
-def test_the_command_in_a_process_of_its_own(tmp_path: Path) -> None:
-    folder = model(tmp_path / "model", nan)
-    done = subprocess.run(
-        [sys.executable, "-m", "specedge_cli", "verifier", "--port", "0", "--device", "cpu", "--target-model", folder],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("specedge verifier: ") and "holds NaN" in done.stderr
-    assert "Traceback" not in done.stderr

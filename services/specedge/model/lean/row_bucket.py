@@ -21,7 +21,7 @@ from specedge.model.attention.for_lean import attention_over
 from specedge.model.attention.interface import RecordableBackend, ReservedState, Room
 from specedge.model.attention.placement import Table
 from specedge.model.attention_plan import AttentionPlan, plan_of
-from specedge.model.batch import PackedBatch, Segment
+from specedge.model.batch import IntArray, PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
 from specedge.model.lean.blocks import LeanModel
 
@@ -106,11 +106,10 @@ class FixedForward:
 
     def fill(self, num_rows: int, batch: PackedBatch, plan: AttentionPlan) -> None:
         """Put a batch into the memory that a forward of so many rows reads."""
-        num_padding = num_rows - len(batch.token_ids)
         inputs = {
-            "token_ids": np.pad(batch.token_ids, (0, num_padding)),
-            "row_positions": np.pad(batch.positions, (0, num_padding)),
-            "slots": np.pad(batch.slots, (0, num_padding), constant_values=self._cache.num_slots - 1),
+            "token_ids": _padded(batch.token_ids, num_rows, 0),
+            "row_positions": _padded(batch.positions, num_rows, 0),
+            "slots": _padded(batch.slots, num_rows, self._cache.num_slots - 1),
             "wanted": batch.logits_rows,
         }
         self._backend.fill(self._of_rows(num_rows), plan, inputs)
@@ -131,6 +130,12 @@ class FixedForward:
         if num_rows not in self._states:
             self._states[num_rows] = self._backend.narrowed(self._state, num_rows)
         return self._states[num_rows]
+
+
+def _padded(array: IntArray, length: int, filler: int) -> IntArray:
+    padded = np.full(length, filler, dtype=np.int64)
+    padded[: len(array)] = array
+    return padded
 
 
 Replay = Callable[[], torch.Tensor]

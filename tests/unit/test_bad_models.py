@@ -144,7 +144,7 @@ def test_another_family_with_an_engine_that_does_not_know_it(tmp_path: Path, cap
             "--engine native --attention sdpa",
             "engine native has attention of its own: attention must be auto, not sdpa",
         ),
-        ("--engine native --dtype bfloat16", "engine native computes in float32 on the CPU, not in bfloat16 on cpu"),
+        ("--engine native --dtype float16", "on the CPU, not in float16 on cpu"),
         ("--attention triton", "attention backend 'triton' needs a CUDA device, not cpu"),
         ("--engine lean --attention flash", "attention backend 'flash'"),
         ("--device cuda:99", "device cuda:99: this machine has"),

@@ -47,7 +47,7 @@ has_library = pytest.mark.skipif(engines._native_library() is None, reason="no C
     [
         ("auto", "auto", NativeRunner),
         ("auto", "float32", NativeRunner),
-        ("auto", "bfloat16", LeanRunner),
+        ("auto", "float16", LeanRunner),
         ("native", "auto", NativeRunner),
         ("lean", "auto", LeanRunner),
         ("transformers", "auto", TransformersRunner),
@@ -104,8 +104,8 @@ def test_another_family_is_refused_by_name(tmp_path) -> None:
 
 
 def test_what_an_engine_does_not_do_is_refused() -> None:
-    with pytest.raises(EngineRefused, match="engine native computes in float32 on the CPU, not in bfloat16 on cpu"):
-        load_for("native", DRAFT, "cpu", "bfloat16")
+    with pytest.raises(EngineRefused, match=r"engine native .* on the CPU, not in float16 on cpu"):
+        load_for("native", DRAFT, "cpu", "float16")
     with pytest.raises(EngineRefused, match="engine native has attention of its own: attention must be auto, not sdpa"):
         load_for("native", DRAFT, "cpu", attention="sdpa")
     with pytest.raises(EngineRefused, match="engine transformers takes attention auto or sdpa, not triton"):
@@ -154,8 +154,8 @@ def test_auto_says_why_it_is_transformers(tmp_path, caplog, monkeypatch, change,
     asked = []
     monkeypatch.setattr(engines, "load_model", lambda *how: asked.append(how))
     folder = copy_of_draft(tmp_path / "model", change, **config)
-    load_for("auto", folder, "cpu", "bfloat16")
-    assert asked == [(folder, "cpu", "bfloat16")]
+    load_for("auto", folder, "cpu", "float16")
+    assert asked == [(folder, "cpu", "float16")]
     assert reason in caplog.text and "engine transformers is used" in caplog.text
     with pytest.raises(EngineRefused, match=reason):
         load_for("lean", folder, "cpu")

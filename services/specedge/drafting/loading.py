@@ -11,7 +11,7 @@ from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import LoadedModel, graph_bytes_of, kv_bytes_of, load_for, make_runner
+from specedge.model.engines import Engine, LoadedModel, graph_bytes_of, kv_bytes_of, load_for, make_runner
 from specedge.model.memory import require_memory
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -40,13 +40,12 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
+    return _load(settings, path, settings.engine, settings.dtype)
+
+
+def _load(settings: DrafterSettings, path: str, engine: Engine, dtype: str) -> LoadedModel:
     return load_for(
-        settings.engine,
-        path,
-        settings.device,
-        settings.dtype,
-        attention=settings.attention,
-        graph_bytes=settings.graph_bytes,
+        engine, path, settings.device, dtype, attention=settings.attention, graph_bytes=settings.graph_bytes
     )
 
 

@@ -33,7 +33,8 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import make_runner
+from specedge.model.engines import execution_of, make_runner
+from specedge.model.execution import Execution
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class LoadedModels:
 
     tokenizer: PreTrainedTokenizerBase
     drafter: Drafter | None
+    execution: Execution | None = None  # of the draft model
 
     @property
     def draft_source(self) -> DraftSource:
@@ -79,8 +81,9 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
     first: set[asyncio.Future[Any]] = {loading, stopped}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
+    if not loading.done() or loading.exception() is not None:
         listener.close()
+    if not loading.done():
         logger.info("stopped while loading")
         return
     models = loading.result()
@@ -166,7 +169,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         on_step=steps.step,
     )
     steps.watch(drafter.stats, drafter.pool)
-    return LoadedModels(tokenizer, drafter)
+    execution = execution_of(model, runner)
+    metrics.drafts_with(execution)
+    return LoadedModels(tokenizer, drafter, execution)
 
 
 def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
@@ -192,6 +197,8 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         max_concurrent_requests=settings.max_concurrent_requests,
         splits_reasoning=splits_reasoning(settings, models.tokenizer),
         tool_format=format_of_template(models.tokenizer) if settings.tool_parser == "auto" else settings.tool_parser,
+        draft_model=settings.draft_model,
+        draft_execution=models.execution,
     )
     return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
 

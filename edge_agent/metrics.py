@@ -3,12 +3,17 @@
 Labels take values from fixed small sets only. The `vllm:` families are views of our own ones, made when scraped.
 """
 
+import logging
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from edge_agent.vllm_metrics import Alias, VllmAliases
+from specedge.model.execution import Execution
+
+logger = logging.getLogger(__name__)
 
 _TTFT_BUCKETS_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
@@ -39,6 +44,11 @@ class EdgeMetrics:
         self._create_speculation_metrics()
         self._create_network_metrics()
         self.registry.register(VllmAliases(self._aliases(), model_name))
+
+    def drafts_with(self, execution: Execution) -> None:
+        """Show what computes the draft model."""
+        logger.info("draft model: %s", execution)
+        self._draft_execution.labels(**asdict(execution)).set(1)
 
     def _create_request_metrics(self) -> None:
         name, registry = "specedge_edge_", self.registry
@@ -94,6 +104,11 @@ class EdgeMetrics:
             "One draft step of all sessions: choosing rows, forward, growing the tries",
             buckets=_DRAFT_STEP_BUCKETS_S,
             registry=registry,
+        )
+
+        names = [field.name for field in fields(Execution)]
+        self._draft_execution = Gauge(
+            f"{name}draft_execution_info", "What computes the draft model", names, registry=registry
         )
 
     def _create_network_metrics(self) -> None:

@@ -53,7 +53,7 @@ def create_app(
     ):
         app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
     app.include_router(token_router(model, encoder, settings))
-    app.include_router(status_router(model, metrics, not_ready_reason))
+    app.include_router(status_router(model, metrics, settings, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):
         app.add_exception_handler(error, answer_error)
     app.add_middleware(ConcurrencyLimit, max_concurrent=settings.max_concurrent_requests)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from edge_agent.http.tool_calls import ToolFormat
+from specedge.model.execution import Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class HttpSettings:
         num_tokenizer_threads: prompts being tokenised at a time.
         tool_format: how the model writes tool calls.
         splits_reasoning: answers of chats are split into thought and content.
+        draft_model, draft_execution: what drafts here and what computes it, for `/version`; None: nothing drafts.
         max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
     """
 
@@ -40,3 +42,5 @@ class HttpSettings:
     max_chars_per_token: int = 16
     splits_reasoning: bool = False
     tool_format: ToolFormat = "hermes"
+    draft_model: str | None = None
+    draft_execution: Execution | None = None

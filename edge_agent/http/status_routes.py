@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,18 +11,22 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 
 from edge_agent.http.served_model import ServedModel
+from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
 
 NotReadyReason = Callable[[], str | None]
 
 
-def status_router(model: ServedModel, metrics: EdgeMetrics, not_ready_reason: NotReadyReason) -> APIRouter:
+def status_router(
+    model: ServedModel, metrics: EdgeMetrics, settings: HttpSettings, not_ready_reason: NotReadyReason
+) -> APIRouter:
     """The routes.
 
     Args:
         model: the served model.
         metrics: what `/metrics` shows.
+        settings: with what `/version` says of the draft model.
         not_ready_reason: why requests cannot be served yet for reasons of this process, None when they can.
     """
     router = APIRouter()
@@ -60,13 +65,15 @@ def status_router(model: ServedModel, metrics: EdgeMetrics, not_ready_reason: No
 
     @router.get("/version")
     async def version() -> dict[str, Any]:
-        """Versions of this edge agent and of its verifier, null until it has answered."""
-        info = model.info
+        """Versions of this edge agent and of its verifier, null until it has answered; and what computes drafts."""
+        info, execution = model.info, settings.draft_execution
         return {
             "version": __version__,
             "verifier_version": None if info is None else info.server_version,
             "protocol_version": None if info is None else info.protocol_version,
             "target_model": None if info is None else info.target_model,
+            "draft_model": settings.draft_model,
+            "draft_execution": None if execution is None else asdict(execution),
         }
 
     @router.get("/metrics")

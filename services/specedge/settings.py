@@ -64,8 +64,20 @@ class ProcessSettings(SettingsGroup, BaseSettings):
     engine: Literal["auto", "native", "lean", "transformers"] = Field(
         default="auto",
         description="what computes the model: native is plain C for the CPU, lean is torch without transformers' model "
-        "code, both for dense Llama, Qwen2, Qwen3 and Mistral models; auto is native for a local model where there is "
-        "a C compiler, else transformers",
+        "code, both for dense Llama, Qwen2, Qwen3 and Mistral models; auto is native on the CPU where there is a C "
+        "compiler, else lean, and transformers for every other model",
+    )
+    attention: Literal["auto", "sdpa", "triton", "flash"] = Field(
+        default="auto",
+        description="what computes attention: sdpa runs everywhere, triton and flash on CUDA with engine lean; auto is "
+        "triton there unless it fails its self-test, else sdpa; engine native has its own",
+    )
+    graph_memory_mib: int = Field(
+        default=2048,
+        ge=0,
+        le=2**20,
+        description="most device memory, in MiB, that the CUDA graphs of a model may take (engine lean, attention "
+        "triton); 0 records none",
     )
     host: str = Field(
         default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every IPv4 interface"
@@ -88,6 +100,11 @@ class ProcessSettings(SettingsGroup, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The constructor reads its arguments only; other sources are read by `load_settings`."""
         return (init_settings,)
+
+    @property
+    def graph_bytes(self) -> int:
+        """`graph_memory_mib` in bytes."""
+        return self.graph_memory_mib * 2**20
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""

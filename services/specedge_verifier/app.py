@@ -19,7 +19,7 @@ from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import load_for, make_runner
+from specedge.model.engines import execution_of, graph_bytes_of, kv_bytes_of, load_for, make_runner
 from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
@@ -115,12 +115,18 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
     path = resolve_model(settings.target_model, "target")
     tokenizer = load_tokenizer(path)
     defaults = load_generation_defaults(path, tokenizer)
-    model = load_for(settings.engine, path, settings.device, settings.dtype)
+    model = load_for(
+        settings.engine,
+        path,
+        settings.device,
+        settings.dtype,
+        attention=settings.attention,
+        graph_bytes=settings.graph_bytes,
+    )
     draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
     max_len = context_length(model.config, settings.max_len)
     num_blocks = choose_num_blocks(
-        model.config,
-        dtype=model.dtype,
+        bytes_per_token=kv_bytes_of(model),
         device=model.device,
         block_size=settings.block_size,
         max_len=max_len,
@@ -128,7 +134,8 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         max_tree_nodes=settings.max_tree_nodes,
         num_kv_blocks=settings.num_kv_blocks,
         memory_fraction=settings.kv_memory_fraction,
-        draft=None if draft_model is None else DraftKV.of(draft_model, settings.num_draft_slots),
+        graph_bytes=graph_bytes_of(model) + (0 if draft_model is None else graph_bytes_of(draft_model)),
+        draft=None if draft_model is None else DraftKV(kv_bytes_of(draft_model), settings.num_draft_slots),
     )
     runner = make_runner(model, num_blocks * settings.block_size)
     logger.info(
@@ -157,12 +164,14 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
+    metrics.runs("target", execution_of(model, runner))
     drafts = None
     if draft_model is not None:
         num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
         draft, drafting = draft_runner(
             draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
         )
+        metrics.runs("draft", execution_of(draft_model, draft))
         drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])

@@ -1,6 +1,8 @@
 """The verifier's Prometheus metrics: our own names, and vLLM's beside them for the tools that read those."""
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -9,8 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from specedge import __version__
+from specedge.model.execution import Execution
 from specedge_verifier.core import StepReport
 from specedge_verifier.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
 
 _STEP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _QUEUE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -41,6 +46,8 @@ class VerifierMetrics:
         self._bytes = Counter("wire_bytes", bytes_help, ["direction"], **own)
         self._rejected = Counter("rejected_sessions", "Sessions refused or ended with an error", ["reason"], **own)
         Gauge("info", "Version of the running verifier", ["version"], **own).labels(__version__).set(1)
+        names = [field.name for field in fields(Execution)]
+        self._execution = Gauge("execution_info", "What computes a model", ["model", *names], **own)
         vllm: dict[str, Any] = {"registry": self.registry}
         label = ["model_name"]
         self._prompt = Counter("vllm:prompt_tokens", "Prefilled tokens", label, **vllm).labels(model_name)
@@ -57,6 +64,11 @@ class VerifierMetrics:
         )
         self._accepted_at = [per_position.labels(model_name, str(depth)) for depth in range(_MAX_DEPTH)]
         self.registry.register(_SchedulerCollector(model_name, scheduler))
+
+    def runs(self, model: str, execution: Execution) -> None:
+        """Show what computes a model, "target" or "draft"."""
+        logger.info("%s model: %s", model, execution)
+        self._execution.labels(model=model, **asdict(execution)).set(1)
 
     def step(self, report: StepReport) -> None:
         """Book a finished step."""

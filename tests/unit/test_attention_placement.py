@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from specedge.model.attention.placement import Placement, Table
+from specedge.model.attention.placement import Placement, Table, place
 
 CPU = torch.device("cpu")
 
@@ -26,3 +26,22 @@ def test_tables_are_aligned_alike_at_every_size() -> None:
         offsets = [tables[table.name].data_ptr() - tables["first"].data_ptr() for table in shapes]
         assert [offset % 64 for offset in offsets] == [0, 0, 0]
         assert tables["second"].shape == (size, 3)
+
+
+def test_arrays_placed_together_keep_their_shapes_and_kinds() -> None:
+    arrays = {
+        "ids": np.array([1, 2, 3]),
+        "rows": np.array([[4, 5]], dtype=np.int32),
+        "none": np.zeros(0, dtype=np.int64),
+    }
+    for device in (CPU, torch.device("meta")):
+        placed = place(arrays, device)
+        assert [(name, tuple(tensor.shape)) for name, tensor in placed.items()] == [
+            ("ids", (3,)),
+            ("rows", (1, 2)),
+            ("none", (0,)),
+        ]
+        assert [tensor.dtype for tensor in placed.values()] == [torch.int64, torch.int32, torch.int64]
+        assert {tensor.device for tensor in placed.values()} == {device}
+    assert placed.keys() == arrays.keys()
+    assert place(arrays, CPU)["ids"].tolist() == [1, 2, 3]

@@ -1,6 +1,5 @@
-"""A lean model computes what transformers computes, whatever the family, the batch and the row bucket."""
+"""A lean model computes what transformers computes, whatever the family and the batch."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from lean_models import FAMILIES, VOCAB_SIZE, load_lean, save_model
 from packed_batches import NUM_SLOTS, mixed_batches
 
-from specedge.model.attention.for_lean import backend_attention
-from specedge.model.batch import PackedBatch, Segment, chain
+from specedge.model.attention.sdpa import SdpaBackend
+from specedge.model.batch import PackedBatch, Segment
 from specedge.model.embedded import resolve_model
-from specedge.model.lean.blocks import LeanModel
-from specedge.model.lean.row_bucket import RowBucket, Workspace, record_buckets
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.loader import load_model
 from specedge.model.runner import ModelRunner, TransformersRunner
@@ -70,68 +67,8 @@ def test_attention_backends_behind_the_lean_models_equal_the_reference(family: s
     save_model(FAMILIES[family], tmp_path)
     batches = mixed_batches(VOCAB_SIZE)
     reference = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
-    backend = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, make_attention=backend_attention)
+    backend = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, backend=SdpaBackend())
     torch.testing.assert_close(outputs(backend, batches), outputs(reference, batches), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["llama-tied", "qwen2-sliding", "qwen3"])
-def test_padding_to_a_bucket_changes_no_row(family: str, tmp_path: Path) -> None:
-    save_model(FAMILIES[family], tmp_path)
-    batches = mixed_batches(VOCAB_SIZE)
-    plain = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
-    bucketed = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(4, 16))  # 18 rows run without a bucket
-    torch.testing.assert_close(outputs(bucketed, batches), outputs(plain, batches), atol=1e-5, rtol=1e-5)
-    for layer in range(3):
-        for mine, others in zip(bucketed.cache.layer(layer), plain.cache.layer(layer), strict=True):
-            torch.testing.assert_close(mine, others, atol=1e-5, rtol=1e-5)
-
-
-def test_rows_in_one_bucket_do_not_depend_on_what_ran_in_it_before(tmp_path: Path) -> None:
-    save_model(FAMILIES["qwen3"], tmp_path)
-    runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(8,))
-    first = runner.forward(chain(3))
-    runner.forward(PackedBatch(np.full(8, 50), np.arange(8), np.arange(20, 28), chain(8).segments, np.arange(8)))
-    assert torch.equal(runner.forward(chain(3)), first)
-
-
-def test_the_smallest_bucket_that_holds_the_rows_is_taken(tmp_path: Path) -> None:
-    save_model(FAMILIES["llama"], tmp_path)
-    runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(8, 2, 4))
-    assert list(runner.row_buckets) == [2, 4, 8]
-    for num_rows, expected in ((1, 2), (2, 2), (3, 4), (5, 8), (8, 8), (9, None)):
-        assert runner.bucket_rows(num_rows) == expected
-
-
-def test_buckets_beyond_the_memory_allowed_are_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_model(FAMILIES["llama"], tmp_path)
-    runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
-    free = iter([1000, 900, 650, 640])  # before, after 1 row, after 2 rows, at the end
-    monkeypatch.setattr("specedge.model.lean.row_bucket.free_bytes", lambda device: next(free))
-    with caplog.at_level(logging.INFO):
-        buckets = record_buckets(runner.model, (4, 2, 1), max_bytes=300)
-    assert list(buckets) == [1]
-    assert "graphs of 2 rows and more" in caplog.text
-
-
-def test_what_cannot_be_recorded_runs_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_model(FAMILIES["llama"], tmp_path)
-    plain = LeanRunner(*load_lean(tmp_path), NUM_SLOTS)
-
-    def record_up_to_two(model: LeanModel, workspace: Workspace, pool: object) -> RowBucket:
-        if workspace.residual.shape[0] > 2:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return RowBucket(model, workspace, pool)
-
-    monkeypatch.setattr("specedge.model.lean.row_bucket.RowBucket", record_up_to_two)
-    runner = LeanRunner(*load_lean(tmp_path), NUM_SLOTS, row_buckets=(1, 2, 4, 8))
-    assert list(runner.row_buckets) == [1, 2]
-    assert "4 rows and more run without graphs" in caplog.text and "not permitted" in caplog.text
-    batches = mixed_batches(VOCAB_SIZE)
-    torch.testing.assert_close(outputs(runner, batches), outputs(plain, batches), atol=1e-5, rtol=1e-5)
 
 
 def test_no_row_wanted_still_stores_keys_and_values(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import LoadedModel, load_for, make_runner
+from specedge.model.engines import Engine, LoadedModel, graph_bytes_of, kv_bytes_of, load_for, make_runner
+from specedge.model.memory import require_memory
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -39,7 +40,13 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
-    return load_for(settings.engine, path, settings.device, settings.dtype)
+    return _load(settings, path, settings.engine, settings.dtype)
+
+
+def _load(settings: DrafterSettings, path: str, engine: Engine, dtype: str) -> LoadedModel:
+    return load_for(
+        engine, path, settings.device, dtype, attention=settings.attention, graph_bytes=settings.graph_bytes
+    )
 
 
 def draft_runner(
@@ -55,7 +62,16 @@ def draft_runner(
 
     Returns:
         The runner, and `drafting` held to the positions that the model knows.
+
+    Raises:
+        ModelLoadError: its KV cache and graphs do not fit the device.
     """
+    require_memory(
+        num_slots * kv_bytes_of(model) + graph_bytes_of(model),
+        model.device,
+        f"num_draft_slots {num_slots} and graph_memory_mib of the draft model need",
+        "lower num_draft_slots or graph_memory_mib",
+    )
     runner = make_runner(model, num_slots)
     for num_rows in _WARM_UP_ROWS:
         if num_rows <= runner.num_slots:

@@ -1,7 +1,8 @@
 """Checks a local model folder before anything is built from it, so that a refusal names the file at fault."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,7 @@ def weight_files(folder: Path) -> Sequence[Path]:
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
-        weight_map = read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelLoadError(f"{folder / INDEX_FILE}: has no weight_map")
-        shards = [folder / str(name) for name in sorted(set(map(str, weight_map.values())))]
+        shards = [folder / name for name in shard_names(folder)]
         for shard in shards:
             if not shard.is_file():
                 raise ModelLoadError(f"{shard}: is missing (named by {INDEX_FILE})")
@@ -95,6 +93,14 @@ def weight_files(folder: Path) -> Sequence[Path]:
     return pickles
 
 
+def shard_names(folder: Path) -> list[str]:
+    """The files that the folder's index names."""
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelLoadError(f"{folder / INDEX_FILE}: has no weight_map")
+    return sorted(set(map(str, weight_map.values())))
+
+
 def check_safetensors(file: Path) -> None:
     """Read the header, which also says how long the file must be."""
     try:
@@ -103,3 +109,14 @@ def check_safetensors(file: Path) -> None:
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size
         raise ModelLoadError(f"{file}: is corrupt or cut off at {size} bytes ({error})") from None
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, str, int]]:
+    """(name, number format as safetensors writes it, number of values) of every tensor of a checked folder."""
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            with file.open("rb") as opened:
+                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    yield name, tensor["dtype"], math.prod(tensor["shape"])

@@ -190,6 +190,8 @@ def _translated_errors(path_or_id: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):  # an activation or rope type, looked up in a table
+        return f"transformers does not know {error}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__
 

@@ -1,5 +1,6 @@
 """Arrays of a forward, brought to the device together: one buffer, one copy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -58,8 +59,8 @@ class Placement:
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tables[name]
 
-    def fill(self, arrays: dict[str, Array]) -> None:
-        """Write the arrays, one for each table, and copy them to the device."""
+    def fill(self, arrays: Mapping[str, Array]) -> None:
+        """Write the arrays to their tables, and copy all tables up to the last value written to the device."""
         if self._copied is not None:
             self._copied.synchronize()  # the copy before this one may still be reading the host's side
         stop = 0
@@ -71,4 +72,14 @@ class Placement:
         if self._device is not self._host:
             self._device[:stop].copy_(self._host[:stop], non_blocking=True)
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self._device.device))
+
+
+def place(arrays: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
+    """Arrays on a device, in one copy; on the CPU the arrays themselves."""
+    if device.type == "cpu":
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tables = [Table(name, array.shape, is_wide=array.dtype == np.int64) for name, array in arrays.items()]
+    placement = Placement(tables, device)
+    placement.fill(arrays)
+    return {name: placement[name] for name in arrays}

@@ -5,14 +5,15 @@ comes from `reserve` and is filled anew before each replay; launches are then si
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from specedge.model.attention.division import ITEM_FIELDS, MERGE_FIELDS, Division, divide, max_items, max_tiles
-from specedge.model.attention.interface import AttentionUnavailable
-from specedge.model.attention.placement import Placement, Table
+from specedge.model.attention.interface import AttentionUnavailable, Room
+from specedge.model.attention.placement import Array, Placement, Table
 from specedge.model.attention.triton_kernel import attend_kernel, merge_kernel
 from specedge.model.attention_plan import AttentionPlan
 
@@ -55,38 +56,6 @@ def tile_for(head_dim: int, dtype: torch.dtype, capability: int) -> Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """How large a plan may be."""
-
-    num_rows: int
-    num_segments: int
-    num_context: int
-    num_tail: int
-    num_words: int
-
-    @classmethod
-    def of(cls, plan: AttentionPlan) -> "Room":
-        """Room for exactly this plan."""
-        return cls(
-            num_rows=plan.num_rows,
-            num_segments=plan.num_segments,
-            num_context=len(plan.context_slots),
-            num_tail=len(plan.tail_positions),
-            num_words=plan.mask_words.shape[1],
-        )
-
-    def holds(self, other: "Room") -> bool:
-        """Whether every size of `other` fits."""
-        return (
-            other.num_rows <= self.num_rows
-            and other.num_segments <= self.num_segments
-            and other.num_context <= self.num_context
-            and other.num_tail <= self.num_tail
-            and other.num_words <= self.num_words
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class TritonState:
     """A plan on the device, and how many programs and merges are launched for it."""
 
@@ -97,7 +66,7 @@ class TritonState:
 
 
 class TritonBackend:
-    """Implements `AttentionBackend`, for one model.
+    """Implements `RecordableBackend`, for one model.
 
     Args:
         device: where it runs; the CPU only with Triton's interpreter.
@@ -147,19 +116,23 @@ class TritonBackend:
     def prepare(self, plan: AttentionPlan, device: torch.device) -> TritonState:
         """A state for this plan alone, launched with no program too many."""
         division = self._divide(plan)
-        state = self._state(Room.of(plan), len(division.items), len(division.merges), device)
-        self._fill(state, plan, division)
+        state = self._state(Room.of(plan), len(division.items), len(division.merges), device, ())
+        self._fill(state, plan, division, {})
         return state
 
-    def reserve(self, room: Room, device: torch.device) -> TritonState:
+    def reserve(self, room: Room, device: torch.device, inputs: Sequence[Table] = ()) -> TritonState:
         """A state for any plan that fits, to be filled before each replay of a graph that was captured with it."""
-        num_tiles = max_tiles(room.num_rows, room.num_segments, group=self._group, tile_rows=self._tile.rows)
-        return self._state(room, max_items(num_tiles, self._max_share), num_tiles, device)
+        return self._state(room, *self._most_work(room.num_rows, room.num_segments), device, inputs)
 
-    def fill(self, state: TritonState, plan: AttentionPlan) -> None:
+    def narrowed(self, state: TritonState, num_rows: int) -> TritonState:
+        """The same memory, with no more programs than plans of so many rows may need."""
+        num_items, num_merges = self._most_work(num_rows, min(num_rows, state.room.num_segments))
+        return replace(state, num_items=num_items, num_merges=num_merges)
+
+    def fill(self, state: TritonState, plan: AttentionPlan, inputs: Mapping[str, Array] | None = None) -> None:
         """Put a plan into a reserved state, whose room must hold it."""
         assert state.room.holds(Room.of(plan)), (state.room, Room.of(plan))
-        self._fill(state, plan, self._divide(plan))
+        self._fill(state, plan, self._divide(plan), inputs or {})
 
     def attend(
         self,
@@ -240,8 +213,16 @@ class TritonBackend:
             max_partial_rows=self._max_partial_rows,
         )
 
-    def _state(self, room: Room, num_items: int, num_merges: int, device: torch.device) -> TritonState:
+    def _most_work(self, num_rows: int, num_segments: int) -> tuple[int, int]:
+        """The most items and merges of any plan of so many rows and segments."""
+        num_tiles = max_tiles(num_rows, num_segments, group=self._group, tile_rows=self._tile.rows)
+        return max_items(num_tiles, self._max_share), num_tiles
+
+    def _state(
+        self, room: Room, num_items: int, num_merges: int, device: torch.device, inputs: Sequence[Table]
+    ) -> TritonState:
         tables = [
+            *inputs,
             Table("items", (num_items, ITEM_FIELDS)),
             Table("merges", (num_merges, MERGE_FIELDS)),
             Table("row_starts", (room.num_segments + 1,)),
@@ -256,7 +237,7 @@ class TritonBackend:
         ]
         return TritonState(room, num_items, num_merges, Placement(tables, device))
 
-    def _fill(self, state: TritonState, plan: AttentionPlan, division: Division) -> None:
+    def _fill(self, state: TritonState, plan: AttentionPlan, division: Division, inputs: Mapping[str, Array]) -> None:
         # Programs without an item, and merges without a tile, end at once.
         items = np.zeros((state.num_items, ITEM_FIELDS), dtype=np.int32)
         items[: len(division.items)] = division.items
@@ -264,6 +245,7 @@ class TritonBackend:
         merges[: len(division.merges)] = division.merges
         state.tables.fill(
             {
+                **inputs,
                 "items": items,
                 "merges": merges,
                 "row_starts": plan.row_starts,

@@ -55,14 +55,20 @@ class LeanModel:
             token_ids, positions: int64 [num_rows].
             wanted: int64 [num_wanted] row numbers.
         """
+        return self.logits(self.hidden(token_ids, positions, attend, wanted))
+
+    def hidden(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend, wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The residual stream [num_wanted, hidden_size] after the last layer; of all rows where `wanted` is None."""
         residual, (cos, sin) = self.embed(token_ids), self.rotation(positions)
         last = len(self.spec.layers) - 1
         for layer in range(last + 1):
             attended = attend(layer, *self.before_attention(layer, residual, cos, sin))
-            if layer == last:
+            if layer == last and wanted is not None:
                 residual, attended = residual.index_select(0, wanted), attended.index_select(0, wanted)
             self.after_attention(layer, residual, attended)
-        return self.logits(residual)
+        return residual
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """The residual stream [num_rows, hidden_size] before the first layer."""

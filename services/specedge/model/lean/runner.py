@@ -1,29 +1,29 @@
 """Runs a lean model over paged KV, with the interface of `specedge.model.runner.ModelRunner`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from specedge.model.attention.for_lean import backend_attention, reference_attention
+from specedge.model.attention.interface import AttentionBackend, RecordableBackend
+from specedge.model.attention.placement import place
 from specedge.model.batch import IntArray, PackedBatch
 from specedge.model.kv_cache import KVCache
-from specedge.model.lean.blocks import Attend, LeanModel
-from specedge.model.lean.row_bucket import RowBucket, record_buckets
+from specedge.model.lean.blocks import LeanModel
+from specedge.model.lean.row_bucket import RowBuckets
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import ModelWeights
-from specedge.model.paged_attention import PagedContext
-
-PrepareAttention = Callable[[PackedBatch], Attend]
-"""Called once per forward: turns the batch into what all layers' attention needs."""
 
 
 class LeanRunner:
     """A lean model with its KV cache.
 
     Args:
-        spec, weights: of the same model; the weights decide device and dtype.
+        spec, weights: of the same model (per tensor-parallel rank); the weights decide device and dtype.
         num_slots: size of the KV cache, in tokens.
-        make_attention: an attention backend for this model and cache.
-        row_buckets: row counts whose forward is recorded now and replayed later; none where recording does not pay.
+        backend: computes attention; None: the reference, session by session.
+        row_buckets: row counts whose forward is recorded now and replayed later; needs a backend that can be recorded.
         max_graph_bytes: device memory the recorded forwards may take; None: no bound.
     """
 
@@ -33,29 +33,36 @@ class LeanRunner:
         weights: ModelWeights,
         num_slots: int,
         *,
-        make_attention: Callable[[ModelSpec, KVCache, torch.device], PrepareAttention] | None = None,
+        backend: AttentionBackend | None = None,
         row_buckets: Sequence[int] = (),
         max_graph_bytes: int | None = None,
     ) -> None:
         self.model = LeanModel(spec, weights)
         self.device: torch.device = self.model.device
         self.vocab_size: int = spec.vocab_size
+        self.num_slots = num_slots
+        row_counts = [num_rows for num_rows in row_buckets if num_rows <= num_slots]
         self.cache = KVCache(
             num_layers=len(spec.layers),
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
-            num_slots=num_slots,
+            num_slots=num_slots + bool(row_counts),  # recorded forwards write the padding's keys and values to the last
             dtype=self.model.dtype,
             device=self.device,
         )
-        self._prepare = (make_attention or reference_attention)(spec, self.cache, self.device)
-        self.row_buckets: dict[int, RowBucket] = {}
-        if row_buckets:
-            self.row_buckets = record_buckets(self.model, row_buckets, max_graph_bytes)
+        if backend is None:
+            self._prepare = reference_attention(spec, self.cache, self.device)
+        else:
+            self._prepare = backend_attention(backend, spec, self.cache, self.device)
+        self._buckets: RowBuckets | None = None
+        if row_counts:
+            assert isinstance(backend, RecordableBackend), f"{backend} cannot be recorded"
+            self._buckets = RowBuckets(self.model, self.cache, backend, row_counts, max_graph_bytes)
 
     @property
-    def num_slots(self) -> int:
-        return self.cache.num_slots
+    def row_buckets(self) -> tuple[int, ...]:
+        """Row counts whose forward is recorded, ascending."""
+        return () if self._buckets is None else self._buckets.row_counts
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch) -> torch.Tensor:
@@ -64,38 +71,23 @@ class LeanRunner:
         Returns:
             float32 [num_wanted, vocab_size] on the model's device.
         """
-        attend = self._prepare(batch)
-        token_ids, positions, wanted = (
-            torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (batch.token_ids, batch.positions, batch.logits_rows)
+        residual = None if self._buckets is None else self._buckets.run(batch)
+        if residual is not None:
+            return self.model.logits(residual)
+        inputs = place(
+            {
+                "token_ids": batch.token_ids,
+                "positions": batch.positions,
+                "slots": batch.slots,
+                "wanted": batch.logits_rows,
+            },
+            self.device,
         )
-        rows = self.bucket_rows(len(batch.token_ids))
-        if rows is None:
-            return self.model.forward(token_ids, positions, attend, wanted)
-        residual = self.row_buckets[rows].run(token_ids, positions, attend)
-        return self.model.logits(residual.index_select(0, wanted))
-
-    def bucket_rows(self, num_rows: int) -> int | None:
-        """The smallest bucket that holds so many rows; None: the forward runs without one."""
-        return next((rows for rows in self.row_buckets if rows >= num_rows), None)
+        attend = self._prepare(batch, inputs["slots"])
+        return self.model.forward(inputs["token_ids"], inputs["positions"], attend, inputs["wanted"])
 
     @torch.inference_mode()
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
-        self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
-
-
-def reference_attention(spec: ModelSpec, cache: KVCache, device: torch.device) -> PrepareAttention:
-    """Attention session by session through scaled_dot_product_attention, on any device."""
-    windows = [layer.sliding_window for layer in spec.layers]
-    scale = spec.head_dim**-0.5
-
-    def prepare(batch: PackedBatch) -> Attend:
-        context = PagedContext(batch, cache, device)
-
-        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            return context.attend(layer, query, key, value, scale, windows[layer]).flatten(1)
-
-        return attend
-
-    return prepare
+        source, target = torch.from_numpy(np.stack((source_slots, target_slots))).to(self.device)
+        self.cache.copy(source, target)

@@ -14,9 +14,13 @@ from specedge.errors import ModelLoadError
 from specedge.model.checkpoint import check_safetensors, weight_files
 from specedge.model.lean.spec import ModelSpec
 
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _RECOMPUTED = ".rotary_emb.inv_freq"  # old checkpoints store it; the configuration determines it
+
+
+class CheckpointRefused(ModelLoadError):
+    """A checkpoint is not what lean models read; transformers may take it or find more wrong with it."""
 
 
 @dataclass(slots=True)
@@ -59,14 +63,15 @@ def load_weights(
         progress: show a bar.
 
     Raises:
-        ModelLoadError: names the tensor that is missing, is not known to the model, has another shape, holds no
-            floating-point numbers, or numbers that are not finite in `dtype`.
+        CheckpointRefused: names the tensor that is missing, is not known to the model, has another shape or holds no
+            floating-point numbers.
+        ModelLoadError: names the file that is damaged, or the tensor with numbers that are not finite in `dtype`.
     """
     with ExitStack() as stack:
         checkpoint = _Checkpoint(folder, stack)
         checkpoint.compare(_shapes(spec), is_tied=spec.is_tied)
         with torch.inference_mode():
-            weights = _allocate(spec, checkpoint.dtype(_EMBED) if dtype == "auto" else dtype, device)
+            weights = _allocate(spec, checkpoint.dtype(EMBED) if dtype == "auto" else dtype, device)
             targets = dict(_targets(spec, weights))
             num_bytes = sum(map(checkpoint.tensor_bytes, targets))
             with tqdm(desc=folder.name, total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
@@ -86,7 +91,7 @@ class _Checkpoint:
         self._files: dict[str, Any] = {}
         for file in weight_files(folder):
             if file.suffix != ".safetensors":
-                raise ModelLoadError(f"{file}: lean models read safetensors only")
+                raise CheckpointRefused(f"{file}: lean models read safetensors only")
             check_safetensors(file)
             opened = stack.enter_context(safe_open(file, framework="pt"))
             self._files |= dict.fromkeys(opened.keys(), opened)
@@ -106,27 +111,27 @@ class _Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         stored = self._files[name].get_slice(name).get_dtype()
-        if stored not in _DTYPES:
-            raise ModelLoadError(
-                f"{self._folder}: tensor {name} is stored as {stored}; lean models read {', '.join(_DTYPES)}"
+        if stored not in STORED_DTYPES:
+            raise CheckpointRefused(
+                f"{self._folder}: tensor {name} is stored as {stored}; lean models read {', '.join(STORED_DTYPES)}"
             )
-        return _DTYPES[stored]
+        return STORED_DTYPES[stored]
 
     def compare(self, shapes: dict[str, tuple[int, ...]], *, is_tied: bool) -> None:
         """Refuse a checkpoint whose names, shapes or kinds of numbers are not the model's."""
         if missing := [name for name in shapes if name not in self._files]:
-            raise ModelLoadError(f"{self._folder}: the checkpoint lacks {len(missing)} tensors, first {missing[0]}")
+            raise CheckpointRefused(f"{self._folder}: the checkpoint lacks {len(missing)} tensors, first {missing[0]}")
         allowed = shapes.keys() | ({_HEAD} if is_tied else set())
         for name in [name for name in self._files if name.endswith(_RECOMPUTED)]:
             del self._files[name]
         if extra := sorted(self._files.keys() - allowed):
-            raise ModelLoadError(
+            raise CheckpointRefused(
                 f"{self._folder}: the checkpoint has {len(extra)} tensors that its config.json does not use, first "
                 f"{extra[0]}"
             )
         for name, shape in shapes.items():
             if self.shape(name) != shape:
-                raise ModelLoadError(
+                raise CheckpointRefused(
                     f"{self._folder}: tensor {name} has shape {list(self.shape(name))}, config.json asks for "
                     f"{list(shape)}"
                 )
@@ -144,8 +149,8 @@ class _Checkpoint:
         """A tied head may be stored too, but then it must be the embedding."""
         head = self._files[_HEAD].get_tensor(_HEAD).to(embed)
         if head.shape != embed.shape or not torch.equal(head, embed):
-            raise ModelLoadError(
-                f"{self._folder}: config.json ties {_HEAD} to {_EMBED}, but the checkpoint has another {_HEAD}"
+            raise CheckpointRefused(
+                f"{self._folder}: config.json ties {_HEAD} to {EMBED}, but the checkpoint has another {_HEAD}"
             )
 
 
@@ -175,7 +180,7 @@ def _allocate(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Mode
 def _targets(spec: ModelSpec, weights: ModelWeights) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a checkpoint with the part of the weights that it fills."""
     query, key = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    yield _EMBED, weights.embed
+    yield EMBED, weights.embed
     for index, layer in enumerate(weights.layers):
         prefix = f"model.layers.{index}."
         yield prefix + "input_layernorm.weight", layer.input_norm

@@ -10,7 +10,7 @@ from benchmarks.engine.points import Point
 from specedge_bench.model_shape import ModelShape
 from specedge_bench.shape_timing import synchronize
 
-_NUM_TIMED = 25
+_NUM_TIMED = 12
 _LEAST_BYTES = 1 << 20
 _MOST_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 _GEMM_SIZES = {"cpu": (512, 1024), "cuda": (4096, 8192)}

@@ -16,7 +16,7 @@ from benchmarks.engine import attention, gpu_targets, report
 from benchmarks.engine.hardware import Sizes, measure_hardware
 from benchmarks.engine.models import ENGINES, SHAPES, Loaded, check_engines, embedded, find, random_model
 from benchmarks.engine.points import KINDS, BadGrid, Point, grid
-from benchmarks.engine.timing import take_turns
+from benchmarks.engine.timing import clock_for, take_turns
 from specedge.errors import SettingsError, SpecEdgeError
 from specedge.model.loader import DTYPES, resolve_device
 from specedge_bench.shape_timing import EagerSteps, Step, slots_for
@@ -92,7 +92,8 @@ def _measure_model(
 ) -> None:
     """Time all engines at all points; the run is in `runs` from its first point on."""
     sizes = Sizes(loaded.shape, weight_bytes=loaded.weight_dtype.itemsize, kv_bytes=dtype.itemsize)
-    found = measure_hardware(sizes.all_weight_bytes, dtype, device)
+    clock = clock_for(device, options.threads)
+    found = measure_hardware(sizes.all_weight_bytes, dtype, device, clock)
     stored = str(loaded.weight_dtype).removeprefix("torch.")
     run = report.new_run(loaded.name, str(device), options.threads, stored, options.engines, found)
     runs.append(run)
@@ -110,7 +111,7 @@ def _measure_model(
                 place = point.num_sessions, point.num_nodes, point.prefix
                 batch = batches[name].batch(*place, is_chain=point.kind == "chunk")
                 steps[name] = lambda runner=runner, batch=batch: runner.forward(batch)  # type: ignore[misc]
-            times = take_turns(steps, device, options.steps, options.max_seconds)
+            times = take_turns(steps, device, options.steps, options.max_seconds, clock)
             bound_s = sizes.bound_s(point, found.read_bytes_per_s, found.flops)
             for name, taken in times.items():
                 run.points.append(report.measured(point, name, taken, bound_s))

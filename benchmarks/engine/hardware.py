@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from benchmarks.engine.points import Point
+from benchmarks.engine.timing import Clock, seconds_of
 from specedge_bench.model_shape import ModelShape
 from specedge_bench.shape_timing import synchronize
 
@@ -68,37 +70,38 @@ class Sizes:
         return self.products_s(point, bytes_per_s, flops) + attention_s
 
 
-def measure_hardware(num_bytes: int, dtype: torch.dtype, device: torch.device) -> Hardware:
+def measure_hardware(
+    num_bytes: int, dtype: torch.dtype, device: torch.device, clock: Clock = time.perf_counter
+) -> Hardware:
     """Read a buffer of that size (within what the device has room for), and multiply large matrices."""
     num_bytes = max(_LEAST_BYTES, min(num_bytes, _MOST_BYTES[device.type]))
-    return Hardware(num_bytes, _read_rate(num_bytes, device), str(dtype).removeprefix("torch."), _flops(dtype, device))
+    return Hardware(
+        num_bytes=num_bytes,
+        read_bytes_per_s=_read_rate(num_bytes, device, clock),
+        dtype=str(dtype).removeprefix("torch."),
+        flops=_flops(dtype, device, clock),
+    )
 
 
-def _read_rate(num_bytes: int, device: torch.device) -> float:
+def _read_rate(num_bytes: int, device: torch.device, clock: Clock) -> float:
     """The best of three simple kernels; a copy counts what it reads and what it writes."""
     values = torch.rand(num_bytes // 4, device=device)
     half = len(values) // 2
     source, target = values[:half], values[half : 2 * half]
     kernels: tuple[Callable[[], object], ...] = (values.sum, values.amax, lambda: target.copy_(source))
-    return max(values.nbytes / _seconds(kernel, device) for kernel in kernels)
+    return max(values.nbytes / _seconds(kernel, device, clock) for kernel in kernels)
 
 
-def _flops(dtype: torch.dtype, device: torch.device) -> float:
+def _flops(dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
     rates = []
     for size in _GEMM_SIZES[device.type]:
         left, right = (torch.randn((size, size), device=device, dtype=dtype) for _ in range(2))
         product = torch.empty((size, size), device=device, dtype=dtype)
-        rates.append(2 * size**3 / _seconds(lambda a=left, b=right, c=product: torch.mm(a, b, out=c), device))  # type: ignore[misc]
+        rates.append(2 * size**3 / _seconds(partial(torch.mm, left, right, out=product), device, clock))
     return max(rates)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def _seconds(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
     """The shortest time of a call: what the device can do, not what others left of it."""
-    times = []
-    for _ in range(_NUM_TIMED):
-        synchronize(device)
-        started_s = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - started_s)
-    return min(times)
+    synchronize(device)
+    return min(seconds_of(call, device, clock) for _ in range(_NUM_TIMED))

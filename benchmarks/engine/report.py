@@ -56,6 +56,10 @@ class EngineRun:
     points: list[Measured] = field(default_factory=list)
 
     @property
+    def is_thread_time(self) -> bool:
+        return self.device == "cpu" and self.threads == 1
+
+    @property
     def title(self) -> str:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
         return f"{self.model} on {self.device}{threads}"
@@ -141,7 +145,9 @@ def _section(run: EngineRun) -> str:
         f"{machine}. Measured in the same run: {hardware.read_bytes_per_s / 1e9:.0f} GB/s reading "
         f"{hardware.num_bytes / 2**20:.0f} MiB again and again (the size of the weights), "
         f"{hardware.flops / 1e9:.0f} GFLOP/s in {hardware.dtype} products; weights are stored in {run.weights}.\n",
-        "Times in ms, median (95 %); *x* is times as fast as transformers, *bound* the share of the step that the "
+        "Times in ms"
+        + (" of the thread, so that other processes do not count" if run.is_thread_time else "")
+        + ", median (95 %); *x* is times as fast as transformers, *bound* the share of the step that the "
         "hardware needs.\n",
     ]
     for kind, group in groupby(run.points, key=lambda point: point.kind):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,6 +12,12 @@ from specedge_bench.shape_timing import Step, synchronize
 
 STEPS_PER_TURN = 5
 MIN_TURNS = 2
+Clock = Callable[[], float]
+
+
+def clock_for(device: torch.device, num_threads: int) -> Clock:
+    """The wall's; of one thread on the CPU its own time, so that other processes on the machine do not count."""
+    return time.thread_time if device.type == "cpu" and num_threads == 1 else time.perf_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,13 @@ class Times:
         return cls(median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1], len(ordered))
 
 
-def take_turns(steps: Mapping[str, Step], device: torch.device, num_steps: int, max_seconds: float) -> dict[str, Times]:
+def take_turns(
+    steps: Mapping[str, Step],
+    device: torch.device,
+    num_steps: int,
+    max_seconds: float,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Times]:
     """Time every engine: A B C, A B C, ...
 
     Each turn begins with a step that is not counted, which brings the engine's weights back into the caches.
@@ -47,14 +59,14 @@ def take_turns(steps: Mapping[str, Step], device: torch.device, num_steps: int, 
         for name, step in steps.items():
             step()
             synchronize(device)
-            taken[name] += (_seconds(step, device) for _ in range(STEPS_PER_TURN))
+            taken[name] += (seconds_of(step, device, clock) for _ in range(STEPS_PER_TURN))
         num_turns += 1
     return {name: Times.of(seconds) for name, seconds in taken.items()}
 
 
-def _seconds(step: Step, device: torch.device) -> float:
+def seconds_of(step: Step, device: torch.device, clock: Clock) -> float:
     """From the call of a step until its logits are there."""
-    started_s = time.perf_counter()
+    started_s = clock()
     step()
     synchronize(device)
-    return time.perf_counter() - started_s
+    return clock() - started_s

@@ -1,6 +1,7 @@
 """The engine bench's own arithmetic: which forwards, what bounds them, what the tables say; a tiny model end to end."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from benchmarks.engine.gpu_targets import Report, Span, Target, rates_of, run_pa
 from benchmarks.engine.hardware import Hardware, Sizes, measure_hardware
 from benchmarks.engine.models import TINY, EngineRefused, check_engines, random_model
 from benchmarks.engine.points import KINDS, BadGrid, Kind, Point, grid
-from benchmarks.engine.timing import MIN_TURNS, STEPS_PER_TURN, Times, take_turns
+from benchmarks.engine.timing import MIN_TURNS, STEPS_PER_TURN, Times, clock_for, take_turns
 from specedge.errors import ModelLoadError, SettingsError
 from specedge.model.native import load_native
 from specedge_bench.model_shape import QWEN3_14B
@@ -101,6 +102,16 @@ def test_engines_take_turns() -> None:
     turn = ["A"] * (STEPS_PER_TURN + 1) + ["B"] * (STEPS_PER_TURN + 1)
     assert order == ["A", "B", *turn, *turn]
     assert {name: taken.num_steps for name, taken in times.items()} == {"A": 10, "B": 10}
+
+
+def test_one_thread_on_the_cpu_is_timed_by_its_own_clock() -> None:
+    assert clock_for(CPU, 1) is time.thread_time
+    assert clock_for(CPU, 2) is time.perf_counter
+    assert clock_for(torch.device("cuda:0"), 1) is time.perf_counter
+
+    taken = take_turns({"sleeper": lambda: time.sleep(0.001)}, CPU, STEPS_PER_TURN, 60.0, time.thread_time)
+
+    assert taken["sleeper"].median_s < 0.001
 
 
 def test_slow_steps_are_fewer() -> None:

@@ -18,6 +18,7 @@ from specedge_bench.tables import ABSENT, number, percent
 
 FILE = "engine"
 BASE = "transformers"
+BOUND = "bound"
 FEW_ROWS = 32
 GOAL = 3.0
 
@@ -64,13 +65,20 @@ class EngineRun:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
         return f"{self.model} on {self.device}{threads}"
 
-    def ratios(self, engine: str, kinds: Sequence[Kind], max_rows: int) -> list[float]:
-        """How many times as fast as transformers an engine is, at every point up to so many rows."""
-        base = {_place(point): point.median_ms for point in self.points if point.engine == BASE}
+    def ratios(self, engine: str, num_rows: int) -> list[float]:
+        """How many times as fast as transformers an engine is at every point of trees with so many rows.
+
+        Args:
+            engine: or `BOUND`, for how many times as fast it could be.
+        """
+        trees = [point for point in self.points if point.kind != "chunk" and point.num_rows == num_rows]
+        base = {_place(point): point for point in trees if point.engine == BASE}
+        if engine == BOUND:
+            return [1 / point.of_bound for point in base.values()]
         return [
-            base[_place(point)] / point.median_ms
-            for point in self.points
-            if point.engine == engine and point.kind in kinds and point.num_rows <= max_rows and _place(point) in base
+            base[_place(point)].median_ms / point.median_ms
+            for point in trees
+            if point.engine == engine and _place(point) in base
         ]
 
 
@@ -117,23 +125,24 @@ def _rounded(value: Any) -> Any:
 
 def markdown(runs: Sequence[EngineRun]) -> str:
     """What it comes to, then a section for each run."""
-    parts = ["# Step times of the engines\n", *(_overview(runs)), *(_section(run) for run in runs)]
+    parts = ["# Step times of the engines\n", *_overview(runs), *(_section(run) for run in runs)]
     return "\n".join(parts)
 
 
 def _overview(runs: Sequence[EngineRun]) -> list[str]:
+    rows = sorted({point.num_rows for run in runs for point in run.points if point.num_rows <= FEW_ROWS})
     lines = [
-        f"Times as fast as transformers in the same run at 1 to {FEW_ROWS} rows of trees: geometric mean, and least to "
-        f"greatest over rows and prefixes. The goal is {GOAL:g}.\n",
-        "| model | engine | mean | least | greatest |",
-        "|---|---|---:|---:|---:|",
+        "Times as fast as transformers in the same run, by rows of trees, geometric means over prefixes and sessions; "
+        f"the goal is {GOAL:g}. *Bound* is what the hardware would allow.\n",
+        f"| model | engine | {' | '.join(map(str, rows))} |",
+        f"|---|---|{'---:|' * len(rows)}",
     ]
     for run in runs:
-        for engine in run.engines:
-            ratios = run.ratios(engine, ("tree", "sessions"), FEW_ROWS)
-            if engine != BASE and ratios:
-                values = (geometric_mean(ratios), min(ratios), max(ratios))
-                lines.append(f"| {run.title} | {engine} | {' | '.join(number(value) for value in values)} |")
+        for engine in (*run.engines, BOUND):
+            ratios = [run.ratios(engine, num_rows) for num_rows in rows]
+            if engine != BASE and any(ratios):
+                cells = (number(geometric_mean(found)) if found else ABSENT for found in ratios)
+                lines.append(f"| {run.title} | {engine} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -148,7 +157,7 @@ def _section(run: EngineRun) -> str:
         "Times in ms"
         + (" of the thread, so that other processes do not count" if run.is_thread_time else "")
         + ", median (95 %); *x* is times as fast as transformers, *bound* the share of the step that the "
-        "hardware needs.\n",
+        "hardware needs; above 100 % products are faster than the library's large one.\n",
     ]
     for kind, group in groupby(run.points, key=lambda point: point.kind):
         lines += [f"### {KINDS[kind][0].upper()}{KINDS[kind][1:]}\n", *_table(run, list(group)), ""]

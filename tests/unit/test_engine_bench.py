@@ -156,9 +156,10 @@ def run_of(model: str, times: dict[str, list[float]]) -> report.EngineRun:
 def test_ratios_are_of_the_same_point() -> None:
     run = run_of("m", {"transformers": [6.0, 10.0], "native": [1.5, 4.0]})
 
-    assert run.ratios("native", ("tree",), 32) == [4.0]
-    assert run.ratios("native", ("tree",), 64) == [4.0, 2.5]
-    assert run.ratios("native", ("chunk",), 64) == []
+    assert run.ratios("native", 8) == [4.0]
+    assert run.ratios("native", 64) == [2.5]
+    assert run.ratios("native", 32) == []
+    assert run.ratios("bound", 64) == [20.0]
     assert run.points[1].of_bound == pytest.approx(1 / 3)
 
 
@@ -172,7 +173,8 @@ def test_runs_are_added_to_the_file(tmp_path: Path) -> None:
     assert report.read(tmp_path, SettingsError) == [newer, second]
     text = (tmp_path / "engine.md").read_text()
     assert "| 8 | 128 | 3.00 (6.00) | 17 % | 1.00 (2.00) | 3.00 | 50 % |" in text
-    assert "| a on cpu, 1 thread | native | 3.00 | 3.00 | 3.00 |" in text
+    assert "| a on cpu, 1 thread | native | 3.00 |" in text
+    assert "| a on cpu, 1 thread | bound | 6.00 |" in text
 
 
 def test_a_run_that_was_interrupted_at_once_replaces_nothing() -> None:

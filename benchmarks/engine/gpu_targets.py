@@ -13,39 +13,39 @@ out, and the report names them. On the CPU, with `--shapes tiny --draft-shape ti
 import argparse
 import gc
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engine.attention import CASES, Heads, measure
 from benchmarks.engine.hardware import Hardware, Sizes, measure_hardware
 from benchmarks.engine.models import TINY, find, random_model
 from benchmarks.engine.points import Point
+from benchmarks.engine.step_profile import Profile, profile_of
 from benchmarks.engine.timing import Times, take_turns
 from specedge.errors import SettingsError, SpecEdgeError
 from specedge.model.attention.interface import AttentionBackend
 from specedge.model.attention.sdpa import SdpaBackend
 from specedge.model.attention.self_test import TOLERANCES
+from specedge.model.lean.runner import LeanRunner
 from specedge.model.loader import resolve_device
 from specedge_bench.curves import BANDWIDTH_REACHED, FLOPS_REACHED
 from specedge_bench.devices import DEVICES
 from specedge_bench.machine import this_machine
 from specedge_bench.model_shape import ModelShape
-from specedge_bench.shape_timing import EagerSteps, Step, slots_for, synchronize
+from specedge_bench.shape_timing import EagerSteps, Step, slots_for
 
 NUM_SESSIONS, NUM_NODES = 8, 32
 MAX_VERIFY_RATIO, MAX_STEP_RATIO, MAX_DRAFT_RATIO, MIN_USERS_RATIO = 1.3, 1.25, 1.5, 4.0
 RAGGED = ("8 trees of 32, prefix 2048", "32 chains of 5, prefix 1024", "ragged", "chunk of 512 at 8192")
 TINY_CASE = "8 decoding, prefix 128"
-NUM_LINES = 12
 MAX_PREFIX, MAX_DRAFT_ROWS = 32768, 256
 
 
@@ -62,30 +62,6 @@ class Target:
     @property
     def is_met(self) -> bool:
         return self.value >= self.limit if self.is_least else self.value <= self.limit
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One kernel (on the CPU: operator) of a profiled step; microseconds."""
-
-    name: str
-    start_us: float
-    end_us: float
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Where the time of one step goes.
-
-    Attributes:
-        kernels: name, number of launches, microseconds; the largest first.
-        gaps: microseconds in which nothing ran, after which kernel and before which; the largest first.
-    """
-
-    step: str
-    busy_us: float
-    kernels: list[tuple[str, int, float]]
-    gaps: list[tuple[float, str, str]]
 
 
 @dataclass(slots=True)
@@ -116,11 +92,10 @@ class Plan:
 def rates_of(device: torch.device, measured: Hardware) -> tuple[float, float, str]:
     """(bytes/s, FLOP/s, where they come from) that the bound is computed with."""
     name = torch.cuda.get_device_name(device).upper() if device.type == "cuda" else ""
-    # The longest name that fits: an A100 of 80 GB is not one of 40.
-    known = [sheet for sheet in DEVICES.values() if all(part in name for part in sheet.name.upper().split("-"))]
-    if not name or not known:
+    # "A100-80" is the sheet of an "NVIDIA A100-SXM4-80GB".
+    sheet = next((s for s in DEVICES.values() if all(part in name for part in s.name.upper().split("-"))), None)
+    if sheet is None:
         return measured.read_bytes_per_s, measured.flops, "measured in this run"
-    sheet = max(known, key=lambda device: len(device.name))
     return (
         BANDWIDTH_REACHED * sheet.memory_bytes_per_s,
         FLOPS_REACHED * sheet.flops,
@@ -136,6 +111,8 @@ class ShapeSteps:
         loaded = random_model(shape, plan.device, plan.dtype)
         places = [(point.num_sessions, point.num_nodes, point.prefix) for point in points.values()]
         runner = loaded.make("lean", slots_for(places, shape, plan.device, plan.dtype))
+        assert isinstance(runner, LeanRunner), runner
+        self._graphs = f"graphs up to {max(runner.row_buckets)} rows" if runner.row_buckets else "no graphs"
         batches = EagerSteps(runner)
         self._steps: dict[str, Step] = {}
         for name, place in zip(points, places, strict=True):
@@ -150,6 +127,7 @@ class ShapeSteps:
         bytes_per_s, flops, source = rates_of(device, measured)
         report.rates[self._sizes.shape.name] = {
             "bound uses": source,
+            "graphs": self._graphs,
             "bytes_per_s": bytes_per_s,
             "flops": flops,
             "measured_bytes_per_s": measured.read_bytes_per_s,
@@ -248,42 +226,6 @@ def attention(shape: ModelShape, plan: Plan, report: Report) -> None:
         report.targets.append(Target(name, result.triton_error, TOLERANCES[torch.bfloat16]))
 
 
-def profile_of(name: str, step: Step, device: torch.device) -> Profile:
-    """One step's kernels (on the CPU: operators), and when none of them ran."""
-    is_cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if is_cuda else [ProfilerActivity.CPU]
-    for _ in range(2):  # the first one starts the profiler, which takes time of its own
-        with profile(activities=activities) as profiler:
-            step()
-            synchronize(device)
-    wanted = "CUDA" if is_cuda else "CPU"
-    spans = [
-        Span(event.name, event.time_range.start, event.time_range.end)
-        for event in profiler.events()
-        if event.device_type.name == wanted
-    ]
-    return summarise(name, spans)
-
-
-def summarise(name: str, spans: Sequence[Span]) -> Profile:
-    """Sums and gaps. Spans within others count for themselves in `kernels`, and once in `busy_us`."""
-    totals: dict[str, tuple[int, float]] = {}
-    for span in spans:
-        count, total = totals.get(span.name, (0, 0.0))
-        totals[span.name] = count + 1, total + span.end_us - span.start_us
-    kernels = sorted(((name, *found) for name, found in totals.items()), key=lambda row: row[2], reverse=True)
-    merged: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.start_us, -span.end_us)):
-        if merged and span.start_us <= merged[-1].end_us:
-            if span.end_us > merged[-1].end_us:
-                merged[-1] = Span(span.name, merged[-1].start_us, span.end_us)
-        else:
-            merged.append(span)
-    gaps = sorted(((after.start_us - before.end_us, before.name, after.name) for before, after in pairwise(merged)))
-    busy_us = sum(span.end_us - span.start_us for span in merged)
-    return Profile(name, busy_us, kernels[:NUM_LINES], gaps[: -NUM_LINES - 1 : -1])
-
-
 def run_parts(parts: dict[str, Callable[[], None]], device: torch.device, max_seconds: float, report: Report) -> None:
     """Every part in turn; what does not fit into the device's memory or the time is named in `left_out`."""
     started_s = time.monotonic()
@@ -314,7 +256,7 @@ def markdown(report: Report) -> str:
         lines.append(
             f"\n{model}: the bound uses {rates['bytes_per_s'] / 1e9:.0f} GB/s and {rates['flops'] / 1e12:.3g} TFLOP/s "
             f"({rates['bound uses']}); a large read reached {rates['measured_bytes_per_s'] / 1e9:.0f} GB/s and a large "
-            f"product {rates['measured_flops'] / 1e12:.3g} TFLOP/s here."
+            f"product {rates['measured_flops'] / 1e12:.3g} TFLOP/s here; {rates['graphs']}."
         )
     lines += ["", "| model | step | rows | prefix | ms, median (95 %) | bound, ms | bound as measured, ms |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|"]
@@ -355,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpecEdgeError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # which attention backend, which graphs
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     plan = Plan(device, dtype, options.prefix, draft_rows, options.steps)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"

@@ -10,10 +10,11 @@ import torch
 
 from benchmarks.engine import __main__ as command
 from benchmarks.engine import gpu_targets, report
-from benchmarks.engine.gpu_targets import Report, Span, Target, rates_of, run_parts, summarise
+from benchmarks.engine.gpu_targets import Report, Target, rates_of, run_parts
 from benchmarks.engine.hardware import Hardware, Sizes, measure_hardware
 from benchmarks.engine.models import TINY, EngineRefused, check_engines, random_model
 from benchmarks.engine.points import KINDS, BadGrid, Kind, Point, grid
+from benchmarks.engine.step_profile import Span, summarise
 from benchmarks.engine.timing import MIN_TURNS, STEPS_PER_TURN, Times, clock_for, take_turns
 from specedge.errors import ModelLoadError, SettingsError
 from specedge.model.native import load_native

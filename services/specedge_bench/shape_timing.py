@@ -77,12 +77,13 @@ class EagerSteps:
     @contextmanager
     def prepare(self, num_sessions: int, num_nodes: int, prefix: int) -> Iterator[Step]:
         """A step of `num_sessions` sessions with `num_nodes` rows each."""
-        batch = self._batch(num_sessions, num_nodes, prefix)
+        batch = self.batch(num_sessions, num_nodes, prefix)
         yield lambda: self._runner.forward(batch)
 
-    def _batch(self, num_sessions: int, num_nodes: int, prefix: int) -> PackedBatch:
+    def batch(self, num_sessions: int, num_nodes: int, prefix: int, *, is_chain: bool = False) -> PackedBatch:
+        """A tree for each session, all logits wanted; with `is_chain` chunks of prompts, only the last ones' wanted."""
         num_rows = num_sessions * num_nodes
-        depths, sees = binary_tree(num_nodes)
+        depths, sees = (list(range(num_nodes)), None) if is_chain else binary_tree(num_nodes)
         own = np.arange(num_rows, dtype=np.int64)
         num_shared = self._runner.num_slots - num_rows
         segments = []
@@ -92,7 +93,8 @@ class EagerSteps:
             rows = own[session * num_nodes : (session + 1) * num_nodes]
             segments.append(Segment(num_nodes, np.concatenate((context, rows)), sees if num_nodes > 1 else None))
         positions = np.tile(prefix + np.array(depths, dtype=np.int64), num_sessions)
-        return PackedBatch(np.zeros_like(own), positions, own, tuple(segments), own)
+        wanted = own[num_nodes - 1 :: num_nodes] if is_chain else own
+        return PackedBatch(np.zeros_like(own), positions, own, tuple(segments), wanted)
 
 
 @contextmanager
@@ -110,11 +112,15 @@ def eager_steps(
     except (ImportError, KeyError, TypeError, ValueError) as error:
         raise ShapeError(f"{shape.name}: transformers cannot build {shape.model_type or 'it'}: {error}") from error
     model = model.to(device).eval().requires_grad_(False)
+    yield EagerSteps(TransformersRunner(model, slots_for(points, shape, device, dtype)))
+
+
+def slots_for(points: Points, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> int:
+    """KV slots for the largest point; where memory is short, as few as the longest one of its sessions takes."""
     wanted = max(num_sessions * (prefix + num_nodes) for num_sessions, num_nodes, prefix in points)
     bytes_per_slot = shape.kv_bytes_per_token(str(dtype).removeprefix("torch."))
     longest = max(num_nodes * num_sessions for num_sessions, num_nodes, _ in points) + max(point[2] for point in points)
-    num_slots = max(min(wanted, int(kv_budget(device) // bytes_per_slot)), longest)
-    yield EagerSteps(TransformersRunner(model, num_slots))
+    return max(min(wanted, int(kv_budget(device) // bytes_per_slot)), longest)
 
 
 class GraphSteps:

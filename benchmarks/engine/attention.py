@@ -1,6 +1,6 @@
 """Tree attention on a GPU: the Triton kernel against the reference, in time, in error and in bits.
 
-    python -m benchmarks.engine_attention --out results.json
+    python -m benchmarks.engine attention --out results.json
 
 Each case is one layer's attention of one forward, with the heads of a Qwen3-14B by default. Times are of one call, in a
 captured graph of several layers whose keys and values together are larger than the device's cache, as in a model;
@@ -11,7 +11,6 @@ measure: that is said, and the exit status is 0.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +26,9 @@ from specedge.model.attention.sdpa import SdpaBackend
 from specedge.model.attention.self_test import Chain, Tree, random_batch
 from specedge.model.attention_plan import AttentionPlan, plan_of
 from specedge.model.batch import PackedBatch, Segment
+from specedge_bench.shape_timing import synchronize
 
-_CACHE_BYTES = 256 << 20  # more than any GPU's last-level cache
+_CACHE_BYTES = {"cpu": 1, "cuda": 256 << 20}  # on CUDA more than any last-level cache; on the CPU only results count
 _MAX_LAYERS = 32
 _NUM_TIMED = 20
 _NUM_HOST_CALLS = 50
@@ -79,8 +79,20 @@ class Result:
     is_same_divided: bool
 
 
-def graph_time_us(calls: Sequence[Callable[[], Any]]) -> float:
-    """Median time of one call when all are replayed as one graph."""
+def call_time_us(calls: Sequence[Callable[[], Any]], device: torch.device) -> float:
+    """Median time of one call when all are replayed as one graph; without CUDA, when they follow each other."""
+    if device.type == "cuda":
+        return _graph_time_us(calls)
+    times: list[float] = []
+    for _ in range(_NUM_TIMED):
+        start = perf_counter()
+        for call in calls:
+            call()
+        times.append((perf_counter() - start) * 1e6 / len(calls))
+    return median(times)
+
+
+def _graph_time_us(calls: Sequence[Callable[[], Any]]) -> float:
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -102,11 +114,11 @@ def graph_time_us(calls: Sequence[Callable[[], Any]]) -> float:
     return median(times)
 
 
-def host_time_us(call: Callable[[], Any]) -> float:
+def host_time_us(call: Callable[[], Any], device: torch.device) -> float:
     """Median time until a call returns, with an idle device."""
     times = []
     for _ in range(_NUM_HOST_CALLS):
-        torch.cuda.synchronize()
+        synchronize(device)
         start = perf_counter()
         call()
         times.append((perf_counter() - start) * 1e6)
@@ -133,34 +145,36 @@ def num_pairs(plan: AttentionPlan) -> int:
     return int((rows * contexts - np.where(plan.is_chain, rows * (rows - 1) // 2, 0)).sum())
 
 
-def measure(name: str, case: Case, heads: Heads, make: Callable[[int | None], AttentionBackend]) -> Result:
+def measure(
+    name: str, case: Case, heads: Heads, make: Callable[[int | None], AttentionBackend], device: torch.device
+) -> Result:
     """One case.
 
     Args:
         make: the Triton backend for so many processors; None: those of the device.
     """
-    device, dtype = torch.device("cuda"), torch.bfloat16
+    dtype = torch.bfloat16
     num_slots = sum(part.prefix + part.num_rows for part in case) + 1
     batch = random_batch(np.random.default_rng(0), case, num_slots)
     plan = plan_of(batch)
     bytes_per_layer = 2 * num_slots * heads.num_kv_heads * heads.head_dim * dtype.itemsize
-    num_layers = min(_MAX_LAYERS, max(2, -(-_CACHE_BYTES // bytes_per_layer)))
+    num_layers = min(_MAX_LAYERS, max(2, -(-_CACHE_BYTES[device.type] // bytes_per_layer)))
     torch.manual_seed(0)
     kv = torch.randn((num_layers, 2, num_slots, heads.num_kv_heads, heads.head_dim), device=device, dtype=dtype)
     q = torch.randn((plan.num_rows, heads.num_heads, heads.head_dim), device=device, dtype=dtype)
     scale = heads.head_dim**-0.5
     triton, sdpa = make(None), SdpaBackend()
-    times = {}
+    times: list[float] = []
     for backend in (triton, sdpa):
         state = backend.prepare(plan, device)
-        times[backend.name] = graph_time_us(
-            [
-                lambda keys=keys, values=values, backend=backend, state=state: backend.attend(  # type: ignore[misc]
-                    state, keys, values, q, scale=scale, sliding_window=None
-                )
-                for keys, values in kv
-            ]
-        )
+        calls = [
+            lambda keys=keys, values=values, backend=backend, state=state: backend.attend(
+                state, keys, values, q, scale=scale, sliding_window=None
+            )
+            for keys, values in kv
+        ]
+        times.append(call_time_us(calls, device))
+    triton_us, sdpa_us = times
     state = triton.prepare(plan, device)
     keys, values = kv[0]
     expected = attended(sdpa, plan, q.float(), keys.float(), values.float())
@@ -175,12 +189,12 @@ def measure(name: str, case: Case, heads: Heads, make: Callable[[int | None], At
         case=name,
         num_rows=plan.num_rows,
         num_context=len(plan.context_slots),
-        triton_us=times["triton"],
-        sdpa_us=times["sdpa"],
-        gigabytes_per_s=bytes_read / times["triton"] / 1e3,
-        teraflops=num_pairs(plan) * 4 * heads.head_dim * heads.num_heads / times["triton"] / 1e6,
-        host_us=host_time_us(lambda: triton.attend(state, keys, values, q, scale=scale, sliding_window=None)),
-        prepare_us=host_time_us(lambda: triton.prepare(plan, device)),
+        triton_us=triton_us,
+        sdpa_us=sdpa_us,
+        gigabytes_per_s=bytes_read / triton_us / 1e3,
+        teraflops=num_pairs(plan) * 4 * heads.head_dim * heads.num_heads / triton_us / 1e6,
+        host_us=host_time_us(lambda: triton.attend(state, keys, values, q, scale=scale, sliding_window=None), device),
+        prepare_us=host_time_us(lambda: triton.prepare(plan, device), device),
         triton_error=float((together.float() - expected).abs().max()),
         sdpa_error=float((attended(sdpa, plan, q, keys, values).float() - expected).abs().max()),
         is_same_alone=same_alone,
@@ -212,7 +226,9 @@ def changed_by_chunks(heads: Heads, make: Callable[[int | None], AttentionBacken
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine attention", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--heads", type=int, nargs=3, default=(40, 8, 128), metavar=("HEADS", "KV_HEADS", "HEAD_DIM"))
@@ -236,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, case in CASES.items():
         if options.only not in name:
             continue
-        result = measure(name, case, heads, make)
+        result = measure(name, case, heads, make, torch.device("cuda"))
         results.append(result)
         print(
             f"{name:28} {result.num_rows:5} {result.triton_us:9.1f} {result.sdpa_us:9.1f} "
@@ -257,7 +273,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
     is_right = all(result.triton_error < 0.03 and result.is_same_alone and result.is_same_divided for result in results)
     return 0 if is_right and not num_changed else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,8 @@ from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import LoadedModel, load_for, make_runner
+from specedge.model.engines import Engine, EngineRefused, LeanCheckpoint, LoadedModel, load_for, make_runner
+from specedge.model.quantization import Quantization, quantize_lean, quantize_modules
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -39,7 +40,30 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
-    return load_for(settings.engine, path, settings.device, settings.dtype)
+    if settings.draft_quantization == "none":
+        return load_for(settings.engine, path, settings.device, settings.dtype)
+    return _load_quantized(settings, path, settings.draft_quantization)
+
+
+def _load_quantized(settings: DrafterSettings, path: str, quantization: Quantization) -> LoadedModel:
+    """Load a draft model for an engine that computes with torch, and quantise it."""
+    if settings.engine == "native":
+        raise ModelLoadError(
+            f"draft_quantization {quantization}: engine native takes unquantised weights only; set engine to auto, "
+            "lean or transformers"
+        )
+    try:
+        engine: Engine = "lean" if settings.engine == "auto" else settings.engine
+        model = load_for(engine, path, settings.device, settings.dtype)
+    except EngineRefused:
+        if settings.engine != "auto":
+            raise
+        model = load_for("transformers", path, settings.device, settings.dtype)
+    if isinstance(model, LeanCheckpoint):
+        quantize_lean(model.weights, quantization)
+    else:
+        quantize_modules(model, quantization)
+    return model
 
 
 def draft_runner(

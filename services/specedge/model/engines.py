@@ -66,13 +66,13 @@ def load_for(engine: Engine, path_or_id: str, device: str = "auto", dtype: str =
         return load_model(path_or_id, device, dtype)
     try:
         return _load_lean(path_or_id, resolve_device(device), dtype, "native" if engine == "auto" else engine)
-    except _Refused:
+    except EngineRefused:
         if engine != "auto":
             raise
         return load_model(path_or_id, device, dtype)
 
 
-class _Refused(ModelLoadError):
+class EngineRefused(ModelLoadError):
     """An engine does not take this model, device or number format; another one may."""
 
 
@@ -81,15 +81,15 @@ def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -
     started_s, is_native = monotonic(), engine == "native"
     folder = local_folder(path_or_id)
     if folder is None:
-        raise _Refused(f"{path_or_id}: engine {engine} takes models in local folders")
+        raise EngineRefused(f"{path_or_id}: engine {engine} takes models in local folders")
     if is_native and (device.type != "cpu" or dtype not in ("auto", "float32")):
-        raise _Refused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
+        raise EngineRefused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
     num_bytes = check_model_folder(folder)
     config = AutoConfig.from_pretrained(folder)
     try:
         spec = spec_of(config)
     except ModelLoadError as error:
-        raise _Refused(f"{path_or_id}: engine {engine} cannot run it: {error}") from error
+        raise EngineRefused(f"{path_or_id}: engine {engine} cannot run it: {error}") from error
     library = _native_library_for(path_or_id, spec) if is_native else None
     weights = load_weights(
         folder,
@@ -105,9 +105,9 @@ def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -
 
 def _native_library_for(path_or_id: str, spec: ModelSpec) -> ctypes.CDLL:
     if reason := unsupported(spec):
-        raise _Refused(f"{path_or_id}: engine native cannot run it: {reason}")
+        raise EngineRefused(f"{path_or_id}: engine native cannot run it: {reason}")
     if (library := _native_library()) is None:
-        raise _Refused(f"{path_or_id}: engine native cannot run it: there is no native library; see the log")
+        raise EngineRefused(f"{path_or_id}: engine native cannot run it: there is no native library; see the log")
     return library
 
 

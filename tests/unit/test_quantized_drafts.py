@@ -23,7 +23,7 @@ from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import LeanCheckpoint, load_for, make_runner
-from specedge.model.lean.runner import LeanRunner
+from specedge.model.lean.products import add_product, product
 from specedge.model.quantization import quantize_lean, quantize_modules
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -78,12 +78,20 @@ def test_all_matrices_but_embedding_and_head_are_quantised(tmp_path: Path) -> No
     assert len(names) == 3 * 7 and all(".layers." in name for name in names)
 
 
-def test_row_buckets_take_quantised_weights(tmp_path: Path) -> None:
+def test_products_with_quantised_weights_go_where_those_with_others_do(tmp_path: Path) -> None:
     save_model(FAMILIES["qwen2"], tmp_path)
-    model = loaded(tmp_path, "lean", "int8")
-    runner = LeanRunner(model.spec, model.weights, NUM_SLOTS, row_buckets=(4, 32))
-    logits = torch.cat([runner.forward(batch) for batch in mixed_batches(VOCAB_SIZE)])
-    torch.testing.assert_close(logits, logits_of(model), atol=1e-5, rtol=1e-5)
+    exact, rounded = (loaded(tmp_path, "lean", each).weights.layers[0] for each in ("none", "int8"))
+    x, residual = torch.randn(5, 32), torch.randn(5, 32)
+    expected = product(x, exact.qkv, exact.qkv_bias)
+    out = torch.empty_like(expected)
+    assert product(x, rounded.qkv, rounded.qkv_bias, out=out) is out
+    torch.testing.assert_close(out, expected, atol=0.1, rtol=0)
+    attended = torch.randn(5, 32)
+    sums = residual.clone(), residual.clone()
+    for each, layer in zip(sums, (exact, rounded), strict=True):
+        add_product(each, attended, layer.o)
+    torch.testing.assert_close(*sums, atol=0.1, rtol=0)
+    assert not torch.equal(*sums) and not torch.equal(sums[0], residual)
 
 
 def test_a_matrix_whose_inputs_make_no_groups_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,6 +124,15 @@ def test_the_engine_computes_with_torch(engine: Any, kind: str) -> None:
     model = load_draft_model(settings, load_tokenizer(TARGET))
     assert isinstance(model, LeanCheckpoint) == (kind == "lean")
     assert not isinstance(model, LeanCheckpoint) or model.library is None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dtype", "expected"),
+    [("int8", "auto", "float32"), ("int4", "auto", "bfloat16"), ("int4", "float32", "float32")],
+)
+def test_dtype_auto_is_what_the_kernels_compute_in(quantization: Any, dtype: Any, expected: str) -> None:
+    settings = DrafterSettings(device="cpu", dtype=dtype, draft_quantization=quantization)
+    assert load_draft_model(settings, load_tokenizer(TARGET)).dtype == getattr(torch, expected)
 
 
 def test_the_native_engine_is_refused() -> None:
@@ -160,7 +177,7 @@ def test_a_format_whose_package_is_missing_names_it(method: str, package: str, t
 
 
 PROMPTS = ("Tell me a tale about a fox.", "Write a story about a duck who was afraid of water.", "Who is Rose?")
-SAMPLINGS = [SamplingParams(temperature=each, seed=77, max_tokens=40, ignore_eos=True) for each in (0.0, 0.7, 1.0)]
+SAMPLINGS = [SamplingParams(temperature=each, seed=77, max_tokens=30, ignore_eos=True) for each in (0.0, 0.7, 1.0)]
 
 
 def prompt_ids(text: str) -> tuple[int, ...]:
@@ -187,7 +204,7 @@ def answers_and_accepted(system: Any, quantization: Any) -> tuple[list[tuple[int
             if isinstance(message, Verdict):
                 answers[handle] += message.token_ids
                 num_accepted += message.num_accepted
-    assert all(len(answer) == 40 for answer in answers)
+    assert all(len(answer) == 30 for answer in answers)
     return answers, num_accepted
 
 

@@ -27,7 +27,7 @@ class DrafterSettings(ProcessSettings):
         default="none",
         description="rounds the weights of the draft model's layers when they are loaded: it takes less memory and "
         "guesses a little worse, and no text changes; needs the extra 'quantized' (torchao); engine auto is then lean "
-        "or transformers",
+        "or transformers, and dtype auto is bfloat16 for int4",
     )
     max_n_beams: int = Field(
         default=32, ge=1, le=1024, description="most nodes expanded in one draft forward for a session"

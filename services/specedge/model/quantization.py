@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from specedge.errors import ModelLoadError
 from specedge.model.lean.weights import ModelWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def quantize_lean(weights: ModelWeights, quantization: Quantization) -> None:
     quantizer.finish()
 
 
-def quantize_modules(model: PreTrainedModel, quantization: Quantization) -> None:
+def quantize_modules(model: "PreTrainedModel", quantization: Quantization) -> None:
     """Quantise all linear modules of a model of transformers but its head, in place.
 
     Raises:
@@ -108,6 +110,8 @@ class _Quantizer:
                 f"draft_quantization {self._quantization}: none of the draft model's {self._num_matrices} matrices can "
                 f"be quantised; their number of inputs must be a multiple of {GROUP_SIZES[-1]}"
             )
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the KV cache is sized by what the device has free
         logger.info(
             "quantised %d of %d matrices to %s: %.1f MB became %.1f MB",
             self._num_quantized,

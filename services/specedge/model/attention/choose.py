@@ -40,24 +40,15 @@ def choose_backend(
     is_for_kernels = device.type == "cuda" and dtype is not torch.float32
     if wanted == "sdpa" or (wanted == "auto" and not is_for_kernels):
         return SdpaBackend()
+    make = _flash if wanted == "flash" else _triton
     try:
-        backend = (_flash if wanted == "flash" else _triton)(device, dtype, shape)
+        backend = make(device, dtype, shape)
     except AttentionUnavailable as error:
         if wanted != "auto":
             raise
         logger.warning("%s; attention backend 'sdpa' is used", error)
         return SdpaBackend()
     return checked_backend(backend, device, dtype, **shape)
-
-
-def _flash(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
-    return FlashBackend(
-        device,
-        dtype,
-        num_heads=shape["num_heads"],
-        num_kv_heads=shape["num_kv_heads"],
-        head_dim=shape["head_dim"],
-    )
 
 
 def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
@@ -68,6 +59,16 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> 
     except ImportError as error:
         raise AttentionUnavailable(f"attention backend 'triton' cannot be loaded: {error}") from error
     return TritonBackend(device, dtype, **shape)
+
+
+def _flash(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
+    return FlashBackend(
+        device,
+        dtype,
+        num_heads=shape["num_heads"],
+        num_kv_heads=shape["num_kv_heads"],
+        head_dim=shape["head_dim"],
+    )
 
 
 def checked_backend(

@@ -175,8 +175,8 @@ class FlashBackend:
             sliding_window=None,
         )
         return (
-            attended.view(num_rows, group, num_kv_heads, head_dim).transpose(1, 2).flatten(1, 2),
-            lse.view(num_kv_heads, num_rows, group).transpose(0, 1).flatten(1, 2),
+            attended.reshape(num_rows, group, num_kv_heads, head_dim).transpose(1, 2).flatten(1, 2),
+            lse.reshape(num_kv_heads, num_rows, group).transpose(0, 1).flatten(1, 2),
         )
 
     def _attend_to_tails(

@@ -41,8 +41,12 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
     if settings.draft_quantization == "none":
-        return load_for(settings.engine, path, settings.device, settings.dtype)
+        return _load(settings, path, settings.engine, settings.dtype)
     return _load_quantized(settings, path, settings.draft_quantization)
+
+
+def _load(settings: DrafterSettings, path: str, engine: Engine, dtype: str) -> LoadedModel:
+    return load_for(engine, path, settings.device, dtype)
 
 
 def _load_quantized(settings: DrafterSettings, path: str, quantization: Quantization) -> LoadedModel:
@@ -55,12 +59,11 @@ def _load_quantized(settings: DrafterSettings, path: str, quantization: Quantiza
     # The 4-bit kernels compute in bfloat16; on the CPU they are many times slower in float32.
     dtype = "bfloat16" if quantization == "int4" and settings.dtype == "auto" else settings.dtype
     try:
-        engine: Engine = "lean" if settings.engine == "auto" else settings.engine
-        model = load_for(engine, path, settings.device, dtype)
+        model = _load(settings, path, "lean" if settings.engine == "auto" else settings.engine, dtype)
     except EngineRefused:
         if settings.engine != "auto":
             raise
-        model = load_for("transformers", path, settings.device, dtype)
+        model = _load(settings, path, "transformers", dtype)
     if isinstance(model, LeanCheckpoint):
         quantize_lean(model.weights, quantization)
     else:

@@ -116,6 +116,18 @@ def test_no_tree_goes_to_the_reference_where_its_window_hides_nothing() -> None:
     assert list(state.placed) == [False] and not state.placed[False].other
 
 
+def test_trees_of_unlike_sizes_are_not_padded_to_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = (Tree(9, 3), Tree(70, 30, 40), Chain(5, 1), Tree(0, 2), Tree(4, 4, 9), Tree(11, 3))
+    plan = plan_of(random_batch(np.random.default_rng(4), cases, num_slots=512))
+    q, keys, values = inputs(plan.num_rows, SHAPES[0])
+    for limit, expected in ((1 << 18, [(5, 30, 70)]), (250, [(1, 30, 70), (4, 4, 13)]), (1, [(1, 30, 70), (1, 4, 13)])):
+        monkeypatch.setattr("specedge.model.attention.flash_plan.MAX_PADDED_SCORES", limit)
+        tails = divide_for_flash(plan, is_windowed=False).tails
+        assert [(tail.num_trees, tail.max_rows, tail.max_tail) for tail in tails][:2] == expected
+        assert sum(tail.num_trees for tail in tails) == 5
+        assert difference(backend(FUNCTIONS["torch"], SHAPES[0]), plan, q, keys, values, sliding_window=None) < 2e-5
+
+
 def test_a_one_row_chain_goes_with_the_prefixes_unless_there_is_a_window() -> None:
     plan = plan_of(random_batch(np.random.default_rng(4), (Chain(9, 1), Tree(4, 3), Chain(2, 2)), num_slots=512))
     division = divide_for_flash(plan, is_windowed=False)
@@ -124,7 +136,7 @@ def test_a_one_row_chain_goes_with_the_prefixes_unless_there_is_a_window() -> No
     assert division.prefixes.key_starts.tolist() == [0, 4, 14]
     windowed = divide_for_flash(plan, is_windowed=True)
     assert windowed.causal is not None and windowed.causal.rows.tolist() == [0, 4, 5]
-    assert windowed.prefixes is None and windowed.tails is None
+    assert windowed.prefixes is None and not windowed.tails
 
 
 def test_the_written_out_function_and_ours_know_all_of_torchs_parameters() -> None:

@@ -47,7 +47,7 @@ class _Placed:
     causal: _Ragged | None
     prefixes: _Ragged | None
     empty_rows: torch.Tensor | None  # int64, of `prefixes`: rows without any; None: there are none such
-    tails: _Tails | None
+    tails: list[_Tails]  # of the first rows of `prefixes`, in order
     other: list[Any]  # the reference's state: trees, where a window shortens their prefix
 
 
@@ -141,11 +141,11 @@ class FlashBackend:
             if placed.empty_rows is not None:
                 attended.index_fill_(0, placed.empty_rows, 0)
                 lse.index_fill_(0, placed.empty_rows, -torch.inf)
-            if placed.tails is not None:
-                num_tree_rows = len(placed.tails.places)
-                tail, tail_lse = self._attend_to_tails(placed.tails, layer_keys, layer_values, q, scale)
-                merged = _merged(attended[:num_tree_rows], lse[:num_tree_rows], tail, tail_lse)
-                attended[:num_tree_rows] = merged
+            stop = 0
+            for tails in placed.tails:
+                rows = slice(stop, stop := stop + len(tails.places))
+                tail, tail_lse = self._attend_to_tails(tails, layer_keys, layer_values, q, scale)
+                attended[rows] = _merged(attended[rows], lse[rows], tail, tail_lse)
             output.index_copy_(0, part.rows, attended)
         return output
 
@@ -211,9 +211,9 @@ class FlashBackend:
         for name, ragged in (("causal", division.causal), ("prefixes", division.prefixes)):
             if ragged is not None:
                 arrays |= {f"{name}.{field}": getattr(ragged, field) for field in _RAGGED}
-        if (tails := division.tails) is not None:
-            arrays |= {"places": tails.places, "tail_rows": tails.rows, "tail_slots": tails.slots}
-            arrays["words"] = tails.words.view(np.int64)
+        for number, tails in enumerate(division.tails):
+            arrays |= {f"places.{number}": tails.places, f"rows.{number}": tails.rows, f"slots.{number}": tails.slots}
+            arrays[f"words.{number}"] = tails.words.view(np.int64)
         arrays["empty_rows"] = np.flatnonzero(division.is_empty)
         placement = Placement(
             [Table(name, array.shape, is_wide=array.dtype == np.int64) for name, array in arrays.items()], device
@@ -227,7 +227,7 @@ class FlashBackend:
             causal=_ragged(division.causal, "causal", placement),
             prefixes=_ragged(division.prefixes, "prefixes", placement),
             empty_rows=placement["empty_rows"] if division.is_empty.any() else None,
-            tails=None if tails is None else _tails(tails, placement),
+            tails=[_tails(tails, number, placement) for number, tails in enumerate(division.tails)],
             other=other,
         )
 
@@ -242,11 +242,11 @@ def _ragged(part: RaggedPart | None, name: str, placement: Placement) -> _Ragged
     return _Ragged(rows, row_starts, slots, key_starts, part.max_rows, part.max_keys)
 
 
-def _tails(part: TailPart, placement: Placement) -> _Tails:
-    words = placement["words"].view(part.num_trees, part.max_rows, -1, 1)
+def _tails(part: TailPart, number: int, placement: Placement) -> _Tails:
+    words = placement[f"words.{number}"].view(part.num_trees, part.max_rows, -1, 1)
     bits = words >> torch.arange(WORD_BITS, device=words.device) & 1
     mask = bits.flatten(2)[:, :, : part.max_tail].bool()
-    return _Tails(placement["tail_rows"], placement["places"], placement["tail_slots"], mask)
+    return _Tails(placement[f"rows.{number}"], placement[f"places.{number}"], placement[f"slots.{number}"], mask)
 
 
 def _merged(

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from specedge.model.attention_plan import AttentionPlan, Int32Array, UInt64Array
 from specedge.model.batch import IntArray
 
+MAX_PADDED_SCORES = 1 << 18  # of a head, rows times tail tokens of trees computed together: 32 MiB with 32 heads
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedPart:
@@ -46,12 +48,12 @@ class RaggedPart:
 
 @dataclass(frozen=True, slots=True)
 class TailPart:
-    """The tails of all trees, padded to the largest tree.
+    """The tails of some trees, padded to the largest.
 
     Attributes:
         num_trees, max_rows, max_tail: the padded shape.
         rows: [num_trees * max_rows] rows of the batch; 0 where there is none.
-        places: [num_tree_rows] where each row of a tree stands in `rows`, in the order of the prefix part.
+        places: [num_tree_rows] where each row of these trees stands in `rows`, in the order of the prefix part.
         slots: [num_trees * max_tail] KV slots; 0 where there is none.
         words: [num_trees * max_rows, num_words] bit j of word w: the row sees tail token 64 w + j of its tree.
             Padding rows see token 0, so that no row sees nothing.
@@ -74,29 +76,28 @@ class FlashPlan:
         causal: chains; None: there are none.
         prefixes: trees, then chains of one row; None: there are none.
         is_empty: [rows of `prefixes`] rows without any prefix.
-        tails: of the trees among `prefixes`, whose rows come first there; None: there are none.
+        tails: of the trees among `prefixes`, whose rows come first there, in this order.
     """
 
     causal: RaggedPart | None
     prefixes: RaggedPart | None
     is_empty: npt.NDArray[np.bool_]
-    tails: TailPart | None
+    tails: list[TailPart]
 
 
 def divide_for_flash(plan: AttentionPlan, *, is_windowed: bool) -> FlashPlan:
     """Divide a plan; with a sliding window its trees are left out."""
     num_rows = np.diff(plan.row_starts)
     is_causal = plan.is_chain & ((num_rows > 1) | is_windowed)
-    trees = np.flatnonzero(~plan.is_chain)
-    unmasked = (
-        np.flatnonzero([]) if is_windowed else np.concatenate([trees, np.flatnonzero(plan.is_chain & ~is_causal)])
-    )
+    trees = np.flatnonzero(~plan.is_chain & (not is_windowed))
+    trees = trees[np.argsort(-plan.num_tails[trees], kind="stable")]  # like sizes together, for little padding
+    unmasked = np.concatenate([trees, np.flatnonzero(plan.is_chain & ~is_causal)])
     num_prefix = np.diff(plan.context_starts) - np.where(plan.is_chain, 0, plan.num_tails)
     return FlashPlan(
         causal=_ragged(plan, np.flatnonzero(is_causal), np.diff(plan.context_starts)),
         prefixes=_ragged(plan, unmasked, num_prefix),
         is_empty=np.repeat(num_prefix[unmasked] == 0, num_rows[unmasked]),
-        tails=None if is_windowed or not len(trees) else _tails(plan, trees),
+        tails=[_tails(plan, batch) for batch in _batches(plan, trees)],
     )
 
 
@@ -107,6 +108,19 @@ def _ragged(plan: AttentionPlan, segments: IntArray, num_keys: Int32Array) -> Ra
     rows, row_starts = _ranges(plan.row_starts[segments], np.diff(plan.row_starts)[segments])
     keys, key_starts = _ranges(plan.context_starts[segments], num_keys[segments])
     return RaggedPart(rows, row_starts, plan.context_slots[keys], key_starts)
+
+
+def _batches(plan: AttentionPlan, trees: IntArray) -> list[IntArray]:
+    """Trees in their order, as many together as padding allows."""
+    num_rows, num_tails = np.diff(plan.row_starts).astype(np.int64), plan.num_tails.astype(np.int64)
+    batches: list[list[int]] = []
+    for tree in trees.tolist():
+        batch = [*batches[-1], tree] if batches else [tree]
+        if len(batch) == 1 or len(batch) * num_rows[batch].max() * num_tails[batch].max() > MAX_PADDED_SCORES:
+            batches.append([tree])
+        else:
+            batches[-1] = batch
+    return [np.array(batch) for batch in batches]
 
 
 def _tails(plan: AttentionPlan, trees: IntArray) -> TailPart:

@@ -24,7 +24,7 @@ from specedge.errors import ModelLoadError
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import LeanCheckpoint, load_for, make_runner
 from specedge.model.lean.products import add_product, product
-from specedge.model.quantization import quantize_lean, quantize_modules
+from specedge.model.quantization import _int4, quantize_lean, quantize_modules
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import OpenSession, Verdict
@@ -100,6 +100,19 @@ def test_a_matrix_whose_inputs_make_no_groups_stays_as_it_is(tmp_path: Path, cap
         layer = loaded(tmp_path, "lean", "int4").weights.layers[0]
     assert type(layer.down) is torch.Tensor and type(layer.gate_up) is not torch.Tensor
     assert "quantised 9 of 12 matrices to int4" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_largest_group_that_divides_the_inputs_is_taken(device: str) -> None:
+    config_for = _int4(torch.device(device))
+    assert [config_for(num_inputs).group_size for num_inputs in (2048, 192, 96)] == [128, 64, 32]
+    assert config_for(48) is None
+
+
+def test_the_four_bit_format_on_cuda_is_the_one_whose_kernel_torch_has() -> None:
+    """The others need packages that ordinary users do not have (mslk) or other devices."""
+    assert _int4(torch.device("cuda"))(2048).int4_packing_format.value == "tile_packed_to_4d"
+    assert hasattr(torch.ops.aten, "_weight_int4pack_mm") and hasattr(torch.ops.aten, "_convert_weight_to_int4pack")
 
 
 def test_a_model_without_such_matrices_is_refused(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         on_step=steps.step,
     )
     steps.watch(drafter.stats, drafter.pool)
-    execution = execution_of(model, runner)
+    execution = execution_of(model, runner, settings.draft_quantization)
     metrics.drafts_with(execution)
     return LoadedModels(tokenizer, drafter, execution)
 

@@ -115,4 +115,7 @@ def _start_logging(level: str, process: str) -> None:
     if level != "debug":
         for noisy in ("httpx", "httpcore", "urllib3", "huggingface_hub", "filelock", "asyncio"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        # Where torchao is installed, transformers imports it, which reports libraries that nobody here uses.
+        for noisy in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger(__name__).info("specedge %s: starting the %s", __version__, process)

@@ -171,7 +171,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         draft, drafting = draft_runner(
             draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
         )
-        metrics.runs("draft", execution_of(draft_model, draft))
+        metrics.runs("draft", execution_of(draft_model, draft, settings.draft_quantization))
         drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])

@@ -11,8 +11,18 @@ from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
 from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import Engine, LoadedModel, graph_bytes_of, kv_bytes_of, load_for, make_runner
+from specedge.model.engines import (
+    Engine,
+    EngineRefused,
+    LeanCheckpoint,
+    LoadedModel,
+    graph_bytes_of,
+    kv_bytes_of,
+    load_for,
+    make_runner,
+)
 from specedge.model.memory import require_memory
+from specedge.model.quantization import Quantization, quantize_lean, quantize_modules
 from specedge.model.runner import ModelRunner
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -40,13 +50,37 @@ def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedToke
             f"the tokenizers of target_model {settings.target_model} ({own}) and draft_model {settings.draft_model} "
             f"({other}) differ; a draft model must share the target's tokenizer"
         )
-    return _load(settings, path, settings.engine, settings.dtype)
+    if settings.draft_quantization == "none":
+        return _load(settings, path, settings.engine, settings.dtype)
+    return _load_quantized(settings, path, settings.draft_quantization)
 
 
 def _load(settings: DrafterSettings, path: str, engine: Engine, dtype: str) -> LoadedModel:
     return load_for(
         engine, path, settings.device, dtype, attention=settings.attention, graph_bytes=settings.graph_bytes
     )
+
+
+def _load_quantized(settings: DrafterSettings, path: str, quantization: Quantization) -> LoadedModel:
+    """Load a draft model for an engine that computes with torch, and quantise it."""
+    if settings.engine == "native":
+        raise ModelLoadError(
+            f"draft_quantization {quantization}: engine native takes unquantised weights only; set engine to auto, "
+            "lean or transformers"
+        )
+    # The 4-bit kernels compute in bfloat16; on the CPU they are many times slower in float32.
+    dtype = "bfloat16" if quantization == "int4" and settings.dtype == "auto" else settings.dtype
+    try:
+        model = _load(settings, path, "lean" if settings.engine == "auto" else settings.engine, dtype)
+    except EngineRefused:
+        if settings.engine != "auto":
+            raise
+        model = _load(settings, path, "transformers", dtype)
+    if isinstance(model, LeanCheckpoint):
+        quantize_lean(model.weights, quantization)
+    else:
+        quantize_modules(model, quantization)
+    return model
 
 
 def draft_runner(

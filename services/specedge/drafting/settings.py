@@ -1,6 +1,6 @@
 """The settings of whatever process drafts: the edge agent, and a verifier that drafts for itself."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,12 @@ class DrafterSettings(ProcessSettings):
         min_length=1,
         description="draft model: a Hugging Face id, a local folder, demo (embedded), or none to draft nothing",
         json_schema_extra={"unset_word": "none"},
+    )
+    draft_quantization: Literal["none", "int8", "int4"] = Field(
+        default="none",
+        description="rounds the weights of the draft model's layers when they are loaded: it takes less memory and "
+        "guesses a little worse, and no text changes; needs the extra 'quantized' (torchao); engine auto is then lean "
+        "or transformers, and dtype auto is bfloat16 for int4",
     )
     max_n_beams: int = Field(
         default=32, ge=1, le=1024, description="most nodes expanded in one draft forward for a session"

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from specedge.model.attention.flash_backend import FlashBackend
 from specedge.model.attention.interface import AttentionBackend, AttentionUnavailable
 from specedge.model.attention.sdpa import SdpaBackend
 from specedge.model.attention.self_test import TOLERANCES, self_test
@@ -36,16 +37,12 @@ def choose_backend(
             head dimension. (One that is wrong on this device is replaced by sdpa, with a warning.)
     """
     shape = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-    if wanted == "flash":
-        raise AttentionUnavailable(
-            "attention backend 'flash' is not part of this version: its kernels need KV pages of a multiple of 256 "
-            "tokens; allowed are auto, sdpa and triton"
-        )
     is_for_kernels = device.type == "cuda" and dtype is not torch.float32
     if wanted == "sdpa" or (wanted == "auto" and not is_for_kernels):
         return SdpaBackend()
+    make = _flash if wanted == "flash" else _triton
     try:
-        backend = _triton(device, dtype, shape)
+        backend = make(device, dtype, shape)
     except AttentionUnavailable as error:
         if wanted != "auto":
             raise
@@ -62,6 +59,16 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> 
     except ImportError as error:
         raise AttentionUnavailable(f"attention backend 'triton' cannot be loaded: {error}") from error
     return TritonBackend(device, dtype, **shape)
+
+
+def _flash(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:
+    return FlashBackend(
+        device,
+        dtype,
+        num_heads=shape["num_heads"],
+        num_kv_heads=shape["num_kv_heads"],
+        head_dim=shape["head_dim"],
+    )
 
 
 def checked_backend(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
+from specedge.model.lean.products import add_product, product
 from specedge.model.lean.rotary import cos_sin, rotate
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import LayerWeights, ModelWeights
@@ -97,10 +98,7 @@ class LeanModel:
         """
         spec, weights, qk_norm = self.spec, self._weights.layers[layer], self._qk_norms[layer]
         normed = rms_norm(residual, (spec.hidden_size,), weights.input_norm, spec.rms_eps)
-        if weights.qkv_bias is None:
-            projected = torch.mm(normed, weights.qkv.t(), out=projected)
-        else:
-            projected = torch.addmm(weights.qkv_bias, normed, weights.qkv.t(), out=projected)
+        projected = product(normed, weights.qkv, weights.qkv_bias, out=projected)
         heads = projected.view(residual.shape[0], -1, spec.head_dim)
         num_rotated = spec.num_heads + spec.num_kv_heads
         queries_and_keys = heads[:, :num_rotated]
@@ -112,10 +110,10 @@ class LeanModel:
     def after_attention(self, layer: int, residual: torch.Tensor, attended: torch.Tensor) -> None:
         """Add one layer's attention and MLP to the residual stream, in place."""
         weights = self._weights.layers[layer]
-        residual.addmm_(attended, weights.o.t())
+        add_product(residual, attended, weights.o)
         normed = rms_norm(residual, (self.spec.hidden_size,), weights.post_norm, self.spec.rms_eps)
         gate, up = linear(normed, weights.gate_up).chunk(2, dim=1)
-        residual.addmm_(silu(gate).mul_(up), weights.down.t())
+        add_product(residual, silu(gate).mul_(up), weights.down)
 
     def logits(self, residual: torch.Tensor) -> torch.Tensor:
         """Logits float32 [num_rows, vocab_size] after the last layer."""

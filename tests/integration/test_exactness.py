@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def judge() -> Judge:
-    return Judge(TARGET, "cpu", "float32", (EOS_ID,))
+    return Judge(TARGET, "cpu", "auto", "float32", (EOS_ID,))
 
 
 @cache

@@ -1,7 +1,7 @@
 """What runs a model: plain C on the CPU (`native`), lean torch (`lean`), or the model's code in transformers.
 
 `transformers` runs every model. The other two know the dense families of `specedge.model.lean.spec` in local folders;
-the native engine needs a C compiler once, and computes in float32 whatever the checkpoint stores.
+the native engine needs a C compiler once, and computes in float32 whatever weights, keys and values are stored in.
 """
 
 import ctypes
@@ -56,7 +56,8 @@ def load_for(engine: Engine, path_or_id: str, device: str = "auto", dtype: str =
     """Load a model for an engine.
 
     Args:
-        engine: auto is native where it can be had for a local model in float32 on the CPU, else transformers.
+        engine: auto is native where it can be had for a local model in float32 or bfloat16 on the CPU, else
+            transformers.
         path_or_id, device, dtype: as for `load_model`.
 
     Raises:
@@ -77,13 +78,13 @@ class _Refused(ModelLoadError):
 
 
 def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -> LeanCheckpoint:
-    """Read a checkpoint; for the native engine as it is stored, with keys and values in float32."""
+    """Read a checkpoint; for the native engine in float32, its weights as they are stored."""
     started_s, is_native = monotonic(), engine == "native"
     folder = local_folder(path_or_id)
     if folder is None:
         raise _Refused(f"{path_or_id}: engine {engine} takes models in local folders")
-    if is_native and (device.type != "cpu" or dtype not in ("auto", "float32")):
-        raise _Refused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
+    if is_native and (device.type != "cpu" or dtype not in ("auto", "float32", "bfloat16")):
+        raise _Refused(f"engine native runs models in float32 or bfloat16 on the CPU, not in {dtype} on {device}")
     num_bytes = check_model_folder(folder)
     config = AutoConfig.from_pretrained(folder)
     try:
@@ -94,12 +95,12 @@ def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -
     weights = load_weights(
         folder,
         spec,
-        dtype="auto" if is_native else resolve_dtype(dtype, device),
+        dtype="auto" if is_native and dtype != "bfloat16" else resolve_dtype(dtype, device),
         device=device,
         progress=num_bytes > PROGRESS_FROM_BYTES,
     )
     logger.info("loaded %s: %s engine, %s, %.1f s", folder, engine, device, monotonic() - started_s)
-    kv_dtype = torch.float32 if is_native else weights.embed.dtype
+    kv_dtype = torch.float32 if is_native and dtype != "bfloat16" else weights.embed.dtype
     return LeanCheckpoint(config, spec, weights, kv_dtype, device, library)
 
 
@@ -123,4 +124,4 @@ def make_runner(model: LoadedModel, num_slots: int) -> ModelRunner:
     if model.library is None:
         is_cuda = model.device.type == "cuda"
         return LeanRunner(model.spec, model.weights, num_slots, make_attention=backend_attention if is_cuda else None)
-    return NativeRunner(model.library, model.spec, model.weights, num_slots)
+    return NativeRunner(model.library, model.spec, model.weights, num_slots, kv_dtype=model.dtype)

@@ -27,7 +27,8 @@ has_library = pytest.mark.skipif(engines._native_library() is None, reason="no C
     [
         ("auto", "auto", NativeRunner),
         ("auto", "float32", NativeRunner),
-        ("auto", "bfloat16", TransformersRunner),
+        ("auto", "bfloat16", NativeRunner),
+        ("auto", "float16", TransformersRunner),
         ("native", "auto", NativeRunner),
         ("lean", "auto", LeanRunner),
         ("transformers", "auto", TransformersRunner),
@@ -42,6 +43,15 @@ def test_the_setting_decides(engine, dtype, kind) -> None:
     assert runner.num_slots == 64
     assert runner.vocab_size == json.loads((Path(DRAFT) / "config.json").read_text())["vocab_size"]
     assert model.config.get_text_config().max_position_embeddings == 1024
+
+
+@has_library
+@pytest.mark.parametrize("engine", ["native", "lean", "transformers"])
+def test_the_dtype_is_that_of_weights_keys_and_values(engine) -> None:
+    whole, rounded = (make_runner(load_for(engine, DRAFT, "cpu", dtype), 64) for dtype in ("auto", "bfloat16"))
+    assert rounded.cache.num_bytes * 2 == whole.cache.num_bytes
+    assert rounded.cache.layer(0)[0].dtype is torch.bfloat16
+    np.testing.assert_allclose(whole.forward(chain(32)), rounded.forward(chain(32)), atol=0.3)
 
 
 @has_library
@@ -74,7 +84,7 @@ def test_another_family_runs_through_transformers_or_is_refused_by_name(tmp_path
 
 
 def test_what_an_engine_does_not_do_is_refused() -> None:
-    with pytest.raises(ModelLoadError, match="engine native computes in float32 on the CPU, not in bfloat16 on cpu"):
-        load_for("native", DRAFT, "cpu", "bfloat16")
+    with pytest.raises(ModelLoadError, match="native runs models in float32 or bfloat16 on the CPU, not in float16"):
+        load_for("native", DRAFT, "cpu", "float16")
     with pytest.raises(ModelLoadError, match="engine lean takes models in local folders"):
         load_for("lean", "Qwen/Qwen3-0.6B", "cpu")

@@ -27,8 +27,8 @@ INLINE Cached cached_head(const Attention *attention, const void *numbers, int k
                     (int64_t)attention->num_kv_heads * attention->head_dim, attention->cache_is_bf16};
 }
 
-INLINE const void *cached_at(const Cached *cached, int32_t slot) {
-    return cached->numbers + slot * cached->stride * (cached->is_bf16 ? 2 : 4);
+INLINE const void *cached_at(const Cached *cached, int32_t slot, const int is_bf16) {
+    return cached->numbers + slot * cached->stride * (is_bf16 ? 2 : 4);
 }
 
 INLINE float cached_number(const void *numbers, int at, const int is_bf16) {
@@ -41,7 +41,7 @@ INLINE float cached_number(const void *numbers, int at, const int is_bf16) {
 
 /* Lays a key out in a panel: token j of the panel is output j. */
 static void gather_key(const Cached *keys, int32_t slot, int head_dim, float *panel, int token) {
-    const void *key = cached_at(keys, slot);
+    const void *key = cached_at(keys, slot, keys->is_bf16);
     for (int i = 0; i < head_dim; i++) panel[i * PANEL + token] = cached_number(key, i, keys->is_bf16);
 }
 
@@ -56,7 +56,7 @@ INLINE __m256 load_eight(const void *numbers, int at, const int is_bf16) {
 INLINE void gather_eight(const Cached *keys, const int32_t *slots, int head_dim, float *panel, int token,
                          const int is_bf16) {
     const void *key[8];
-    for (int i = 0; i < 8; i++) key[i] = cached_at(keys, slots[i]);
+    for (int i = 0; i < 8; i++) key[i] = cached_at(keys, slots[i], is_bf16);
     int at = 0;
     for (; at + 8 <= head_dim; at += 8) {
         __m256 a[8], b[8];
@@ -83,7 +83,7 @@ INLINE void gather_eight(const Cached *keys, const int32_t *slots, int head_dim,
 
 /* Asks for a token's numbers before they are needed: slots lie anywhere. */
 INLINE void expect(const Cached *cached, int32_t slot, int head_dim) {
-    const char *numbers = cached_at(cached, slot);
+    const char *numbers = cached_at(cached, slot, cached->is_bf16);
     for (int i = 0; i < head_dim * (cached->is_bf16 ? 2 : 4); i += 64) __builtin_prefetch(numbers + i);
 }
 
@@ -129,7 +129,7 @@ INLINE void weigh_slice(const Queries *queries, const Cached *values, const int3
         for (int i = 0; i < num_vectors; i++)
             sum[query][i] = load(queries->sums + query * queries->size + at + i * WIDTH);
     for (int k = first; k < end; k++) {
-        const void *value = cached_at(values, slots[k]);
+        const void *value = cached_at(values, slots[k], is_bf16);
         Vector parts[VALUE_VECTORS];
 #pragma GCC unroll 8
         for (int i = 0; i < num_vectors; i++) parts[i] = load_either(value, at + i * WIDTH, is_bf16);

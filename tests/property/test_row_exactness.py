@@ -7,6 +7,7 @@ import pytest
 import torch
 from native_support import NUM_SLOTS, plain_decoding, prefill, sessions, tree_batch
 
+from benchmarks.exactness.operations import shares_of
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import Engine, load_for, make_runner
 from specedge.model.row_tile import ROW_TILE, pad_rows
@@ -37,6 +38,14 @@ def test_tree_rows_equal_plain_decoding(engine: Engine, dtype: str) -> None:
     assert found.dtype is torch.float32
     assert found.equal(torch.cat([plain_decoding(alone, item) for item in items]))
     assert len(found.unique(dim=0)) > len(found) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_padded_products_and_float64_attention_make_rows_independent(dtype: torch.dtype) -> None:
+    shares = shares_of(dtype)
+    remedies = {name: share for name, share in shares.items() if "padded" in name or "float64" in name}
+    assert len(remedies) == 6
+    assert set(remedies.values()) == {1.0}
 
 
 def test_rows_are_padded_to_whole_tiles() -> None:

@@ -21,6 +21,7 @@ from specedge.model.native import load_native
 from specedge.model.native.build import COMPILERS
 from specedge.model.native.runner import NativeRunner
 from specedge.model.native.self_test import tiny_model
+from specedge.model.runner import ModelRunner
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C compiler")
 NUM_SLOTS = 1200
@@ -92,7 +93,7 @@ def sessions(draw: Random, vocab_size: int, shapes: Sequence[tuple[int, int]]) -
     return made
 
 
-def prefill(runner: NativeRunner, session: Session, chunk: int) -> None:
+def prefill(runner: ModelRunner, session: Session, chunk: int) -> None:
     """Computes the prefix, `chunk` tokens at a time."""
     for first in range(0, len(session.prefix), chunk):
         rows = np.arange(first, min(first + chunk, len(session.prefix)))
@@ -112,7 +113,7 @@ def tree_batch(items: Sequence[Session]) -> PackedBatch:
     )
 
 
-def plain_decoding(runner: NativeRunner, item: Session) -> torch.Tensor:
+def plain_decoding(runner: ModelRunner, item: Session) -> torch.Tensor:
     """Every node alone, after its ancestors, as if it were the next token of a text: logits [num_nodes, vocab]."""
     rows = []
     for node, token in enumerate(item.tokens):

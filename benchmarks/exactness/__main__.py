@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from benchmarks.exactness.prompts import all_prompts
 from benchmarks.exactness.report import print_cell, print_report, print_verdict
 from benchmarks.exactness.run import CellResult, Options, plain_answers, run_cell
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
+from specedge.model.engines import Engine
 from specedge.model.loader import load_generation_defaults
 from specedge.tokenizer import load_tokenizer
 
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started_s = time.perf_counter()
     results = asyncio.run(_run(cells, options, console))
     print_report(console, results)
-    console.print(f"{time.perf_counter() - started_s:.0f} s, {options.dtype}, seed {options.seed}")
+    console.print(
+        f"{time.perf_counter() - started_s:.0f} s, engine {options.engine}, {options.dtype}, seed {options.seed}"
+    )
     print_verdict(console, results)
     return int(any(result.problems for result in results))
 
@@ -47,8 +51,8 @@ async def _run(cells: list[Cell], arguments: argparse.Namespace, console: Consol
     path = resolve_model(EMBEDDED_NAME, "target")
     tokenizer = load_tokenizer(path)
     eos_ids = load_generation_defaults(path, tokenizer).eos_ids
-    judge = Judge(path, arguments.device, arguments.dtype, eos_ids)
-    options = Options(arguments.device, arguments.dtype, arguments.num_threads, arguments.seed)
+    options = Options(arguments.device, arguments.engine, arguments.dtype, arguments.num_threads, arguments.seed)
+    judge = Judge(path, options.device, options.engine, options.dtype, eos_ids)
     temperatures = sorted({cell.temperature for cell in cells})
     results = []
     columns = (
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         'x1 x8, roomy tight, steady cut; for example "T1 demo,random cut"',
     )
     parser.add_argument("--max-tokens", type=_positive, default=40, help="tokens of the longer answers (default: 40)")
+    parser.add_argument("--engine", choices=get_args(Engine), default="auto", help="what computes the target")
     parser.add_argument("--dtype", choices=sorted(TOLERANCES), default="float32", help="the target's number format")
     parser.add_argument("--device", default="cpu", help="where the models run (default: cpu)")
     parser.add_argument("--num-threads", type=_positive, default=1, help="CPU threads of a forward (default: 1)")

@@ -18,6 +18,7 @@ from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.generation import GenerationRequest, GenerationService
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
+from specedge.model.engines import Engine
 from specedge.sampling import SamplingParams
 from specedge_verifier.settings import VerifierSettings
 
@@ -31,9 +32,10 @@ Progress = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all cells have in common."""
+    """What all cells have in common; engine and dtype are the target's."""
 
     device: str = "cpu"
+    engine: Engine = "auto"
     dtype: Dtype = "float32"
     num_threads: int = 1
     seed: int = 1
@@ -197,6 +199,7 @@ def _verifier_settings(cases: Sequence[Case], pool: str, options: Options) -> Ve
     num_blocks = -(-(max_len + 1) // BLOCK_SIZE)
     return VerifierSettings(
         device=options.device,
+        engine=options.engine,
         dtype=options.dtype,
         num_threads=options.num_threads,
         max_len=max_len,

@@ -59,7 +59,8 @@ class ProcessSettings(SettingsGroup, BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="number format of the weights; auto is the checkpoint's own on CUDA and float32 on the CPU",
+        description="number format of weights, keys and values; auto is the checkpoint's own on CUDA and float32 on "
+        "the CPU",
     )
     engine: Literal["auto", "native", "lean", "transformers"] = Field(
         default="auto",

@@ -13,9 +13,10 @@ import torch
 from benchmarks.cut_proxy import CutProxy, CutSettings
 from benchmarks.exactness.cases import Answer, Case, make_cases
 from benchmarks.exactness.cells import Cell, grid
-from benchmarks.exactness.differences import Judge
+from benchmarks.exactness.differences import Dtype, Judge
 from benchmarks.exactness.run import CellResult, Options, plain_answers, run_cell
 from specedge.model.embedded import resolve_model
+from specedge.model.engines import Engine
 from specedge.reference_sampler import reference_scores
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
@@ -25,6 +26,7 @@ EOS_ID = 2
 NUM_PROMPTS = 14
 MAX_TOKENS = 36
 TARGET = resolve_model("demo", "target")
+PLAIN = Options()
 
 CELLS = (
     "T0 none x8 roomy cut",
@@ -45,14 +47,14 @@ def one_thread() -> Iterator[None]:
 
 
 @cache
-def judge() -> Judge:
-    return Judge(TARGET, "cpu", "float32", (EOS_ID,))
+def judge(options: Options = PLAIN) -> Judge:
+    return Judge(TARGET, options.device, options.engine, options.dtype, (EOS_ID,))
 
 
 @cache
-def cases_and_answers(temperature: float) -> tuple[list[Case], list[Answer]]:
+def cases_and_answers(temperature: float, options: Options = PLAIN) -> tuple[list[Case], list[Answer]]:
     cases = make_cases(load_tokenizer(TARGET), EOS_ID, temperature, NUM_PROMPTS, MAX_TOKENS)
-    return cases, asyncio.run(plain_answers(cases, Options(), progress=lambda: None))
+    return cases, asyncio.run(plain_answers(cases, options, progress=lambda: None))
 
 
 @cache
@@ -61,9 +63,9 @@ def result_of(name: str) -> CellResult:
     return run(cell)
 
 
-def run(cell: Cell) -> CellResult:
-    cases, expected = cases_and_answers(cell.temperature)
-    return asyncio.run(run_cell(cell, cases, expected, judge(), Options(), progress=lambda: None))
+def run(cell: Cell, options: Options = PLAIN) -> CellResult:
+    cases, expected = cases_and_answers(cell.temperature, options)
+    return asyncio.run(run_cell(cell, cases, expected, judge(options), options, progress=lambda: None))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -71,6 +73,16 @@ def test_speculation_changes_no_token(name: str) -> None:
     result = result_of(name)
     assert result.failures == []
     assert len(result.differences) <= 1, "even near-ties are rare in float32"
+
+
+@pytest.mark.parametrize("engine", ["auto", "lean", "transformers"])
+def test_speculation_changes_no_token_in_bfloat16(engine: Engine) -> None:
+    """Rows are the same bits in every batch, so there are not even near-ties."""
+    (cell,) = grid("T0.7 random x8 roomy steady")
+    result = run(cell, Options(engine=engine, dtype="bfloat16"))
+    assert result.failures == []
+    assert result.num_equal == NUM_PROMPTS
+    assert result.num_accepted > 20
 
 
 def test_the_cells_together_saw_what_they_are_for() -> None:
@@ -139,9 +151,9 @@ def plain_logits() -> np.ndarray:
     return judge().plain_logits(PROMPT)
 
 
-def compared(sampling: SamplingParams, expected: int, actual: int) -> str:
+def compared(sampling: SamplingParams, expected: int, actual: int, options: Options = PLAIN) -> str:
     case = Case(0, PROMPT, sampling)
-    difference = judge().compare("cell", case, Answer((expected,), "length"), Answer((actual,), "length"))
+    difference = judge(options).compare("cell", case, Answer((expected,), "length"), Answer((actual,), "length"))
     assert difference is not None and difference.position == len(PROMPT)
     return difference.verdict
 
@@ -155,6 +167,51 @@ def test_only_tokens_that_the_target_hardly_tells_apart_are_a_near_tie() -> None
     for missing, verdict in ((1e-4, "near-tie"), (-1e-4, "near-tie"), (5e-3, "wrong")):
         bias = ((second, gap - missing),)
         assert compared(SamplingParams(temperature=0.0, logit_bias=bias), best, second) == verdict
+
+
+@pytest.mark.parametrize(("dtype", "near", "far"), [("float32", 8e-4, 2e-3), ("bfloat16", 0.15, 0.3)])
+def test_how_close_a_tie_is_depends_on_the_number_format(dtype: Dtype, near: float, far: float) -> None:
+    options = Options(dtype=dtype)
+    logits = judge(options).plain_logits(PROMPT)
+    best, second = np.argsort(-logits)[:2].tolist()
+    for missing, verdict in ((near, "near-tie"), (far, "wrong")):
+        bias = ((second, float(logits[best] - logits[second]) - missing),)
+        assert compared(SamplingParams(temperature=0.0, logit_bias=bias), best, second, options) == verdict
+
+
+def test_a_difference_names_request_position_tokens_and_gaps() -> None:
+    logits = plain_logits()
+    best, second = np.argsort(-logits)[:2].tolist()
+    gap = float(logits[best] - logits[second])
+    case = Case(3, PROMPT, SamplingParams(temperature=0.0, seed=77, logit_bias=((second, 0.25),)))
+    difference = judge().compare("T0", case, Answer((best,), "length"), Answer((second,), "length"))
+    assert difference is not None
+    assert difference.logit_gap == pytest.approx(gap)
+    assert difference.score_gap == pytest.approx(gap - 0.25)
+    assert str(difference) == (
+        f"wrong: cell 'T0', prompt 3, seed 77, position {len(PROMPT)}: expected token {best}, got {second}; "
+        f"the target's own logits differ by {gap:.3g}, its scores by {gap - 0.25:.3g}"
+    )
+
+
+def test_a_token_that_a_filter_drops_by_a_hair_is_a_near_tie() -> None:
+    """With min_p the best token by noise may be one that another order of adding drops."""
+    logits = plain_logits()
+    order = np.argsort(-logits)
+    token = int(order[4])
+    edge = float(np.exp(logits[token] - logits[order[0]]))
+
+    def chosen(min_p: float, seed: int) -> int:
+        params = SamplingParams(min_p=min_p, seed=seed)
+        return int(reference_scores(logits, params, prompt_ids=PROMPT, generated_ids=(), eos_ids=()).argmax())
+
+    inside, outside = edge * (1 - 1e-4), edge * (1 + 1e-4)
+    seed = next(s for s in range(2000) if chosen(inside, s) == token)
+    other = chosen(outside, seed)
+    assert other != token
+    assert compared(SamplingParams(min_p=inside, seed=seed), token, other) == "near-tie"
+    assert compared(SamplingParams(min_p=outside, seed=seed), other, token) == "near-tie"
+    assert compared(SamplingParams(min_p=edge * 1.1, seed=seed), other, token) == "wrong"
 
 
 def test_a_token_at_the_edge_of_the_nucleus_is_a_near_tie() -> None:

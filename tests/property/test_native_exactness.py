@@ -59,6 +59,30 @@ def test_prefill_in_any_chunks_leaves_the_same_keys_values_and_logits() -> None:
                 assert ours.equal(first)
 
 
+@pytest.mark.parametrize("model", ["target", "tiny"])
+@pytest.mark.parametrize("limit", INSTRUCTION_SETS)
+def test_rounded_keys_and_values_obey_the_same_law(model: str, limit: str) -> None:
+    draw = Random(9)
+    items = sessions(draw, VOCAB_SIZES[model], SHAPES)
+    together = runner_of(model, num_threads=2, limit=limit, kv_dtype=torch.bfloat16)
+    alone = runner_of(model, num_threads=1, limit=limit, kv_dtype=torch.bfloat16)
+    exact = runner_of(model, num_threads=1, limit=limit)
+    assert together.cache.num_bytes * 2 == exact.cache.num_bytes
+    for item in items:
+        prefill(together, item, 512)
+        prefill(alone, item, draw.choice([7, 16, 100]))
+        prefill(exact, item, 512)
+    found = together.forward(tree_batch(items))
+    assert found.equal(torch.cat([plain_decoding(alone, item) for item in items]))
+    for layer in range(2):
+        for ours, other in zip(together.cache.layer(layer), alone.cache.layer(layer), strict=True):
+            assert ours.equal(other)
+    # The first layer's keys and values come from numbers that nothing has rounded yet.
+    for rounded, whole in zip(together.cache.layer(0), exact.cache.layer(0), strict=True):
+        used = np.concatenate([item.slots[: len(item.prefix)] for item in items])
+        assert rounded[used].equal(whole[used].bfloat16())
+
+
 @pytest.mark.parametrize("model", VOCAB_SIZES)
 def test_neighbours_their_number_and_their_order_change_nothing(model: str) -> None:
     draw = Random(2)

@@ -47,6 +47,7 @@ has_library = pytest.mark.skipif(engines._native_library() is None, reason="no C
     [
         ("auto", "auto", NativeRunner),
         ("auto", "float32", NativeRunner),
+        ("auto", "bfloat16", NativeRunner),
         ("auto", "float16", LeanRunner),
         ("native", "auto", NativeRunner),
         ("lean", "auto", LeanRunner),
@@ -62,6 +63,15 @@ def test_the_setting_decides(engine, dtype, kind) -> None:
     assert runner.num_slots == 64
     assert runner.vocab_size == json.loads((Path(DRAFT) / "config.json").read_text())["vocab_size"]
     assert model.config.get_text_config().max_position_embeddings == 1024
+
+
+@has_library
+@pytest.mark.parametrize("engine", ["native", "lean", "transformers"])
+def test_the_dtype_is_that_of_weights_keys_and_values(engine) -> None:
+    whole, rounded = (make_runner(load_for(engine, DRAFT, "cpu", dtype), 64) for dtype in ("auto", "bfloat16"))
+    assert rounded.cache.num_bytes * 2 == whole.cache.num_bytes
+    assert rounded.cache.layer(0)[0].dtype is torch.bfloat16
+    np.testing.assert_allclose(whole.forward(chain(32)), rounded.forward(chain(32)), atol=0.3)
 
 
 @has_library
@@ -104,7 +114,7 @@ def test_another_family_is_refused_by_name(tmp_path) -> None:
 
 
 def test_what_an_engine_does_not_do_is_refused() -> None:
-    with pytest.raises(EngineRefused, match=r"engine native .* on the CPU, not in float16 on cpu"):
+    with pytest.raises(EngineRefused, match="models in float32 or bfloat16 on the CPU, not in float16 on cpu"):
         load_for("native", DRAFT, "cpu", "float16")
     with pytest.raises(EngineRefused, match="engine native has attention of its own: attention must be auto, not sdpa"):
         load_for("native", DRAFT, "cpu", attention="sdpa")

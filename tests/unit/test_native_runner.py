@@ -187,6 +187,8 @@ def test_a_model_it_does_not_take_is_refused() -> None:
     crowded = dataclasses.replace(spec, num_heads=97, num_kv_heads=1)
     with pytest.raises(ModelLoadError, match="97 heads share a KV head; the limit is 96"):
         NativeRunner(library(), crowded, weights, 16)
+    with pytest.raises(ModelLoadError, match=r"keys and values in torch\.float16; allowed are float32 and bfloat16"):
+        NativeRunner(library(), spec, weights, 16, kv_dtype=torch.float16)
     with pytest.raises(ModelLoadError, match="0 threads; allowed are 1 to 256"):
         NativeRunner(library(), spec, weights, 16, num_threads=0)
 

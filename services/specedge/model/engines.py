@@ -2,7 +2,7 @@
 
 `transformers` runs every model. The other two know the dense families of `specedge.model.lean.spec`, stored as
 safetensors in a local folder or on the Hugging Face hub; the native engine needs a C compiler once, and computes in
-float32 whatever the checkpoint stores.
+float32 whatever weights, keys and values are stored in.
 """
 
 import ctypes
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "native", "lean", "transformers"]
 
+_NATIVE_DTYPES = ("auto", "float32", "bfloat16")
 _PACKED_BYTES = 2  # of a value that the native engine packs beside the weights it reads, at least
 
 
@@ -85,8 +86,8 @@ def load_for(
     """Load a model for an engine.
 
     Args:
-        engine: auto is native where it can be had (float32 on the CPU), else lean, and transformers for every model
-            that those two do not take; why they do not is logged.
+        engine: auto is native where it can be had (float32 or bfloat16 on the CPU), else lean, and transformers for
+            every model that those two do not take; why they do not is logged.
         path_or_id, device, dtype: as for `load_model`.
         attention: the backend that computes attention; native has its own, transformers has sdpa only.
         graph_bytes: device memory that CUDA graphs of the lean engine may take; 0: it runs without.
@@ -114,7 +115,7 @@ def load_for(
 def _load_dense(
     path_or_id: str, device: torch.device, dtype: str, engine: Engine, attention: BackendName, graph_bytes: int
 ) -> LeanCheckpoint:
-    """Read a checkpoint; for the native engine as it is stored, with keys and values in float32."""
+    """Read a checkpoint; for the native engine in float32, its weights as they are stored."""
     started_s = monotonic()
     if engine == "native":
         _refuse_for_native(device, dtype, attention)
@@ -135,7 +136,8 @@ def _load_dense(
         except NoSafetensors as error:
             raise EngineRefused(f"engine {_dense(engine)} reads safetensors: {error}") from error
     num_bytes = check_model_folder(folder)
-    weights_dtype = _stored_dtype(folder) if library is not None else resolve_dtype(dtype, device)
+    is_widened = library is not None and dtype != "bfloat16"
+    weights_dtype = _stored_dtype(folder) if is_widened else resolve_dtype(dtype, device)
     if weights_dtype == "auto":
         weights_dtype = _stored_dtype(folder)
     backend = None
@@ -156,7 +158,7 @@ def _load_dense(
         config,
         spec,
         weights,
-        torch.float32 if library is not None else weights_dtype,
+        torch.float32 if is_widened else weights_dtype,
         device,
         library,
         backend,
@@ -169,12 +171,12 @@ def _dense(engine: Engine) -> str:
 
 
 def _is_for_native(device: torch.device, dtype: str, attention: BackendName) -> bool:
-    return device.type == "cpu" and dtype in ("auto", "float32") and attention == "auto"
+    return device.type == "cpu" and dtype in _NATIVE_DTYPES and attention == "auto"
 
 
 def _refuse_for_native(device: torch.device, dtype: str, attention: BackendName) -> None:
-    if device.type != "cpu" or dtype not in ("auto", "float32"):
-        raise EngineRefused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
+    if device.type != "cpu" or dtype not in _NATIVE_DTYPES:
+        raise EngineRefused(f"engine native runs models in float32 or bfloat16 on the CPU, not in {dtype} on {device}")
     if attention != "auto":
         raise EngineRefused(f"engine native has attention of its own: attention must be auto, not {attention}")
 
@@ -250,7 +252,7 @@ def make_runner(model: LoadedModel, num_slots: int) -> ModelRunner:
     if not isinstance(model, LeanCheckpoint):
         return TransformersRunner(model, num_slots)
     if model.library is not None:
-        return NativeRunner(model.library, model.spec, model.weights, num_slots)
+        return NativeRunner(model.library, model.spec, model.weights, num_slots, kv_dtype=model.dtype)
     return LeanRunner(
         model.spec,
         model.weights,

@@ -3,6 +3,9 @@
 Reference backend: each session's keys are gathered by slot and go through scaled_dot_product_attention together with
 that session's queries. There is no mask over other sessions and none over max_len; a session's own mask is built once
 per forward and shared by all layers with the same window.
+
+Where keys have 16 bits on the CPU, attention itself is computed in float64 and rounded once, to the output's 16 bits:
+the order of its sums (by the number of queries, by the slots of a tree) leaves no trace.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
+from specedge.model.row_tile import is_rounded
 
 ATTENTION_NAME = "specedge_paged"
 
@@ -98,15 +102,16 @@ class PagedContext:
         keys.index_copy_(0, self.slots, key)
         values.index_copy_(0, self.slots, value)
         grouped = query.shape[1] != key.shape[1]
+        dtype = torch.float64 if is_rounded(query.dtype, query.device) else query.dtype
         outputs = [
             scaled_dot_product_attention(
-                query[segment.rows].transpose(0, 1).unsqueeze(0),
-                keys.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
-                values.index_select(0, segment.context_slots).transpose(0, 1).unsqueeze(0),
+                query[segment.rows].to(dtype).transpose(0, 1).unsqueeze(0),
+                keys.index_select(0, segment.context_slots).to(dtype).transpose(0, 1).unsqueeze(0),
+                values.index_select(0, segment.context_slots).to(dtype).transpose(0, 1).unsqueeze(0),
                 attn_mask=segment.mask(window),
                 scale=scale,
                 enable_gqa=grouped,
             )[0].transpose(0, 1)
             for segment in self.segments
         ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(query.dtype)

@@ -8,6 +8,7 @@ import specedge.model.transformers_attention  # noqa: F401  (registers the atten
 from specedge.model.batch import IntArray, PackedBatch
 from specedge.model.kv_cache import KVCache
 from specedge.model.paged_attention import PagedContext
+from specedge.model.row_tile import is_rounded, pad_rows
 
 
 class ModelRunner(Protocol):
@@ -48,6 +49,7 @@ class TransformersRunner:
         self._model = model
         parameter = next(model.parameters())
         self.device: torch.device = parameter.device
+        self._is_padded = is_rounded(parameter.dtype, self.device)
         self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self.cache = KVCache(num_slots=num_slots, dtype=parameter.dtype, device=self.device, **kv_shape(model.config))
 
@@ -63,14 +65,20 @@ class TransformersRunner:
             float32 [num_wanted, vocab_size] on the model's device.
         """
         context = PagedContext(batch, self.cache, self.device)
+        token_ids, wanted = (
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.token_ids, batch.logits_rows)
+        )
+        positions, num_wanted = context.positions, len(wanted)
+        if self._is_padded:
+            token_ids, positions, wanted = pad_rows(token_ids), pad_rows(positions), pad_rows(wanted)
         output = self._model(
-            input_ids=torch.from_numpy(batch.token_ids).to(self.device, non_blocking=True)[None],
-            position_ids=context.positions[None],
+            input_ids=token_ids[None],
+            position_ids=positions[None],
             use_cache=False,
-            logits_to_keep=torch.from_numpy(batch.logits_rows).to(self.device, non_blocking=True),
+            logits_to_keep=wanted,
             paged=context,
         )
-        return output.logits[0].float()  # type: ignore[no-any-return]
+        return output.logits[0, :num_wanted].float()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:

@@ -6,6 +6,7 @@ import torch
 from transformers import AttentionInterface
 
 from specedge.model.paged_attention import ATTENTION_NAME, PagedContext
+from specedge.model.row_tile import pad_rows
 
 
 def paged_attention(
@@ -26,15 +27,16 @@ def paged_attention(
     """
     if paged is None:
         raise RuntimeError(f"a model loaded with attention '{ATTENTION_NAME}' runs through ModelRunner only")
+    num_rows, num_computed = len(paged.slots), query.shape[2]
     output = paged.attend(
         int(module.layer_idx),  # type: ignore[arg-type]
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        query[0, :, :num_rows].transpose(0, 1),
+        key[0, :, :num_rows].transpose(0, 1),
+        value[0, :, :num_rows].transpose(0, 1),
         scaling,
         sliding_window,
     )
-    return output.unsqueeze(0), None
+    return (output if num_rows == num_computed else pad_rows(output)).unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -9,6 +9,7 @@ from specedge.model.lean.products import add_product, product
 from specedge.model.lean.rotary import cos_sin, rotate
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import LayerWeights, ModelWeights
+from specedge.model.row_tile import is_rounded, pad_rows
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Rotated queries [num_rows, num_heads, head_dim], rotated keys and values [num_rows, num_kv_heads, head_dim]."""
@@ -34,6 +35,7 @@ class LeanModel:
         self._weights = weights
         self._inv_freq = torch.from_numpy(spec.inv_freq).to(self.device)
         self._qk_norms = [self._qk_norm(layer) for layer in weights.layers]
+        self._is_padded = is_rounded(self.dtype, self.device)
         self._head = weights.head
         if self.device.type == "cpu":
             # Products of bfloat16 matrices are rounded to bfloat16 on the CPU, which would tie the best tokens.
@@ -56,16 +58,29 @@ class LeanModel:
             token_ids, positions: int64 [num_rows].
             wanted: int64 [num_wanted] row numbers.
         """
-        return self.logits(self.hidden(token_ids, positions, attend, wanted))
+        logits = self.logits(self.hidden(token_ids, positions, attend, wanted))
+        return logits[: wanted.shape[0]]
 
     def hidden(
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend, wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The residual stream [num_wanted, hidden_size] after the last layer; of all rows where `wanted` is None."""
+        """The residual stream after the last layer.
+
+        Returns:
+            [num_wanted, hidden_size], with rows after them that mean nothing where rows are padded; of exactly all rows
+            where `wanted` is None.
+        """
+        num_rows, is_padded = token_ids.shape[0], False
+        if self._is_padded and wanted is not None:
+            is_padded = True
+            token_ids, positions, wanted = pad_rows(token_ids), pad_rows(positions), pad_rows(wanted)
         residual, (cos, sin) = self.embed(token_ids), self.rotation(positions)
         last = len(self.spec.layers) - 1
         for layer in range(last + 1):
-            attended = attend(layer, *self.before_attention(layer, residual, cos, sin))
+            query, key, value = self.before_attention(layer, residual, cos, sin)
+            attended = attend(layer, query[:num_rows], key[:num_rows], value[:num_rows])
+            if is_padded:
+                attended = pad_rows(attended)
             if layer == last and wanted is not None:
                 residual, attended = residual.index_select(0, wanted), attended.index_select(0, wanted)
             self.after_attention(layer, residual, attended)

@@ -14,21 +14,53 @@
 #endif
 #define VALUE_QUERIES 6
 
+/* Keys or values of one KV head: floats or bfloat16, a slot's numbers being `stride` after those of the one before. */
+typedef struct {
+    const char *numbers;
+    int64_t stride;
+    int is_bf16;
+} Cached;
+
+INLINE Cached cached_head(const Attention *attention, const void *numbers, int kv_head) {
+    const int64_t size = attention->cache_is_bf16 ? 2 : 4;
+    return (Cached){(const char *)numbers + (int64_t)kv_head * attention->head_dim * size,
+                    (int64_t)attention->num_kv_heads * attention->head_dim, attention->cache_is_bf16};
+}
+
+INLINE const void *cached_at(const Cached *cached, int32_t slot, const int is_bf16) {
+    return cached->numbers + slot * cached->stride * (is_bf16 ? 2 : 4);
+}
+
+INLINE float cached_number(const void *numbers, int at, const int is_bf16) {
+    if (!is_bf16) return ((const float *)numbers)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)numbers)[at] << 16;
+    float number;
+    memcpy(&number, &bits, sizeof(number));
+    return number;
+}
+
 /* Lays a key out in a panel: token j of the panel is output j. */
-static void gather_key(const float *key, int head_dim, float *panel, int token) {
-    for (int i = 0; i < head_dim; i++) panel[i * PANEL + token] = key[i];
+static void gather_key(const Cached *keys, int32_t slot, int head_dim, float *panel, int token) {
+    const void *key = cached_at(keys, slot, keys->is_bf16);
+    for (int i = 0; i < head_dim; i++) panel[i * PANEL + token] = cached_number(key, i, keys->is_bf16);
 }
 
 #if WIDTH >= 8
 /* The same for 8 tokens. */
-INLINE void gather_eight(const float *keys, int64_t stride, const int32_t *slots, int head_dim, float *panel,
-                         int token) {
-    const float *key[8];
-    for (int i = 0; i < 8; i++) key[i] = keys + slots[i] * stride;
+INLINE __m256 load_eight(const void *numbers, int at, const int is_bf16) {
+    if (!is_bf16) return _mm256_loadu_ps((const float *)numbers + at);
+    const __m128i halves = _mm_loadu_si128((const __m128i_u *)((const uint16_t *)numbers + at));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+INLINE void gather_eight(const Cached *keys, const int32_t *slots, int head_dim, float *panel, int token,
+                         const int is_bf16) {
+    const void *key[8];
+    for (int i = 0; i < 8; i++) key[i] = cached_at(keys, slots[i], is_bf16);
     int at = 0;
     for (; at + 8 <= head_dim; at += 8) {
         __m256 a[8], b[8];
-        for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(key[i] + at);
+        for (int i = 0; i < 8; i++) a[i] = load_eight(key[i], at, is_bf16);
         for (int i = 0; i < 8; i += 2) {
             b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
             b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -45,32 +77,36 @@ INLINE void gather_eight(const float *keys, int64_t stride, const int32_t *slots
         }
     }
     for (; at < head_dim; at++)
-        for (int i = 0; i < 8; i++) panel[at * PANEL + token + i] = key[i][at];
+        for (int i = 0; i < 8; i++) panel[at * PANEL + token + i] = cached_number(key[i], at, is_bf16);
 }
 #endif
 
 /* Asks for a token's numbers before they are needed: slots lie anywhere. */
-INLINE void expect(const float *numbers, int head_dim) {
-    for (int i = 0; i < head_dim; i += LANES) __builtin_prefetch(numbers + i);
+INLINE void expect(const Cached *cached, int32_t slot, int head_dim) {
+    const char *numbers = cached_at(cached, slot, cached->is_bf16);
+    for (int i = 0; i < head_dim * (cached->is_bf16 ? 2 : 4); i += 64) __builtin_prefetch(numbers + i);
 }
 
 /* Keys of a chunk's tokens first..end, or a few more before them. */
-static void gather_keys(const float *keys, const float *values, int64_t stride, const int32_t *slots, int first,
-                        int end, int head_dim, float *panels) {
+static void gather_keys(const Cached *keys, const Cached *values, const int32_t *slots, int first, int end,
+                        int head_dim, float *panels) {
     for (int at = first / 8 * 8; at < end; at += 8) {
         float *panel = panels + (int64_t)(at / PANEL) * PANEL * head_dim;
         const int stop = at + 8 < end ? at + 8 : end;
         for (int i = at; i < stop; i++) {
-            if (i + 16 < end) expect(keys + slots[i + 16] * stride, head_dim);
-            expect(values + slots[i] * stride, head_dim);
+            if (i + 16 < end) expect(keys, slots[i + 16], head_dim);
+            expect(values, slots[i], head_dim);
         }
 #if WIDTH >= 8
         if (stop == at + 8) {
-            gather_eight(keys, stride, slots + at, head_dim, panel, at % PANEL);
+            if (keys->is_bf16)
+                gather_eight(keys, slots + at, head_dim, panel, at % PANEL, 1);
+            else
+                gather_eight(keys, slots + at, head_dim, panel, at % PANEL, 0);
             continue;
         }
 #endif
-        for (int i = at; i < stop; i++) gather_key(keys + slots[i] * stride, head_dim, panel, i % PANEL);
+        for (int i = at; i < stop; i++) gather_key(keys, slots[i], head_dim, panel, i % PANEL);
     }
 }
 
@@ -83,8 +119,8 @@ typedef struct {
 } Queries;
 
 /* sums[query][at..] += scores[query][k] * value of token k, for k from `first` to `end` in order. */
-INLINE void weigh_slice(const Queries *queries, const float *values, int64_t stride, const int32_t *slots, int first,
-                        int end, int at, const int num_queries, const int num_vectors) {
+INLINE void weigh_slice(const Queries *queries, const Cached *values, const int32_t *slots, int first, int end, int at,
+                        const int num_queries, const int num_vectors, const int is_bf16) {
     Vector sum[VALUE_QUERIES][VALUE_VECTORS];
     const float *scores = queries->scores;
 #pragma GCC unroll 8
@@ -93,10 +129,10 @@ INLINE void weigh_slice(const Queries *queries, const float *values, int64_t str
         for (int i = 0; i < num_vectors; i++)
             sum[query][i] = load(queries->sums + query * queries->size + at + i * WIDTH);
     for (int k = first; k < end; k++) {
-        const float *value = values + slots[k] * stride + at;
+        const void *value = cached_at(values, slots[k], is_bf16);
         Vector parts[VALUE_VECTORS];
 #pragma GCC unroll 8
-        for (int i = 0; i < num_vectors; i++) parts[i] = load(value + i * WIDTH);
+        for (int i = 0; i < num_vectors; i++) parts[i] = load_either(value, at + i * WIDTH, is_bf16);
 #pragma GCC unroll 8
         for (int query = 0; query < num_queries; query++) {
             const Vector probability = every(scores[query * CHUNK + k]);
@@ -111,28 +147,36 @@ INLINE void weigh_slice(const Queries *queries, const float *values, int64_t str
             store(queries->sums + query * queries->size + at + i * WIDTH, sum[query][i]);
 }
 
-INLINE void weigh_queries(const Queries *queries, const float *values, int64_t stride, const int32_t *slots, int first,
-                          int end, int head_dim, const int num_queries) {
+INLINE void weigh_queries(const Queries *queries, const Cached *values, const int32_t *slots, int first, int end,
+                          int head_dim, const int num_queries, const int is_bf16) {
     int at = 0;
     for (; at + VALUE_VECTORS * WIDTH <= head_dim; at += VALUE_VECTORS * WIDTH)
-        weigh_slice(queries, values, stride, slots, first, end, at, num_queries, VALUE_VECTORS);
+        weigh_slice(queries, values, slots, first, end, at, num_queries, VALUE_VECTORS, is_bf16);
     for (; at + 2 * WIDTH <= head_dim; at += 2 * WIDTH)
-        weigh_slice(queries, values, stride, slots, first, end, at, num_queries, 2);
+        weigh_slice(queries, values, slots, first, end, at, num_queries, 2, is_bf16);
     for (; at < head_dim; at += WIDTH) /* lanes past head_dim are never read */
-        weigh_slice(queries, values, stride, slots, first, end, at, num_queries, 1);
+        weigh_slice(queries, values, slots, first, end, at, num_queries, 1, is_bf16);
 }
 
-static void weigh(const Queries *queries, const float *values, int64_t stride, const int32_t *slots, int first, int end,
+INLINE void weigh_kind(const Queries *queries, const Cached *values, const int32_t *slots, int first, int end,
+                       int head_dim, const int is_bf16) {
+    switch (queries->num) {
+        case 1: weigh_queries(queries, values, slots, first, end, head_dim, 1, is_bf16); break;
+        case 2: weigh_queries(queries, values, slots, first, end, head_dim, 2, is_bf16); break;
+        case 3: weigh_queries(queries, values, slots, first, end, head_dim, 3, is_bf16); break;
+        case 4: weigh_queries(queries, values, slots, first, end, head_dim, 4, is_bf16); break;
+        case 5: weigh_queries(queries, values, slots, first, end, head_dim, 5, is_bf16); break;
+        default: weigh_queries(queries, values, slots, first, end, head_dim, 6, is_bf16); break;
+    }
+}
+
+static void weigh(const Queries *queries, const Cached *values, const int32_t *slots, int first, int end,
                   int head_dim) {
     if (first >= end) return;
-    switch (queries->num) {
-        case 1: weigh_queries(queries, values, stride, slots, first, end, head_dim, 1); break;
-        case 2: weigh_queries(queries, values, stride, slots, first, end, head_dim, 2); break;
-        case 3: weigh_queries(queries, values, stride, slots, first, end, head_dim, 3); break;
-        case 4: weigh_queries(queries, values, stride, slots, first, end, head_dim, 4); break;
-        case 5: weigh_queries(queries, values, stride, slots, first, end, head_dim, 5); break;
-        default: weigh_queries(queries, values, stride, slots, first, end, head_dim, 6); break;
-    }
+    if (values->is_bf16)
+        weigh_kind(queries, values, slots, first, end, head_dim, 1);
+    else
+        weigh_kind(queries, values, slots, first, end, head_dim, 0);
 }
 
 /* Turns the scores of positions first..end of a chunk into exp(score - maximum), in place; returns their sum. */
@@ -226,22 +270,21 @@ static void score_rest(const Attention *attention, const Task *task, const Scrat
 static void gather(const Attention *attention, const Task *task, const Scratch *scratch, const Span *spans, int base) {
     const Segment *segment = attention->segments + task->segment;
     const int head_dim = attention->head_dim;
-    const int64_t stride = (int64_t)attention->num_kv_heads * head_dim;
-    const float *keys = attention->keys + (int64_t)task->kv_head * head_dim;
+    const Cached keys = cached_head(attention, attention->keys, task->kv_head);
+    const Cached values = cached_head(attention, attention->values, task->kv_head);
     int first = CHUNK, end = 0, num = 0;
     for (int row = 0; row < task->num_rows; row++) {
         if (spans[row].first >= spans[row].shared_end) continue;
         first = spans[row].first < first ? spans[row].first : first;
         end = spans[row].shared_end > end ? spans[row].shared_end : end;
     }
-    gather_keys(keys, attention->values + (int64_t)task->kv_head * head_dim, stride, segment->slots + base, first, end,
-                head_dim, scratch->keys);
+    gather_keys(&keys, &values, segment->slots + base, first, end, head_dim, scratch->keys);
     for (int i = 0; i < segment->num_rest; i++) {
         const int at = segment->rest_positions[i] - base;
         scratch->places[i] = at >= 0 && at < CHUNK ? num++ : -1;
         if (scratch->places[i] < 0) continue;
         const int place = scratch->places[i];
-        gather_key(keys + segment->slots[segment->shared + i] * stride, head_dim,
+        gather_key(&keys, segment->slots[segment->shared + i], head_dim,
                    scratch->rest_keys + (int64_t)(place / PANEL) * PANEL * head_dim, place % PANEL);
     }
 }
@@ -251,8 +294,8 @@ INLINE Queries queries_from(const Scratch *scratch, float *states, int64_t size,
 }
 
 /* Adds the values of the shared tokens to a block of queries; what only some of them see, one by one. */
-static void weigh_shared(const Scratch *scratch, float *states, const float *values, int64_t stride,
-                         const int32_t *slots, int head_dim, const Span *spans, int group, int query, int num) {
+static void weigh_shared(const Scratch *scratch, float *states, const Cached *values, const int32_t *slots,
+                         int head_dim, const Span *spans, int group, int query, int num) {
     const int64_t size = state_size(head_dim);
     int first = 0, end = CHUNK;
     for (int i = query; i < query + num; i++) {
@@ -263,14 +306,14 @@ static void weigh_shared(const Scratch *scratch, float *states, const float *val
     for (int i = query; i < query + num; i++) {
         const Span *span = spans + i / group;
         const Queries one = queries_from(scratch, states, size, i, 1);
-        weigh(&one, values, stride, slots, span->first, span->shared_end < first ? span->shared_end : first, head_dim);
+        weigh(&one, values, slots, span->first, span->shared_end < first ? span->shared_end : first, head_dim);
     }
     const Queries all = queries_from(scratch, states, size, query, num);
-    weigh(&all, values, stride, slots, first, end, head_dim);
+    weigh(&all, values, slots, first, end, head_dim);
     for (int i = query; i < query + num; i++) {
         const Span *span = spans + i / group;
         const Queries one = queries_from(scratch, states, size, i, 1);
-        weigh(&one, values, stride, slots, span->first > end ? span->first : end, span->shared_end, head_dim);
+        weigh(&one, values, slots, span->first > end ? span->first : end, span->shared_end, head_dim);
     }
 }
 
@@ -294,8 +337,8 @@ static void attend_chunk(const Attention *attention, const Task *task, const Scr
     const Path *paths = attention->paths + task->first_row;
     const int head_dim = attention->head_dim, group = attention->num_heads / attention->num_kv_heads;
     const int num_queries = task->num_rows * group;
-    const int64_t size = state_size(head_dim), stride = (int64_t)attention->num_kv_heads * head_dim;
-    const float *values = attention->values + (int64_t)task->kv_head * head_dim;
+    const int64_t size = state_size(head_dim);
+    const Cached values = cached_head(attention, attention->values, task->kv_head);
     Span spans[GROUP_QUERIES];
     int32_t slots[CHUNK];
 
@@ -318,7 +361,7 @@ static void attend_chunk(const Attention *attention, const Task *task, const Scr
     }
     for (int query = 0; query < num_queries; query += VALUE_QUERIES) {
         const int num = num_queries - query < VALUE_QUERIES ? num_queries - query : VALUE_QUERIES;
-        weigh_shared(scratch, states, values, stride, segment->slots + base, head_dim, spans, group, query, num);
+        weigh_shared(scratch, states, &values, segment->slots + base, head_dim, spans, group, query, num);
     }
     for (int row = 0; row < task->num_rows && segment->num_rest; row++) {
         if (spans[row].shared_end >= spans[row].end) continue;
@@ -326,7 +369,7 @@ static void attend_chunk(const Attention *attention, const Task *task, const Scr
         for (int query = row * group; query < (row + 1) * group; query += VALUE_QUERIES) {
             const int num = (row + 1) * group - query < VALUE_QUERIES ? (row + 1) * group - query : VALUE_QUERIES;
             const Queries queries = queries_from(scratch, states, size, query, num);
-            weigh(&queries, values, stride, slots, spans[row].shared_end, spans[row].end, head_dim);
+            weigh(&queries, &values, slots, spans[row].shared_end, spans[row].end, head_dim);
         }
     }
 }

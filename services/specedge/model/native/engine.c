@@ -117,7 +117,25 @@ static void embed_rows(void *context, int32_t index, int32_t worker) {
     }
 }
 
-/* Rotates queries in place, and keys into their slots with the values beside them. */
+/* To the nearest bfloat16, to the even one of two; NaN stays NaN. */
+static void round_to_bf16(const float *from, int32_t num, uint16_t *to) {
+    for (int32_t i = 0; i < num; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof(bits));
+        const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+        to[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded >> 16);
+    }
+}
+
+static void store_in_slot(const Model *model, const float *numbers, int64_t slot, void *cache) {
+    const int32_t num = model->num_kv_heads * model->head_dim;
+    if (model->cache_is_bf16)
+        round_to_bf16(numbers, num, (uint16_t *)cache + slot * num);
+    else
+        memcpy((float *)cache + slot * num, numbers, (size_t)num * sizeof(float));
+}
+
+/* Rotates queries and keys in place, and puts keys and values into their slots. */
 static void rotate_rows(void *context, int32_t index, int32_t worker) {
     (void)worker;
     const Step *step = context;
@@ -125,21 +143,20 @@ static void rotate_rows(void *context, int32_t index, int32_t worker) {
     const Layer *layer = step->layer;
     const Kernels *kernels = step->engine->kernels;
     const int32_t dim = model->head_dim;
-    const size_t values_bytes = (size_t)model->num_kv_heads * (size_t)dim * sizeof(float);
     for (int32_t row = index * ROWS_PER_TASK; row < end_row(step, index); row++) {
         float *queries = step->out + row * step->out_stride;
-        const float *keys = queries + (int64_t)model->num_heads * dim;
+        float *keys = queries + (int64_t)model->num_heads * dim;
         const float *values = keys + (int64_t)model->num_kv_heads * dim;
         const int64_t angle = (int64_t)step->batch->positions[row] * (dim / 2);
-        const int64_t slot = step->batch->slots[row] * model->num_kv_heads * dim;
         const float *cosines = step->batch->cosines + angle, *sines = step->batch->sines + angle;
         for (int32_t head = 0; head < model->num_heads; head++)
             kernels->rotate(queries + head * dim, layer->q_norm, dim, model->rms_eps, cosines, sines,
                             step->engine->attention_scale, queries + head * dim);
         for (int32_t head = 0; head < model->num_kv_heads; head++)
             kernels->rotate(keys + head * dim, layer->k_norm, dim, model->rms_eps, cosines, sines, 1.0f,
-                            layer->keys + slot + head * dim);
-        memcpy(layer->values + slot, values, values_bytes);
+                            keys + head * dim);
+        store_in_slot(model, keys, step->batch->slots[row], layer->keys);
+        store_in_slot(model, values, step->batch->slots[row], layer->values);
     }
 }
 
@@ -178,7 +195,7 @@ static void attend(Engine *engine, const Layer *layer, const float *queries, int
     Step step = {.engine = engine,
                  .out = out,
                  .out_stride = out_stride,
-                 .attention = {queries, query_stride, layer->keys, layer->values, model->num_heads, model->num_kv_heads,
+                 .attention = {queries, query_stride, layer->keys, layer->values, model->cache_is_bf16, model->num_heads, model->num_kv_heads,
                                model->head_dim, layer->window, plan->segments, plan->paths, plan->links}};
     pool_run(engine->pool, plan->num_tasks, attend_task, &step);
     if (plan->num_groups * plan->rows_per_group <= ROWS_PER_TASK)

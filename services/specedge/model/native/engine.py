@@ -55,6 +55,7 @@ class _Model(Structure):
         *((name, c_int32) for name in (*_SIZES, "num_layers", "num_slots")),
         ("rms_eps", c_float),
         ("embed_is_bf16", c_int32),
+        ("cache_is_bf16", c_int32),
         ("embed", c_void_p),
         ("final_norm", c_void_p),
         ("layers", POINTER(_Layer)),
@@ -110,7 +111,7 @@ class NativeEngine:
     Args:
         library: from `build.load_library`, declared.
         spec, weights: of the model; what is not packed (embedding, norms) is shared.
-        cache: float32, on the CPU.
+        cache: float32 or bfloat16, on the CPU.
         num_usable: slots that a batch may name.
         num_threads: including the calling one.
         limit: the widest instruction set to use.
@@ -159,6 +160,7 @@ class NativeEngine:
             num_slots=num_usable,
             rms_eps=spec.rms_eps,
             embed_is_bf16=embed.dtype is torch.bfloat16,
+            cache_is_bf16=cache.layer(0)[0].dtype is torch.bfloat16,
             embed=embed.data_ptr(),
             final_norm=self._vector(weights.final_norm),
             layers=layers,

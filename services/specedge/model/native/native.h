@@ -29,14 +29,14 @@ typedef struct {
     Matrix qkv, o, gate_up, down; /* gate_up: a panel holds 16 gates and their 16 ups */
     const float *input_norm, *post_norm;
     const float *q_norm, *k_norm; /* [head_dim], or NULL */
-    float *keys, *values;         /* [num_slots, num_kv_heads, head_dim] */
+    void *keys, *values;          /* [num_slots, num_kv_heads, head_dim] */
     int32_t window;               /* 0: the whole context */
 } Layer;
 
 typedef struct {
     int32_t hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, vocab_size, num_layers, num_slots;
     float rms_eps;
-    int32_t embed_is_bf16;
+    int32_t embed_is_bf16, cache_is_bf16;
     const void *embed; /* [vocab_size, hidden_size] */
     const float *final_norm;
     const Layer *layers;
@@ -77,8 +77,8 @@ typedef struct {
 typedef struct {
     const float *queries; /* [num_rows, query_stride], rotated and scaled */
     int64_t query_stride;
-    const float *keys, *values;
-    int32_t num_heads, num_kv_heads, head_dim, window;
+    const void *keys, *values;
+    int32_t cache_is_bf16, num_heads, num_kv_heads, head_dim, window;
     const Segment *segments;
     const Path *paths;
     const int32_t *links; /* into the rest of a segment's tail */

@@ -15,6 +15,8 @@ from specedge.model.native.engine import INSTRUCTION_SETS, LANES, NativeEngine, 
 
 logger = logging.getLogger(__name__)
 
+KV_DTYPES = (torch.float32, torch.bfloat16)
+
 
 class NativeRunner:
     """Runs a dense decoder over paged KV; every row's result is the same bits in every batch.
@@ -23,6 +25,7 @@ class NativeRunner:
         library: from `load_native`.
         spec, weights: of the model.
         num_slots: size of the KV cache, in tokens.
+        kv_dtype: what keys and values are rounded to, float32 or bfloat16; all arithmetic is float32.
         num_threads: None: as many as torch uses.
         limit: the widest instruction set to use.
 
@@ -39,11 +42,14 @@ class NativeRunner:
         weights: ModelWeights,
         num_slots: int,
         *,
+        kv_dtype: torch.dtype = torch.float32,
         num_threads: int | None = None,
         limit: str = INSTRUCTION_SETS[-1],
     ) -> None:
         if reason := unsupported(spec):
             raise ModelLoadError(f"the native engine does not take this model: {reason}")
+        if kv_dtype not in KV_DTYPES:
+            raise ModelLoadError(f"native engine: keys and values in {kv_dtype}; allowed are float32 and bfloat16")
         self.vocab_size = spec.vocab_size
         self.num_slots = num_slots
         # Values are read in whole vectors: where heads are no multiple of one, the last slot's must not be the end.
@@ -53,7 +59,7 @@ class NativeRunner:
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             num_slots=num_slots + num_spare,
-            dtype=torch.float32,
+            dtype=kv_dtype,
             device=self.device,
         )
         self._lock = Lock()

@@ -30,6 +30,7 @@ typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Words __attribute__((vector_size(4 * WIDTH)));
 typedef Vector AnyVector __attribute__((aligned(4), may_alias));
 typedef Words AnyWords __attribute__((aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
 
 INLINE Vector load(const float *from) { return *(const AnyVector *)from; }
 INLINE void store(float *to, Vector value) { *(AnyVector *)to = value; }
@@ -74,6 +75,12 @@ INLINE Vector smaller(Vector a, Vector b) { return choose(a < b, a, b); }
 /* The bfloat16 halves of words, as floats. */
 INLINE Vector low_halves(Words words) { return (Vector)(words << 16); }
 INLINE Vector high_halves(Words words) { return (Vector)(words & (int32_t)0xffff0000); }
+
+/* Numbers `at` on of an array of floats or bfloat16. */
+INLINE Vector load_either(const void *numbers, int64_t at, const int is_bf16) {
+    if (!is_bf16) return load((const float *)numbers + at);
+    return (Vector)(__builtin_convertvector(*(const Halves *)((const uint16_t *)numbers + at), Words) << 16);
+}
 
 /* exp by range reduction and a polynomial (Cephes' coefficients): exactly 1 at 0, exactly 0 below -87.33. */
 INLINE Vector exponential(Vector x) {

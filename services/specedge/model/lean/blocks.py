@@ -58,33 +58,29 @@ class LeanModel:
             token_ids, positions: int64 [num_rows].
             wanted: int64 [num_wanted] row numbers.
         """
-        logits = self.logits(self.hidden(token_ids, positions, attend, wanted))
-        return logits[: wanted.shape[0]]
+        num_wanted = wanted.shape[0]
+        if self._is_padded:
+            wanted = pad_rows(wanted)
+        return self.logits(self.hidden(token_ids, positions, attend, wanted))[:num_wanted]
 
     def hidden(
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend, wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The residual stream after the last layer.
-
-        Returns:
-            [num_wanted, hidden_size], with rows after them that mean nothing where rows are padded; of exactly all rows
-            where `wanted` is None.
-        """
-        num_rows, is_padded = token_ids.shape[0], False
-        if self._is_padded and wanted is not None:
-            is_padded = True
-            token_ids, positions, wanted = pad_rows(token_ids), pad_rows(positions), pad_rows(wanted)
+        """The residual stream [num_wanted, hidden_size] after the last layer; of all rows where `wanted` is None."""
+        num_rows = token_ids.shape[0]
+        if self._is_padded:
+            token_ids, positions = pad_rows(token_ids), pad_rows(positions)
         residual, (cos, sin) = self.embed(token_ids), self.rotation(positions)
         last = len(self.spec.layers) - 1
         for layer in range(last + 1):
             query, key, value = self.before_attention(layer, residual, cos, sin)
             attended = attend(layer, query[:num_rows], key[:num_rows], value[:num_rows])
-            if is_padded:
+            if self._is_padded:
                 attended = pad_rows(attended)
             if layer == last and wanted is not None:
                 residual, attended = residual.index_select(0, wanted), attended.index_select(0, wanted)
             self.after_attention(layer, residual, attended)
-        return residual
+        return residual if wanted is not None else residual[:num_rows]
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """The residual stream [num_rows, hidden_size] before the first layer."""
@@ -94,32 +90,22 @@ class LeanModel:
         """The rotary tables of the rows, shared by all layers."""
         return cos_sin(positions, self._inv_freq, self.spec.rope_scale, self.dtype)
 
-    def before_attention(
-        self,
-        layer: int,
-        residual: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        projected: torch.Tensor | None = None,
-        rotated: torch.Tensor | None = None,
-    ) -> Heads:
+    def before_attention(self, layer: int, residual: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
         """Queries, keys and values of one layer.
 
         Args:
             residual: [num_rows, hidden_size].
             cos, sin: of `rotation`.
-            projected, rotated: where to put them, [num_rows, (num_heads + 2 num_kv_heads) * head_dim] and
-                [num_rows, num_heads + num_kv_heads, head_dim]; None: in new memory.
         """
         spec, weights, qk_norm = self.spec, self._weights.layers[layer], self._qk_norms[layer]
         normed = rms_norm(residual, (spec.hidden_size,), weights.input_norm, spec.rms_eps)
-        projected = product(normed, weights.qkv, weights.qkv_bias, out=projected)
+        projected = product(normed, weights.qkv, weights.qkv_bias)
         heads = projected.view(residual.shape[0], -1, spec.head_dim)
         num_rotated = spec.num_heads + spec.num_kv_heads
         queries_and_keys = heads[:, :num_rotated]
         if qk_norm is not None:
             queries_and_keys = rms_norm(queries_and_keys, (spec.head_dim,), None, spec.rms_eps).mul_(qk_norm)
-        rotated = rotate(queries_and_keys, cos, sin, out=rotated)
+        rotated = rotate(queries_and_keys, cos, sin)
         return rotated[:, : spec.num_heads], rotated[:, spec.num_heads :], heads[:, num_rotated:]
 
     def after_attention(self, layer: int, residual: torch.Tensor, attended: torch.Tensor) -> None:

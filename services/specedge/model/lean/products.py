@@ -8,15 +8,13 @@ def product(
     x: torch.Tensor,  # [num_rows, inputs]
     weight: torch.Tensor,  # [outputs, inputs]
     bias: torch.Tensor | None = None,  # [outputs]
-    out: torch.Tensor | None = None,  # [num_rows, outputs]
 ) -> torch.Tensor:
-    """x @ weight.T + bias, put into `out` where one is given."""
+    """x @ weight.T + bias."""
     if type(weight) is not torch.Tensor:
-        result = linear(x, weight, bias)
-        return result if out is None else out.copy_(result)
+        return linear(x, weight, bias)
     if bias is None:
-        return torch.mm(x, weight.t(), out=out)
-    return torch.addmm(bias, x, weight.t(), out=out)
+        return torch.mm(x, weight.t())
+    return torch.addmm(bias, x, weight.t())
 
 
 def add_product(residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:

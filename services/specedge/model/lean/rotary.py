@@ -64,12 +64,10 @@ def cos_sin(
     return torch.cat((cos, cos), 1).to(dtype).unsqueeze(1), torch.cat((-sin, sin), 1).to(dtype).unsqueeze(1)
 
 
-def rotate(
-    heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
     """Rotate [num_rows, num_heads, head_dim]; a dimension's partner lies half a head away."""
     swapped = heads.roll(heads.shape[-1] // 2, -1)
-    return torch.addcmul(swapped.mul_(signed_sin), heads, cos, out=out)
+    return torch.addcmul(swapped.mul_(signed_sin), heads, cos)
 
 
 def _inv_freq(base: float, dim: int) -> torch.Tensor:

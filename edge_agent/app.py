@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import uvicorn
 from fastapi import FastAPI
-from transformers import PreTrainedTokenizerBase
 
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
@@ -32,7 +31,7 @@ from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import make_runner
-from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ _PROACTIVE_DECAY = 0.95
 class LoadedModels:
     """What has to be read from disk before the agent can work."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     drafter: Drafter | None
 
     @property

@@ -8,8 +8,7 @@ import torch
 
 from specedge.errors import ModelLoadError
 from specedge.model.engines import LoadedModel
-from specedge.model.kv_cache import KVCache
-from specedge.model.runner import kv_shape
+from specedge.model.kv_cache import KVCache, kv_shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
@@ -13,7 +11,7 @@ from specedge.model.batch import chain
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import LoadedModel, load_for, make_runner
 from specedge.model.runner import ModelRunner
-from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
 
 MakeRunner = Callable[[Any, int], ModelRunner]
 """From a loaded model and a number of KV slots; benchmarks put their own here."""
@@ -21,7 +19,7 @@ MakeRunner = Callable[[Any, int], ModelRunner]
 _WARM_UP_ROWS = (1, 8, 32, 128)
 
 
-def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+def load_draft_model(settings: DrafterSettings, target_tokenizer: Tokenizer) -> LoadedModel:
     """Load the weights of the draft model that the settings name; they must name one.
 
     Args:

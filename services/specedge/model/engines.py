@@ -9,14 +9,14 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
 
 from specedge.errors import ModelLoadError
 from specedge.model.attention.for_lean import backend_attention
 from specedge.model.checkpoint import check_model_folder, local_folder
+from specedge.model.config import load_config
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.lean.spec import ModelSpec, spec_of
 from specedge.model.lean.weights import ModelWeights, load_weights
@@ -25,6 +25,9 @@ from specedge.model.native import load_native
 from specedge.model.native.engine import unsupported
 from specedge.model.native.runner import NativeRunner
 from specedge.model.runner import ModelRunner, TransformersRunner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class LeanCheckpoint:
     library: ctypes.CDLL | None
 
 
-LoadedModel: TypeAlias = LeanCheckpoint | PreTrainedModel
+LoadedModel: TypeAlias = "LeanCheckpoint | PreTrainedModel"
 
 
 def load_for(engine: Engine, path_or_id: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
@@ -85,7 +88,7 @@ def _load_lean(path_or_id: str, device: torch.device, dtype: str, engine: str) -
     if is_native and (device.type != "cpu" or dtype not in ("auto", "float32")):
         raise _Refused(f"engine native computes in float32 on the CPU, not in {dtype} on {device}")
     num_bytes = check_model_folder(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     try:
         spec = spec_of(config)
     except ModelLoadError as error:

@@ -13,8 +13,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
 
-ATTENTION_NAME = "specedge_paged"
-
 
 @dataclass(slots=True)
 class _DeviceSegment:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.start_up
 
-The verifier counts until its health says SERVING, the edge agent until `/ready` says yes with that verifier running, the
-demo until it invites; each is asked every 10 ms. `health` asks the running processes. The first run of a machine reads
-files from the disk and may compile the native engine, so it is made beforehand and not counted. CPU seconds are those of
-the command's processes until then; unlike the wall time, other work on the machine hardly changes them.
+The verifier counts until its health says SERVING, the edge agent until `/ready` says yes with that verifier running,
+the demo until it invites; each is asked every 10 ms. `health` asks the running processes. The first run of a machine
+reads files from the disk and may compile the native engine, so it is made beforehand and not counted. CPU seconds are
+those of the command's processes until then; unlike the wall time, other work on the machine hardly changes them.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -235,6 +236,8 @@ class VerifierStream:
 
 def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:
     """Nodes of several moments as one message's worth, in order."""
+    if len(parts) == 1:
+        return replace(parts[0], num_verdicts_seen=num_verdicts_seen)
     return DraftNodes(
         token_ids=[token_id for part in parts for token_id in part.token_ids],
         parents=[parent for part in parts for parent in part.parents],

@@ -93,13 +93,22 @@ class VerifierClient:
             if loop.time() + pause_s >= give_up_at:
                 raise VerifierUnavailable(f"no verifier answered at {self.address} within {deadline_s:g} s: {error}")
             logger.info("waiting for the verifier at %s: %s", self.address, error)
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
         if info.tokenizer_fingerprint != tokenizer_fingerprint:
             raise ModelLoadError(
                 f"tokenizer fingerprints differ: the edge has {tokenizer_fingerprint!r}, the verifier at "
                 f"{self.address} with {info.target_model} has {info.tokenizer_fingerprint!r}"
             )
         return info
+
+    async def _pause(self, longest_s: float) -> None:
+        """Waits; for a verifier that could not be reached, no longer than until it can."""
+        if self.is_connected:
+            await asyncio.sleep(longest_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._channel.channel_ready()
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
         """A stream for one session; enter it to open it."""

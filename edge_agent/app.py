@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import uvicorn
 from fastapi import FastAPI
-from transformers import PreTrainedTokenizerBase
 
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
@@ -35,7 +34,7 @@ from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, Verif
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
-from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ _PROACTIVE_DECAY = 0.95
 class LoadedModels:
     """What has to be read from disk before the agent can work."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     drafter: Drafter | None
     execution: Execution | None = None  # of the draft model
 

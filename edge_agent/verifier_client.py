@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -92,13 +93,22 @@ class VerifierClient:
             if loop.time() + pause_s >= give_up_at:
                 raise VerifierUnavailable(f"no verifier answered at {self.address} within {deadline_s:g} s: {error}")
             logger.info("waiting for the verifier at %s: %s", self.address, error)
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
         if info.tokenizer_fingerprint != tokenizer_fingerprint:
             raise ModelLoadError(
                 f"tokenizer fingerprints differ: the edge has {tokenizer_fingerprint!r}, the verifier at "
                 f"{self.address} with {info.target_model} has {info.tokenizer_fingerprint!r}"
             )
         return info
+
+    async def _pause(self, longest_s: float) -> None:
+        """Waits; for a verifier that could not be reached, no longer than until it can."""
+        if self.is_connected:
+            await asyncio.sleep(longest_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._channel.channel_ready()
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
         """A stream for one session; enter it to open it."""
@@ -235,6 +245,8 @@ class VerifierStream:
 
 def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:
     """Nodes of several moments as one message's worth, in order."""
+    if len(parts) == 1:
+        return replace(parts[0], num_verdicts_seen=num_verdicts_seen)
     return DraftNodes(
         token_ids=[token_id for part in parts for token_id in part.token_ids],
         parents=[parent for part in parts for parent in part.parents],

@@ -13,8 +13,8 @@ from specedge.model.engines import LeanCheckpoint, load_for, make_runner
 from specedge.model.lean.spec import ModelSpec, spec_of
 from specedge.model.lean.weights import LayerWeights, ModelWeights
 from specedge.model.native import load_native
-from specedge.model.paged_attention import ATTENTION_NAME
 from specedge.model.runner import ModelRunner, TransformersRunner
+from specedge.model.transformers_attention import ATTENTION_NAME
 from specedge_bench.model_shape import BUILT_IN, ModelShape
 from specedge_bench.shapes import read_model
 

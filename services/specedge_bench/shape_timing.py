@@ -15,8 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from specedge.model.batch import PackedBatch, Segment
-from specedge.model.paged_attention import ATTENTION_NAME
 from specedge.model.runner import ModelRunner, TransformersRunner
+from specedge.model.transformers_attention import ATTENTION_NAME
 from specedge_bench.model_shape import ModelShape, ShapeError
 from specedge_bench.shape_models import LeanDecoder, StaticBatch, find_fuse
 

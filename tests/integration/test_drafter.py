@@ -19,8 +19,8 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import PackedBatch
 from specedge.model.loader import load_model
-from specedge.model.paged_attention import ATTENTION_NAME
 from specedge.model.runner import ModelRunner, TransformersRunner
+from specedge.model.transformers_attention import ATTENTION_NAME
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 from edge_harness import PROMPT, QUICK, Edge, answer_of, bursts_of, edge_at, wanted
-from fakes import INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
+from fakes import FINGERPRINT, INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
 
 from edge_agent.draft_source import NullDraftSource
 from edge_agent.generation import GenerationRequest
 from edge_agent.stream_observer import StreamCounters
-from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_client import Backoff, VerifierClient
 from specedge.errors import (
     CapacityExceeded,
     InvalidRequest,
@@ -128,6 +128,18 @@ async def test_start_waits_for_a_verifier_that_comes_late() -> None:
         assert edge.service.info == INFO
         assert edge.service.is_ready
         await edge.client.close()
+
+
+async def test_a_pause_between_attempts_ends_when_the_verifier_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.verifier_client.Backoff", lambda: Backoff(first_s=60.0, max_s=60.0))
+    port = free_port()
+    client = VerifierClient(f"127.0.0.1:{port}")
+    asking = asyncio.create_task(client.get_server_info(FINGERPRINT, deadline_s=300.0))
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    async with serving(FakeEngine(), port=port), asyncio.timeout(20):
+        assert await asking == INFO
+    await client.close()
 
 
 async def test_start_gives_up_at_the_deadline_and_names_the_address() -> None:

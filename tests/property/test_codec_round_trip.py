@@ -1,5 +1,7 @@
 """Whatever the codec writes it reads back, and whatever bytes arrive it either reads or refuses."""
 
+import math
+
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from specedge.errors import InvalidRequest, ProtocolError
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
-from specedge.wire.draft_codec import DraftDecoder, DraftEncoder
+from specedge.wire.draft_codec import DraftDecoder, DraftEncoder, encode_scores
 from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
 from specedge.wire.status import from_status, to_status
 
@@ -148,3 +150,24 @@ def test_damaged_bytes_are_read_or_refused_and_nothing_else(
         except (ProtocolError, InvalidRequest) as error:
             status = to_status(error)
             assert type(from_status(status.code, status.details, status.metadata)) is type(error)
+
+
+@given(
+    st.lists(st.floats(max_value=0), min_size=1, max_size=MAX_NODES)
+    | st.lists(st.integers(-600, 0).map(lambda n: n / 32))
+)
+def test_scores_are_rounded_to_even_bytes_at_halves(scores: list[float]) -> None:
+    expected = [round(max(0.0, min(255.0, score * -16.0))) for score in scores]
+    assert list(encode_scores(scores)) == expected
+
+
+def test_a_score_that_is_no_number_is_the_lowest() -> None:
+    assert list(encode_scores([float("nan"), -math.inf, 0.5, math.inf])) == [255, 255, 0, 0]
+
+
+def test_nodes_under_two_anchors_take_two_messages() -> None:
+    nodes = DraftNodes([1, 2, 3, 4], [~5, 0, ~6, 2], [0.0, -1.0, -2.0, -3.0])
+    requests = DraftEncoder().encode(nodes)
+    assert [list(request.draft_nodes.parent_deltas) for request in requests] == [[0, 1], [0, 1]]
+    assert [request.draft_nodes.anchor for request in requests] == [5, 6]
+    assert DraftEncoder().encode(DraftNodes([], [], [])) == []

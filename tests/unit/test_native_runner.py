@@ -43,6 +43,7 @@ from specedge.model.native import self_test
 from specedge.model.native.engine import INSTRUCTION_SETS, BatchRefused
 from specedge.model.native.runner import NativeRunner
 from specedge.model.runner import TransformersRunner
+from specedge.model.transformers_attention import ATTENTION_NAME
 
 pytestmark = needs_compiler
 TOLERANCE = 1e-4
@@ -85,7 +86,7 @@ def test_equals_transformers(family: str, limit: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     spec = spec_of(model.config)
     weights = load_weights(tmp_path, spec, dtype=torch.float32, device=torch.device("cpu"))
-    model.set_attn_implementation("specedge_paged")
+    model.set_attn_implementation(ATTENTION_NAME)
     items = sessions(Random(0), 97, [(0, 4), (9, 7), (301, 5)])
     oracle = TransformersRunner(model, NUM_SLOTS)
     runner = NativeRunner(library(), spec, weights, NUM_SLOTS, num_threads=2, limit=limit)

@@ -19,6 +19,7 @@ from transformers import (
 
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.runner import TransformersRunner
+from specedge.model.transformers_attention import ATTENTION_NAME
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -54,7 +55,7 @@ def test_prefill_chunk_and_two_trees_in_one_forward(family: str, dtype: torch.dt
     plain.set_attn_implementation("eager")
     paged = FAMILIES[family]().to(dtype).eval()
     paged.load_state_dict(plain.state_dict())
-    paged.set_attn_implementation("specedge_paged")
+    paged.set_attn_implementation(ATTENTION_NAME)
     runner = TransformersRunner(paged, num_slots=128)
     rng = np.random.default_rng(0)
     slots = rng.permutation(128).astype(np.int64)
@@ -94,7 +95,7 @@ def test_prefill_chunk_and_two_trees_in_one_forward(family: str, dtype: torch.dt
 def test_moved_kv_serves_the_next_step() -> None:
     torch.manual_seed(1)
     model = FAMILIES["qwen3"]().eval()
-    model.set_attn_implementation("specedge_paged")
+    model.set_attn_implementation(ATTENTION_NAME)
     runner = TransformersRunner(model, num_slots=16)
     chain = np.arange(8, dtype=np.int64)
     tokens = np.array([5, 6, 7, 8, 9, 10, 11, 12])
@@ -109,6 +110,6 @@ def test_moved_kv_serves_the_next_step() -> None:
 
 def test_paged_model_refuses_a_plain_call() -> None:
     model = FAMILIES["llama"]().eval()
-    model.set_attn_implementation("specedge_paged")
+    model.set_attn_implementation(ATTENTION_NAME)
     with pytest.raises(RuntimeError, match="ModelRunner"):
         model(input_ids=torch.tensor([[1, 2]]))

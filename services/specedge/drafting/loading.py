@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.settings import DrafterSettings
 from specedge.errors import ModelLoadError
@@ -24,7 +22,7 @@ from specedge.model.engines import (
 from specedge.model.memory import require_memory
 from specedge.model.quantization import Quantization, quantize_lean, quantize_modules
 from specedge.model.runner import ModelRunner
-from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
 
 MakeRunner = Callable[[Any, int], ModelRunner]
 """From a loaded model and a number of KV slots; benchmarks put their own here."""
@@ -32,7 +30,7 @@ MakeRunner = Callable[[Any, int], ModelRunner]
 _WARM_UP_ROWS = (1, 8, 32, 128)
 
 
-def load_draft_model(settings: DrafterSettings, target_tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+def load_draft_model(settings: DrafterSettings, target_tokenizer: Tokenizer) -> LoadedModel:
     """Load the weights of the draft model that the settings name; they must name one.
 
     Args:

@@ -19,9 +19,10 @@ from specedge.errors import ModelLoadError
 from specedge.model.attention.choose import BackendName, choose_backend
 from specedge.model.attention.interface import AttentionBackend, RecordableBackend
 from specedge.model.checkpoint import check_model_folder, local_folder, stored_tensors
+from specedge.model.config import load_config
 from specedge.model.execution import Execution, graphs_of
 from specedge.model.hub import NoSafetensors, fetch_config, fetch_weights
-from specedge.model.kv_cache import KVCache
+from specedge.model.kv_cache import KVCache, kv_shape
 from specedge.model.lean.row_bucket import ROW_BUCKETS
 from specedge.model.lean.runner import LeanRunner
 from specedge.model.lean.spec import ModelSpec, spec_of
@@ -31,7 +32,7 @@ from specedge.model.memory import require_memory
 from specedge.model.native import load_native
 from specedge.model.native.engine import unsupported
 from specedge.model.native.runner import NativeRunner
-from specedge.model.runner import ModelRunner, TransformersRunner, kv_shape
+from specedge.model.runner import ModelRunner, TransformersRunner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,10 +183,8 @@ def _refuse_for_native(device: torch.device, dtype: str, attention: BackendName)
 
 
 def _read_config(path_or_id: str, folder: Path) -> Any:
-    from transformers import AutoConfig
-
     try:
-        return AutoConfig.from_pretrained(folder)
+        return load_config(folder)
     # Whatever transformers makes of a configuration, the user gets one line.
     except Exception as error:
         reason = " ".join(str(error).split())

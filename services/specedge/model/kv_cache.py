@@ -1,5 +1,7 @@
 """The tensors behind the KV slots; who owns which slot is the block pool's business."""
 
+from typing import Any
+
 import torch
 
 
@@ -42,3 +44,14 @@ class KVCache:
     def bytes_per_slot(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """What one token's keys and values take, in bytes."""
         return num_layers * 2 * num_kv_heads * head_dim * dtype.itemsize
+
+
+def kv_shape(config: Any) -> dict[str, int]:
+    """Layers, KV heads and head size of a configuration, as KVCache takes them."""
+    text = config.get_text_config()
+    num_heads = int(text.num_attention_heads)
+    return {
+        "num_layers": int(text.num_hidden_layers),
+        "num_kv_heads": int(getattr(text, "num_key_value_heads", None) or num_heads),
+        "head_dim": int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
+    }

@@ -1,4 +1,7 @@
-"""Loads a causal language model from a local folder or the Hugging Face hub, or says why it cannot."""
+"""Loads a causal language model from a local folder or the Hugging Face hub, or says why it cannot.
+
+transformers' model code takes seconds to import, so only the functions that use it do.
+"""
 
 import logging
 import time
@@ -6,15 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from specedge.errors import ModelLoadError, SpecEdgeError
 from specedge.model.checkpoint import check_model_folder, local_folder, read_json
+from specedge.model.config import PlainConfig, load_config
 from specedge.wire.messages import DefaultSampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ def resolve_device(name: str) -> torch.device:
 
 def load_model(
     path_or_id: str, device: str = "auto", dtype: str = "auto", attention: str = "specedge_paged"
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Load a causal language model in evaluation mode.
 
     Args:
@@ -65,6 +70,10 @@ def load_model(
         ModelLoadError: names the folder or id, and the reason. A checkpoint that lacks weights is refused.
     """
     started = time.monotonic()
+    from transformers import AutoModelForCausalLM
+
+    import specedge.model.transformers_attention  # noqa: F401  (registers the attention function)
+
     target_device = resolve_device(device)
     size = _check_local(path_or_id)
     arguments: dict[str, Any] = {
@@ -80,7 +89,7 @@ def load_model(
         _refuse_encoder_decoder(path_or_id)
         model, report = cast(Any, AutoModelForCausalLM).from_pretrained(path_or_id, **arguments)
         _refuse_incomplete(path_or_id, report)
-        model = cast(PreTrainedModel, model.to(target_device).eval().requires_grad_(False))
+        model = cast("PreTrainedModel", model.to(target_device).eval().requires_grad_(False))
     logger.info(
         "loaded %s: %s, %.1f M parameters, %s, %.1f s",
         path_or_id,
@@ -92,7 +101,7 @@ def load_model(
     return model
 
 
-def load_generation_defaults(path_or_id: str, tokenizer: PreTrainedTokenizerBase | None = None) -> GenerationDefaults:
+def load_generation_defaults(path_or_id: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> GenerationDefaults:
     """What the model's `generation_config` recommends; neutral where it says nothing or there is none.
 
     Args:
@@ -106,11 +115,14 @@ def load_generation_defaults(path_or_id: str, tokenizer: PreTrainedTokenizerBase
         folder = local_folder(path_or_id)
         if folder is not None and (folder / "generation_config.json").is_file():
             read_json(folder / "generation_config.json")
-        model_config = AutoConfig.from_pretrained(path_or_id)
+        model_config = load_config(folder) if folder is not None else _hub_config(path_or_id)
+        from transformers import GenerationConfig
+
         try:
             config = GenerationConfig.from_pretrained(path_or_id)
         except OSError:
-            config = GenerationConfig.from_model_config(model_config)
+            is_plain = isinstance(model_config, PlainConfig)
+            config = GenerationConfig() if is_plain else GenerationConfig.from_model_config(model_config)
     ends = [config.eos_token_id, model_config.eos_token_id, tokenizer.eos_token_id if tokenizer is not None else None]
     eos_ids = {token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])}
     neutral = DefaultSampling()
@@ -147,8 +159,14 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype | Literal["aut
     return DTYPES[name]
 
 
+def _hub_config(path_or_id: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path_or_id)
+
+
 def _refuse_encoder_decoder(path_or_id: str) -> None:
-    config = AutoConfig.from_pretrained(path_or_id)
+    config = _hub_config(path_or_id)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelLoadError(f"{path_or_id}: {config.model_type} is an encoder-decoder; only decoders can be served")
 
@@ -199,6 +217,8 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _transformers_output(show_progress: bool) -> Iterator[None]:
     """Silence transformers' own reports, which our errors and log lines replace; keep its bar for large models."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity, was_bar_on = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     if not show_progress:

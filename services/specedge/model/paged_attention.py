@@ -17,8 +17,6 @@ from specedge.model.batch import PackedBatch, Segment
 from specedge.model.kv_cache import KVCache
 from specedge.model.row_tile import is_rounded
 
-ATTENTION_NAME = "specedge_paged"
-
 
 @dataclass(slots=True)
 class _DeviceSegment:

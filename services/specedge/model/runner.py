@@ -4,9 +4,8 @@ from typing import Any, Protocol
 
 import torch
 
-import specedge.model.transformers_attention  # noqa: F401  (registers the attention function)
 from specedge.model.batch import IntArray, PackedBatch
-from specedge.model.kv_cache import KVCache
+from specedge.model.kv_cache import KVCache, kv_shape
 from specedge.model.paged_attention import PagedContext
 from specedge.model.row_tile import is_rounded, pad_rows
 
@@ -84,14 +83,3 @@ class TransformersRunner:
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:
         """Move accepted tokens' keys and values to their final slots (keys carry their rotation with them)."""
         self.cache.copy(torch.from_numpy(source_slots).to(self.device), torch.from_numpy(target_slots).to(self.device))
-
-
-def kv_shape(config: Any) -> dict[str, int]:
-    """Layers, KV heads and head size of a transformers configuration, as KVCache takes them."""
-    text = config.get_text_config()
-    num_heads = int(text.num_attention_heads)
-    return {
-        "num_layers": int(text.num_hidden_layers),
-        "num_kv_heads": int(getattr(text, "num_key_value_heads", None) or num_heads),
-        "head_dim": int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
-    }

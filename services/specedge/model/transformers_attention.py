@@ -1,12 +1,17 @@
-"""Registers paged tree attention as an attention function of transformers, for every model without a lean one."""
+"""Registers paged tree attention as an attention function of transformers, for every model without a lean one.
+
+This imports transformers' model code, which takes seconds: import it where such a model is made, nowhere else.
+"""
 
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
-from specedge.model.paged_attention import ATTENTION_NAME, PagedContext
+from specedge.model.paged_attention import PagedContext
 from specedge.model.row_tile import pad_rows
+
+ATTENTION_NAME = "specedge_paged"
 
 
 def paged_attention(

@@ -16,7 +16,7 @@ from specedge.wire.messages import (
     SessionOpened,
     System,
     Verdict,
-    check_token_ids,
+    check_received_ids,
 )
 
 MAX_NAME_CHARS = 256
@@ -42,12 +42,10 @@ _FINISH_NAMES: dict[int, FinishReason] = {value: name for name, value in _FINISH
 def encode_open(message: OpenSession) -> pb.GenerateRequest:
     """The first message of a stream."""
     sampling = message.sampling
-    return pb.GenerateRequest(
+    request = pb.GenerateRequest(
         open=pb.OpenSession(
             protocol_version=PROTOCOL_VERSION,
             request_id=message.request_id,
-            prompt_ids=message.prompt_ids,
-            committed_ids=message.committed_ids,
             sampling=pb.SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -70,6 +68,10 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             priority=message.priority,
         )
     )
+    # Filled in place: protobuf would copy what is handed to it inside a message.
+    request.open.prompt_ids.extend(message.prompt_ids)
+    request.open.committed_ids.extend(message.committed_ids)
+    return request
 
 
 def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
@@ -89,12 +91,12 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         num_chars = len(getattr(message, name))
         if num_chars > MAX_NAME_CHARS:
             raise InvalidRequest(f"{name} has {num_chars} characters, at most {MAX_NAME_CHARS} are allowed", name)
-    prompt_ids = tuple(message.prompt_ids)
+    prompt_ids = tuple(message.prompt_ids[:])  # a slice is read faster than an iterator
     if not prompt_ids:
         raise InvalidRequest("prompt_ids is empty, at least 1 token is needed", "prompt_ids")
-    committed_ids = tuple(message.committed_ids)
-    check_token_ids(prompt_ids, vocab_size, "prompt_ids")
-    check_token_ids(committed_ids, vocab_size, "committed_ids")
+    committed_ids = tuple(message.committed_ids[:])
+    check_received_ids(prompt_ids, vocab_size, "prompt_ids")
+    check_received_ids(committed_ids, vocab_size, "committed_ids")
     return OpenSession(
         request_id=message.request_id,
         prompt_ids=prompt_ids,
@@ -146,18 +148,17 @@ def _encode_opened(message: SessionOpened) -> pb.GenerateResponse:
 
 
 def _encode_verdict(message: Verdict) -> pb.GenerateResponse:
-    return pb.GenerateResponse(
-        verdict=pb.Verdict(
-            first_position=message.first_position,
-            token_ids=message.token_ids,
-            finish_reason=_FINISH_REASONS[message.finish_reason],
-            queue_us=min(message.queue_us, MAX_UINT32),
-            step_us=min(message.step_us, MAX_UINT32),
-            num_nodes_verified=message.num_nodes_verified,
-            num_accepted=message.num_accepted,
-            lead_tokens=message.lead_tokens,
-        )
-    )
+    response = pb.GenerateResponse()
+    verdict = response.verdict
+    verdict.first_position = message.first_position
+    verdict.token_ids.extend(message.token_ids)
+    verdict.finish_reason = _FINISH_REASONS[message.finish_reason]
+    verdict.queue_us = min(message.queue_us, MAX_UINT32)
+    verdict.step_us = min(message.step_us, MAX_UINT32)
+    verdict.num_nodes_verified = message.num_nodes_verified
+    verdict.num_accepted = message.num_accepted
+    verdict.lead_tokens = message.lead_tokens
+    return response
 
 
 def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOpened | Verdict:
@@ -172,10 +173,10 @@ def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOp
     finish_reason = _FINISH_NAMES.get(verdict.finish_reason)
     if finish_reason is None:
         raise ProtocolError(f"finish_reason {verdict.finish_reason} is not one of {sorted(_FINISH_NAMES)}")
-    token_ids = tuple(verdict.token_ids)
+    token_ids = tuple(verdict.token_ids[:])
     if not token_ids and not finish_reason:
         raise ProtocolError("a verdict commits no token and does not end the answer")
-    check_token_ids(token_ids, vocab_size, "token_ids", ProtocolError)
+    check_received_ids(token_ids, vocab_size, "token_ids", ProtocolError)
     return Verdict(
         first_position=verdict.first_position,
         token_ids=token_ids,

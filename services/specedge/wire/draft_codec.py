@@ -1,13 +1,18 @@
 """Draft nodes to protobuf and back. Both ends of a stream count its nodes, so that parents travel as differences."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from specedge.errors import ProtocolError
 from specedge.verification.v1 import verification_pb2 as pb
-from specedge.wire.messages import MAX_NODES_PER_MESSAGE, DraftNodes, check_token_ids
+from specedge.wire.messages import MAX_NODES_PER_MESSAGE, DraftNodes, check_received_ids
 
 SCORE_STEPS = 16.0
 """A score byte counts sixteenths of a nat."""
+
+_LOWEST_SCORE = 255 / -SCORE_STEPS
+_SCORES = tuple(byte / -SCORE_STEPS for byte in range(256))
 
 
 class DraftEncoder:
@@ -19,7 +24,19 @@ class DraftEncoder:
 
     def encode(self, nodes: DraftNodes) -> list[pb.GenerateRequest]:
         """One message, or more where nodes hang on different committed positions or are too many for one."""
-        return [self._encode(nodes, start, stop) for start, stop in self._runs(nodes)]
+        num_nodes = len(nodes.parents)
+        anchors = {parent for parent in nodes.parents if parent < 0}
+        if 0 < num_nodes <= self._max_nodes and len(anchors) <= 1:
+            return [self._encode(nodes.token_ids, nodes.parents, nodes.scores, nodes.num_verdicts_seen)]
+        return [
+            self._encode(
+                nodes.token_ids[start:stop],
+                nodes.parents[start:stop],
+                nodes.scores[start:stop],
+                nodes.num_verdicts_seen,
+            )
+            for start, stop in self._runs(nodes)
+        ]
 
     def _runs(self, nodes: DraftNodes) -> Iterator[tuple[int, int]]:
         start, anchor = 0, 0
@@ -32,22 +49,28 @@ class DraftEncoder:
         if start < len(nodes.parents):
             yield start, len(nodes.parents)
 
-    def _encode(self, nodes: DraftNodes, start: int, stop: int) -> pb.GenerateRequest:
-        parents = nodes.parents[start:stop]
-        first = self.num_nodes
-        self.num_nodes += stop - start
-        anchor = min(parents)
-        return pb.GenerateRequest(
-            draft_nodes=pb.DraftNodes(
-                token_ids=nodes.token_ids[start:stop],
-                parent_deltas=[
-                    number - parent if parent >= 0 else 0 for number, parent in enumerate(parents, start=first)
-                ],
-                scores=bytes(round(max(0.0, min(255.0, score * -SCORE_STEPS))) for score in nodes.scores[start:stop]),
-                anchor=~anchor if anchor < 0 else 0,
-                num_verdicts_seen=nodes.num_verdicts_seen,
-            )
+    def _encode(
+        self, token_ids: Sequence[int], parents: Sequence[int], scores: Sequence[float], num_verdicts_seen: int
+    ) -> pb.GenerateRequest:
+        first, anchor = self.num_nodes, min(parents)
+        self.num_nodes += len(parents)
+        # Filled in place: protobuf would copy a message that is handed to it.
+        request = pb.GenerateRequest()
+        message = request.draft_nodes
+        message.token_ids.extend(token_ids)
+        message.parent_deltas.extend(
+            [number - parent if parent >= 0 else 0 for number, parent in enumerate(parents, start=first)]
         )
+        message.scores = encode_scores(scores)
+        message.anchor = ~anchor if anchor < 0 else 0
+        message.num_verdicts_seen = num_verdicts_seen
+        return request
+
+
+def encode_scores(scores: Sequence[float]) -> bytes:
+    """A byte for each score; what is outside its range becomes the nearest end of it, NaN the lowest score."""
+    steps = np.fmin(np.fmax(np.array(scores, dtype=np.float64), _LOWEST_SCORE), 0.0) * -SCORE_STEPS
+    return np.rint(steps).astype(np.uint8).tobytes()
 
 
 class DraftDecoder:
@@ -64,7 +87,7 @@ class DraftDecoder:
         if kind != "draft_nodes":
             raise ProtocolError(f"after OpenSession only DraftNodes may follow, not {kind or 'an empty message'}")
         message = request.draft_nodes
-        token_ids, deltas, scores = list(message.token_ids), message.parent_deltas, message.scores
+        token_ids, deltas, scores = message.token_ids[:], message.parent_deltas[:], message.scores
         num_nodes = len(token_ids)
         if num_nodes > self._max_nodes:
             raise ProtocolError(f"{num_nodes} draft nodes in one message, at most {self._max_nodes} are allowed")
@@ -77,19 +100,21 @@ class DraftDecoder:
             raise ProtocolError(
                 f"num_verdicts_seen is {message.num_verdicts_seen}, but only {num_verdicts_sent} verdicts were sent"
             )
-        check_token_ids(token_ids, self._vocab_size, "token_ids", ProtocolError)
+        check_received_ids(token_ids, self._vocab_size, "token_ids", ProtocolError)
         return DraftNodes(
             token_ids=token_ids,
             parents=self._parents(deltas, ~message.anchor),
-            scores=[byte / -SCORE_STEPS for byte in scores],
+            scores=[_SCORES[byte] for byte in scores],
             num_verdicts_seen=message.num_verdicts_seen,
         )
 
-    def _parents(self, deltas: Iterable[int], anchor: int) -> list[int]:
-        parents = []
-        for number, delta in enumerate(deltas, start=self.num_nodes):
-            if delta > number:
-                raise ProtocolError(f"node {number} names a parent {delta} numbers below it, before the first node 0")
-            parents.append(number - delta if delta else anchor)
-        self.num_nodes += len(parents)
-        return parents
+    def _parents(self, deltas: list[int], anchor: int) -> list[int]:
+        first = self.num_nodes
+        if max(deltas, default=0) > first:
+            for number, delta in enumerate(deltas, start=first):
+                if delta > number:
+                    raise ProtocolError(
+                        f"node {number} names a parent {delta} numbers below it, before the first node 0"
+                    )
+        self.num_nodes += len(deltas)
+        return [number - delta if delta else anchor for number, delta in enumerate(deltas, start=first)]

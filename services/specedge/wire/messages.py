@@ -111,7 +111,20 @@ def check_token_ids(
     token_ids: Sequence[int], vocab_size: int, name: str, error: type[SpecEdgeError] = InvalidRequest
 ) -> None:
     """Raises `error`, naming the first token id outside [0, vocab_size) and its index."""
-    if not token_ids or (max(token_ids) < vocab_size and min(token_ids) >= 0):
+    if min(token_ids, default=0) >= 0:
+        check_received_ids(token_ids, vocab_size, name, error)
         return
+    _refuse(token_ids, vocab_size, name, error)
+
+
+def check_received_ids(
+    token_ids: Sequence[int], vocab_size: int, name: str, error: type[SpecEdgeError] = InvalidRequest
+) -> None:
+    """As `check_token_ids`, for ids that come from unsigned fields."""
+    if max(token_ids, default=0) >= vocab_size:
+        _refuse(token_ids, vocab_size, name, error)
+
+
+def _refuse(token_ids: Sequence[int], vocab_size: int, name: str, error: type[SpecEdgeError]) -> None:
     index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
     raise error(f"{name}[{index}] is {token_ids[index]}, outside the vocabulary of {vocab_size} tokens")

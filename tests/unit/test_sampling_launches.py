@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from specedge import filters, sampler, torch_noise
+from specedge import filters, row_chunks, sampler
 from specedge.device_copy import Upload, fetch
 from specedge.drafting import ranking
 from specedge.drafting.ranking import ChildRanking
@@ -77,7 +77,7 @@ def storages(values: Any) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "_NO_WAIT", ())
-    monkeypatch.setattr(torch_noise, "_MAX_CPU_CHUNK", 2**22)
+    monkeypatch.setattr(row_chunks, "_MAX_CPU_CHUNK", 2**22)
     monkeypatch.setattr(sampler, "_best", lambda scores: scores.argmax(dim=-1))
 
 

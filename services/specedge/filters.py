@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specedge.reference_sampler import MASS_BITS
+from specedge.row_chunks import row_chunks
 
 _BUCKETS_PER_UNIT: Final = 64
 _NUM_BUCKETS: Final = 2048
@@ -93,12 +94,12 @@ def _is_nucleus(
     mass = _mass(leading, best).masked_fill_(~is_kept, 0)
     mass_sums = mass.cumsum(dim=-1)
     if plain_nuclei is None:
-        total = _mass(scores, best).sum(dim=-1)
+        total = _total_mass(scores, best)
     else:
         total = mass_sums[:, -1]
         if len(plain_nuclei) > 0:
-            all_mass = _mass(scores.index_select(0, plain_nuclei), best.index_select(0, plain_nuclei))
-            total = total.index_copy(0, plain_nuclei, all_mass.sum(dim=-1))
+            all_mass = _total_mass(scores.index_select(0, plain_nuclei), best.index_select(0, plain_nuclei))
+            total = total.index_copy(0, plain_nuclei, all_mass)
     return mass_sums - mass < _mass_wanted(total, top_p)
 
 
@@ -242,6 +243,14 @@ def _finite_best(scores: Tensor) -> Tensor:
 def _mass(scores: Tensor, best: Tensor) -> Tensor:
     """Probabilities as integers, in units of 2**-MASS_BITS of the row's best one; too small ones become 0."""
     return (scores - best).exp_().mul_(2.0**MASS_BITS).long()
+
+
+def _total_mass(scores: Tensor, best: Tensor) -> Tensor:
+    """The mass of each row, int64 [rows]."""
+    total = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    for rows in row_chunks(len(scores), scores.shape[1], scores.device):
+        torch.sum(_mass(scores[rows], best[rows]), dim=-1, out=total[rows])
+    return total
 
 
 def _mass_wanted(total_mass: Tensor, top_p: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Sampler:
             logits: float32 [rows, vocab]; left unchanged, also by the caller until the tokens are there.
             groups: the rows in order, as many in all as logits has.
         """
+<<<<<<< HEAD
         if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
             return ChosenTokens(Fetching(_best(only_numbers(logits))), lambda fetched: fetched)
         parts = self.score(logits, groups)
@@ -66,14 +67,21 @@ class Sampler:
         self, fetched: IntArray, parts: Sequence[ScoredRows], logits: Tensor, groups: Sequence[RowGroup]
     ) -> IntArray:
         """The tokens in the order of the rows; rows that were cut are done again."""
+=======
+        parts = self.score(logits, groups)
+        results = [_chosen(part) for part in parts]
+        results += [part.is_cut.long() for part in parts if part.is_cut is not None]
+        fetched = fetch(torch.cat(results) if len(results) > 1 else results[0])
+        if len(results) == 1:
+            return fetched.astype(np.int64, copy=False)
+>>>>>>> devsample
         rows = np.concatenate([part.rows for part in parts])
         chosen = np.empty_like(rows)
         chosen[rows] = fetched[: len(rows)]
-        if len(fetched) > len(rows):
-            cut = np.concatenate([part.rows for part in parts if part.is_cut is not None])
-            cut = cut[fetched[len(rows) :] != 0]
-            if len(cut) > 0:
-                chosen[cut] = fetch(_best(self.whole_scores(logits, groups, cut)))
+        cut = np.concatenate([part.rows for part in parts if part.is_cut is not None] or [rows[:0]])
+        cut = cut[fetched[len(rows) :] != 0]
+        if len(cut) > 0:
+            chosen[cut] = fetch(_best(self.whole_scores(logits, groups, cut)))
         return chosen
 
     def score(self, logits: Tensor, groups: Sequence[RowGroup], num_leaders: int = 1) -> list[ScoredRows]:
@@ -84,6 +92,8 @@ class Sampler:
             groups: the rows in order, as many in all as logits has.
             num_leaders: how many tokens each row must at least have.
         """
+        if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
+            return [ScoredRows(np.arange(len(logits)), only_numbers(logits))]
         settings = [row_settings(group.params, self._vocab_size) for group in groups]
         is_led = [setting.is_led(self._vocab_size) for setting in settings]
         batch = BatchRows.of(groups, settings)

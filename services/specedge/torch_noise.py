@@ -5,19 +5,12 @@ multiplying and adding give the same bits, and masking off the copies of the sig
 The high half of an int64 is read where little-endian machines keep it, and torch is built for no others.
 """
 
-from typing import Final
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from specedge.noise import GOLDEN_RATIO, MAX_UNIFORM, MULTIPLIERS, SHIFTS
-
-_MAX_CHUNK: Final = 2**22
-"""Elements whose 64-bit intermediates exist at one time (32 MiB), however many positions a call asks for."""
-
-_MAX_CPU_CHUNK: Final = 2**18
-"""The same on a CPU (2 MiB): about what a core's own cache takes."""
+from specedge.row_chunks import row_chunks
 
 
 class TorchNoise:
@@ -26,7 +19,6 @@ class TorchNoise:
     def __init__(self, vocab_size: int, device: torch.device | str) -> None:
         steps = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(GOLDEN_RATIO)
         self._steps = torch.from_numpy(steps.view(np.int64)).to(device)  # [vocab]
-        self._max_chunk = _MAX_CPU_CHUNK if self._steps.device.type == "cpu" else _MAX_CHUNK
 
     def gumbel(self, keys: Tensor) -> Tensor:
         """Standard Gumbel noise of every token, float32 [len(keys), vocab].
@@ -34,12 +26,10 @@ class TorchNoise:
         Args:
             keys: from :func:`specedge.noise.noise_keys`, as int64 on the device.
         """
-        vocab_size = self._steps.shape[0]
-        noise = torch.empty(len(keys), vocab_size, dtype=torch.float32, device=self._steps.device)
-        num_rows = max(1, self._max_chunk // vocab_size)
-        for start in range(0, len(keys), num_rows):
-            rows = slice(start, start + num_rows)
-            _gumbel(_bits(keys[rows, None] + self._steps), noise[rows])
+        steps = self._steps
+        noise = torch.empty(len(keys), len(steps), dtype=torch.float32, device=steps.device)
+        for rows in row_chunks(len(keys), len(steps), steps.device):
+            _gumbel(_bits(keys[rows, None] + steps), noise[rows])
         return noise
 
     def gumbel_of(self, keys: Tensor, token_ids: Tensor) -> Tensor:

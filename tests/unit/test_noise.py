@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from specedge import torch_noise
+from specedge import row_chunks
 from specedge.noise import gumbel_noise, noise_bits, noise_keys
 from specedge.torch_noise import TorchNoise
 
@@ -67,8 +67,8 @@ def test_noise_of_a_key_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyP
     keys = keys_of(SEEDS, list(range(8)))
     together = noise.gumbel(keys)
     alone = torch.cat([noise.gumbel(keys[row : row + 1]) for row in range(8)])
-    monkeypatch.setattr(torch_noise, "_MAX_CPU_CHUNK", 3 * 1001)
-    in_chunks = TorchNoise(1001, "cpu").gumbel(keys)
+    monkeypatch.setattr(row_chunks, "_MAX_CPU_CHUNK", 3 * 1001)
+    in_chunks = noise.gumbel(keys)
     assert torch.equal(together, alone)
     assert torch.equal(together, in_chunks)
 

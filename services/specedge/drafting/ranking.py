@@ -16,6 +16,7 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import Candidates, FloatArray
 from specedge.drafting.tau import TAUS, TauEstimate
 from specedge.filters import block_bests, has_blocks, nominees
+from specedge.row_chunks import row_chunks
 from specedge.row_group import RowGroup
 from specedge.row_scoring import ScoredRows
 from specedge.sampler import Sampler
@@ -115,13 +116,16 @@ class ChildRanking:
 
         With q, the exponential of a quarter of the score, q ** 8 .. q ** 2 are products of q, q ** 2 and q ** 4.
         """
-        powers = torch.empty(len(scores), 3, scores.shape[1], device=scores.device)
-        quarter, half, whole = powers.unbind(1)
-        torch.sub(scores, best, out=quarter).mul_(0.25).exp_()
-        torch.mul(quarter, quarter, out=half)
-        torch.mul(half, half, out=whole)
-        products = torch.bmm(powers, powers.mT).flatten(1)  # [rows, 9]
-        return products.index_select(1, self._products).log_()
+        products = torch.empty(len(scores), 3, 3, device=scores.device)
+        for rows in row_chunks(len(scores), scores.shape[1], scores.device):
+            part = scores[rows]
+            powers = torch.empty(len(part), 3, scores.shape[1], device=scores.device)
+            quarter, half, whole = powers.unbind(1)
+            torch.sub(part, best[rows], out=quarter).mul_(0.25).exp_()
+            torch.mul(quarter, quarter, out=half)
+            torch.mul(half, half, out=whole)
+            torch.bmm(powers, powers.mT, out=products[rows])
+        return products.flatten(1).index_select(1, self._products).log_()
 
     def _candidates(self, table: FloatArray, groups: Sequence[RowGroup]) -> list[Candidates]:
         width = self._width

@@ -70,12 +70,12 @@ def load_model(
         ModelLoadError: names the folder or id, and the reason. A checkpoint that lacks weights is refused.
     """
     started = time.monotonic()
+    target_device = resolve_device(device)
+    size = _check_local(path_or_id)
     from transformers import AutoModelForCausalLM
 
     import specedge.model.transformers_attention  # noqa: F401  (registers the attention function)
 
-    target_device = resolve_device(device)
-    size = _check_local(path_or_id)
     arguments: dict[str, Any] = {
         "dtype": resolve_dtype(dtype, target_device),
         "attn_implementation": attention,
@@ -115,7 +115,7 @@ def load_generation_defaults(path_or_id: str, tokenizer: "PreTrainedTokenizerBas
         folder = local_folder(path_or_id)
         if folder is not None and (folder / "generation_config.json").is_file():
             read_json(folder / "generation_config.json")
-        model_config = load_config(folder) if folder is not None else _hub_config(path_or_id)
+        model_config = load_config(folder) if folder is not None else _auto_config(path_or_id)
         from transformers import GenerationConfig
 
         try:
@@ -159,14 +159,14 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype | Literal["aut
     return DTYPES[name]
 
 
-def _hub_config(path_or_id: str) -> Any:
+def _auto_config(path_or_id: str) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(path_or_id)
 
 
 def _refuse_encoder_decoder(path_or_id: str) -> None:
-    config = _hub_config(path_or_id)
+    config = _auto_config(path_or_id)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelLoadError(f"{path_or_id}: {config.model_type} is an encoder-decoder; only decoders can be served")
 

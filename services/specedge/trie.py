@@ -287,16 +287,18 @@ class DraftTrie:
         self.root_place = root
         self._place_root()
         self._children = {}
-        survivors: dict[int, int] = {}
-        places = [root]
-        for place in places:  # grows while it is walked
-            if below := children.get(place):
-                self._children[place] = below
-                for number in below.values():
-                    survivors[number] = place = before.pop(number)
-                    places.append(place)
-        self._live = survivors
-        self._list_places()
+        self._live = survivors = {}
+        if root in children:
+            places = [root]
+            for place in places:  # grows while it is walked
+                if below := children.get(place):
+                    self._children[place] = below
+                    for number in below.values():
+                        survivors[number] = place = before.pop(number)
+                        places.append(place)
+            self._list_places()
+        else:
+            self.live_places = array("q")
         freed += before.values()
         self._store.release(freed)
         self._best = None

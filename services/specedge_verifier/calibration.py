@@ -24,7 +24,7 @@ _PRIOR_WEIGHT = 8.0  # verified nodes the drafter's own claim counts for
 _PRIOR_ACCEPTED = _PRIOR_WEIGHT * _CLAIMED
 _MAX_WEIGHT = 400.0
 _AGE = 0.999  # per step, so that a drafter once found worthless is tried again
-_MAX_FITS = 16  # per step; beyond so many drafters each one's curve follows a few steps late
+_MAX_FITS = 8  # per step; beyond so many drafters each one's curve follows a few steps late
 
 
 class Drafter:
@@ -86,7 +86,7 @@ class Calibrations:
         depths = np.minimum(np.maximum(scores / -_BIN_WIDTH - 0.5, 0.0), _NUM_BINS - 1)  # in bins from the first centre
         bins = depths.astype(np.int64)
         depths -= bins
-        bins += np.repeat([self._row(drafter_id) * _NUM_BINS for drafter_id in drafter_ids], counts)
+        bins += np.repeat(_NUM_BINS * np.array(self._rows(drafter_ids)), counts)
         values: FloatArray = self._curves.take(bins) - self._drops.take(bins) * depths
         return values
 
@@ -101,7 +101,7 @@ class Calibrations:
             accepted: [num_nodes] whether each was on the accepted path.
         """
         index: dict[int, int] = {}
-        of_session = [index.setdefault(self._row(drafter_id), len(index)) for drafter_id in drafter_ids]
+        of_session = [index.setdefault(row, len(index)) for row in self._rows(drafter_ids)]
         rows, owners = np.array([*index]), np.repeat(of_session, counts)
         shape = len(rows), _NUM_BINS
         cells = owners * _NUM_BINS + np.minimum((-scores / _BIN_WIDTH).astype(np.int64), _NUM_BINS - 1)
@@ -120,8 +120,9 @@ class Calibrations:
         self._verified[:num_drafters] *= _AGE
         self._accepted[:num_drafters] *= _AGE
 
-    def _row(self, drafter_id: str) -> int:
-        return (self._drafters.get(drafter_id) or self.of(drafter_id)).row
+    def _rows(self, drafter_ids: Sequence[str]) -> list[int]:
+        known = self._drafters
+        return [(known.get(drafter_id) or self.of(drafter_id)).row for drafter_id in drafter_ids]
 
     def _fit(self, rows: IntArray) -> None:
         weights = self._verified[rows] + _PRIOR_WEIGHT
@@ -132,29 +133,17 @@ class Calibrations:
 
 
 def non_increasing(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Per row the non-increasing sequence nearest to `values` in weighted least squares; [num_rows, num_bins] each.
-
-    Neighbouring blocks that violate the order are pooled, all at once, until none is left.
-    """
-    wrong = np.flatnonzero((values[:, 1:] > values[:, :-1]).any(axis=1))
-    if not len(wrong):
-        return values
-    num_bins, num_wrong = values.shape[1], len(wrong)
-    sums, totals = (np.zeros((num_bins + 1, num_wrong)) for _ in range(2))  # of all bins before; bins first: faster
-    np.cumsum((values[wrong] * weights[wrong]).T, axis=0, out=sums[1:])
-    np.cumsum(weights[wrong].T, axis=0, out=totals[1:])
-    bins, columns = np.arange(num_bins)[:, None], np.arange(num_wrong)
-    begins = np.ones((num_bins, num_wrong), dtype=np.bool_)  # whether a block begins at the bin
-    ends = begins.copy()
-    while True:
-        first = np.maximum.accumulate(np.where(begins, bins, 0), axis=0) * num_wrong + columns
-        after = np.minimum.accumulate(np.where(ends, bins + 1, num_bins)[::-1], axis=0)[::-1] * num_wrong + columns
-        means = (sums.take(after) - sums.take(first)) / (totals.take(after) - totals.take(first))
-        is_rise = means[1:] > means[:-1]
-        if not is_rise.any():
-            break
-        begins[1:] &= ~is_rise
-        ends[:-1] &= ~is_rise
+    """Per row the non-increasing sequence nearest to `values` in weighted least squares; [num_rows, num_bins] each."""
     result = values.copy()
-    result[wrong] = means.T
+    for row in np.flatnonzero((values[:, 1:] > values[:, :-1]).any(axis=1)).tolist():
+        pools: list[tuple[float, float, int]] = []  # mean, weight, number of bins
+        for value, weight in zip(values[row].tolist(), weights[row].tolist(), strict=True):
+            num_bins = 1
+            while pools and pools[-1][0] < value:
+                mean, before, num_before = pools.pop()
+                value = (mean * before + value * weight) / (before + weight)
+                weight += before
+                num_bins += num_before
+            pools.append((value, weight, num_bins))
+        result[row] = [mean for mean, _, num_bins in pools for _ in range(num_bins)]
     return result

@@ -23,7 +23,7 @@ from specedge.trie import DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.acceptance import Walk, walk
 from specedge_verifier.local_drafts import LocalDrafts, add_nodes
-from specedge_verifier.scheduler import Planned, Schedule, Scheduler
+from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 
@@ -340,7 +340,7 @@ def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
 
 def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:
     """Count what a step did; its times are the caller's to fill in."""
-    done: list[tuple[Planned, Walk]] = [(i, w) for i, w in zip(schedule.planned, walks, strict=True) if w is not None]
+    done = [(item, path) for item, path in zip(schedule.planned, walks, strict=True) if path is not None]
     num_nodes = len(schedule.trees.rows)
     num_accepted = [len(path.rows) for _, path in done]
     return StepReport(

@@ -28,6 +28,12 @@ def pack(schedule: Schedule) -> PackedBatch:
         if mask is not None and num_chunk > 1:
             mask = below_chunk(mask, num_chunk)
         segments.append(Segment(num_rows, context, mask))
+    if len(chunk_tokens) == len(trees.sizes):  # every session decodes: the batch is the trees
+        token_ids, positions = np.empty((2, trees.num_rows), dtype=np.int64)
+        token_ids[trees.roots], token_ids[trees.rows] = chunk_tokens, trees.token_ids
+        positions[trees.roots] = [item.start for item in schedule.planned]
+        positions[trees.rows] = trees.positions
+        return PackedBatch(token_ids, positions, np.concatenate(own_slots), tuple(segments), np.arange(trees.num_rows))
     starts, chunks, num_nodes, samples = np.array(
         [(item.start, item.num_chunk, item.num_nodes, item.samples) for item in schedule.planned], dtype=np.int64
     ).T

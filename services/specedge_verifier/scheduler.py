@@ -166,19 +166,20 @@ class Scheduler:
         (schedule, walks, step_s), self._lesson = self._lesson, None
         self.step_time.observe(schedule.num_rows, step_s)
         self.calibrations.age()
-        drafters, counts, accepted = [], [], []
         trees = schedule.trees
-        roots = iter(trees.roots.tolist())
+        drafters, counts, num_accepted = [], [], []
+        rows: list[int] = []  # of accepted nodes, from their tree's root
         for item, walk in zip(schedule.planned, walks, strict=True):
             if walk is not None:
-                root = next(roots)
-                accepted += [root + row for row in walk.rows]
-                if item.session.speculative:
-                    drafters.append(item.session.drafter_id)
+                num_accepted.append(len(walk.rows))
+                rows += walk.rows
+                session = item.session
+                if session.speculative:
+                    drafters.append(session.drafter_id)
                     counts.append(item.num_nodes)
         if drafters:
             is_accepted = np.zeros(trees.num_rows)
-            is_accepted[accepted] = 1.0
+            is_accepted[np.array(rows, dtype=np.int64) + trees.roots.repeat(num_accepted)] = 1.0
             self.calibrations.observe(drafters, counts, trees.scores, is_accepted[trees.rows])
 
     def _admit(self) -> None:
@@ -299,9 +300,10 @@ class Scheduler:
         self, sessions: list[Session], places: IntArray, owners: IntArray, counts: IntArray
     ) -> tuple[IntArray, IntArray, IntArray]:
         """Leave out nodes as deep as the answer may still grow: they bring nothing."""
-        if all(session.num_remaining > self.limits.max_tree_nodes for session in sessions):
-            return places, owners, counts
         deepest = np.array([session.deepest_position for session in sessions])
+        frontiers = self.store.positions.take([session.trie.root_place for session in sessions])
+        if int((deepest - frontiers).min()) >= self.limits.max_tree_nodes:
+            return places, owners, counts
         is_reached = self.store.positions[places] <= deepest[owners]
         places, owners = places[is_reached], owners[is_reached]
         return places, owners, np.bincount(owners, minlength=len(sessions))

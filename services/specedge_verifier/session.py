@@ -96,11 +96,6 @@ class Session:
         return len(self.trie.committed) - self.num_prompt
 
     @property
-    def num_remaining(self) -> int:
-        """Tokens the session may still commit, at least 1 while it runs."""
-        return self.params.max_tokens - self.num_generated
-
-    @property
     def num_uncomputed(self) -> int:
         """Committed tokens still to be computed: 1 (the root) while decoding."""
         return len(self.trie.committed) - self.num_computed

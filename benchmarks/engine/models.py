@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from specedge.errors import SettingsError
+from specedge.model.attention.choose import choose_backend
+from specedge.model.attention.interface import RecordableBackend
 from specedge.model.embedded import Role, resolve_model
 from specedge.model.engines import LeanCheckpoint, load_for, make_runner
 from specedge.model.lean.spec import ModelSpec, spec_of
@@ -21,6 +23,7 @@ from specedge_bench.shapes import read_model
 EngineName = Literal["transformers", "lean", "native"]
 ENGINES: tuple[EngineName, ...] = ("transformers", "lean", "native")
 WEIGHT_STD = 0.02
+GRAPH_BYTES = 2 << 30  # as the setting graph_memory_mib has it
 TINY = ModelShape("tiny", 64, 128, 2, 4, 2, 16, 256, is_tied=True)
 SHAPES = {shape.name.lower(): shape for shape in (*BUILT_IN.values(), TINY)}
 
@@ -73,7 +76,8 @@ def embedded(role: Role, device: torch.device, dtype: str) -> Loaded:
     config = AutoConfig.from_pretrained(folder)
 
     def make(engine: EngineName, num_slots: int) -> ModelRunner:
-        return make_runner(load_for(engine, folder, str(device), "auto" if engine == "native" else dtype), num_slots)
+        wanted = "auto" if engine == "native" else dtype
+        return make_runner(load_for(engine, folder, str(device), wanted, graph_bytes=GRAPH_BYTES), num_slots)
 
     return Loaded(f"embedded {role}", shape, int(config.max_position_embeddings), config.dtype, make)
 
@@ -91,8 +95,16 @@ def random_model(shape: ModelShape, device: torch.device, dtype: torch.dtype) ->
         library = load_native() if engine == "native" else None
         if engine == "native" and library is None:
             raise EngineRefused("engine native: there is no native library here; see the log")
-        kv_dtype = torch.float32 if engine == "native" else dtype
-        return make_runner(LeanCheckpoint(config, spec, weights, kv_dtype, device, library), num_slots)
+        if library is not None:
+            return make_runner(LeanCheckpoint(config, spec, weights, torch.float32, device, library), num_slots)
+        backend = None
+        if device.type == "cuda":
+            heads = {"num_heads": spec.num_heads, "num_kv_heads": spec.num_kv_heads}
+            backend = choose_backend(device, dtype, spec.head_dim, "auto", **heads)
+        graph_bytes = GRAPH_BYTES if isinstance(backend, RecordableBackend) else 0
+        return make_runner(
+            LeanCheckpoint(config, spec, weights, dtype, device, backend=backend, graph_bytes=graph_bytes), num_slots
+        )
 
     return Loaded(shape.name, shape, int(config.max_position_embeddings), dtype, make)
 

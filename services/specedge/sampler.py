@@ -54,27 +54,18 @@ class Sampler:
             logits: float32 [rows, vocab]; left unchanged, also by the caller until the tokens are there.
             groups: the rows in order, as many in all as logits has.
         """
-<<<<<<< HEAD
-        if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
-            return ChosenTokens(Fetching(_best(only_numbers(logits))), lambda fetched: fetched)
         parts = self.score(logits, groups)
         results = [_chosen(part) for part in parts]
         results += [part.is_cut.long() for part in parts if part.is_cut is not None]
         fetching = Fetching(torch.cat(results) if len(results) > 1 else results[0])
+        if len(results) == 1:
+            return ChosenTokens(fetching, lambda fetched: fetched)
         return ChosenTokens(fetching, lambda fetched: self._completed(fetched, parts, logits, groups))
 
     def _completed(
         self, fetched: IntArray, parts: Sequence[ScoredRows], logits: Tensor, groups: Sequence[RowGroup]
     ) -> IntArray:
         """The tokens in the order of the rows; rows that were cut are done again."""
-=======
-        parts = self.score(logits, groups)
-        results = [_chosen(part) for part in parts]
-        results += [part.is_cut.long() for part in parts if part.is_cut is not None]
-        fetched = fetch(torch.cat(results) if len(results) > 1 else results[0])
-        if len(results) == 1:
-            return fetched.astype(np.int64, copy=False)
->>>>>>> devsample
         rows = np.concatenate([part.rows for part in parts])
         chosen = np.empty_like(rows)
         chosen[rows] = fetched[: len(rows)]

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from specedge import filters, row_chunks, sampler
-from specedge.device_copy import Upload, fetch
+from specedge.device_copy import Fetching, Upload
 from specedge.drafting import ranking
 from specedge.drafting.ranking import ChildRanking
 from specedge.penalties import TokenCounts
@@ -90,13 +90,12 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         counts["sent"] += 1
         return original(upload, device)
 
-    def counted_fetch(tensor: torch.Tensor) -> Any:
+    def result(fetching: Fetching, original: Callable[..., Any] = Fetching.result) -> Any:
         counts["fetched"] += 1
-        return fetch(tensor)
+        return original(fetching)
 
     monkeypatch.setattr(Upload, "send", send)
-    monkeypatch.setattr(sampler, "fetch", counted_fetch)
-    monkeypatch.setattr(ranking, "fetch", counted_fetch)
+    monkeypatch.setattr(Fetching, "result", result)
     yield counts
 
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from specedge import __version__
 from specedge.model.execution import Execution
+from specedge_verifier.batch_histogram import BatchHistogram
 from specedge_verifier.core import StepReport
 from specedge_verifier.scheduler import Scheduler
 
@@ -21,6 +22,7 @@ _STEP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0
 _QUEUE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROW_BUCKETS = tuple(float(1 << exponent) for exponent in range(12))
 _MAX_DEPTH = 16
+_PHASES = ("draft", "schedule", "forward", "sample", "settle", "all")
 
 
 class VerifierMetrics:
@@ -34,13 +36,16 @@ class VerifierMetrics:
     def __init__(self, model_name: str, scheduler: Scheduler) -> None:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry, "namespace": "specedge_verifier"}
-        self._steps = Histogram("step_seconds", "Engine step by phase", ["phase"], buckets=_STEP_BUCKETS, **own)
+        steps = Histogram("step_seconds", "Engine step by phase", ["phase"], buckets=_STEP_BUCKETS, **own)
+        self._phases = {phase: steps.labels(phase) for phase in _PHASES}
         draft_help = "Draft step beside the target"
         self.draft_step = Histogram("draft_step_seconds", draft_help, buckets=_STEP_BUCKETS, **own)
         self._rows = Histogram("step_rows", "Rows per step", buckets=_ROW_BUCKETS, **own)
         self._sessions = Histogram("step_sessions", "Sessions per step", buckets=_ROW_BUCKETS, **own)
-        self._queue = Histogram("queue_seconds", "Ready to step, per session", buckets=_QUEUE_BUCKETS, **own)
-        self._tokens = Counter("rows", "Rows computed by kind", ["kind"], **own)
+        queue_help = "Ready to step, per session"
+        self._queue = BatchHistogram("specedge_verifier_queue_seconds", queue_help, _QUEUE_BUCKETS, self.registry)
+        rows = Counter("rows", "Rows computed by kind", ["kind"], **own)
+        self._kinds = {kind: rows.labels(kind) for kind in ("prefill", "root", "draft")}
         self._moved = Counter("kv_moved_tokens", "Accepted tokens whose KV was copied", **own)
         bytes_help = "gRPC payload bytes by direction"
         self._bytes = Counter("wire_bytes", bytes_help, ["direction"], **own)
@@ -72,26 +77,23 @@ class VerifierMetrics:
 
     def step(self, report: StepReport) -> None:
         """Book a finished step."""
-        for phase in ("draft", "schedule", "forward", "sample", "settle"):
-            self._steps.labels(phase).observe(getattr(report, f"{phase}_s"))
-        self._steps.labels("all").observe(report.step_s)
+        for phase, seconds in self._phases.items():
+            seconds.observe(report.step_s if phase == "all" else getattr(report, f"{phase}_s"))
         num_rows = report.num_prefill + report.num_nodes + len(report.queue_s)
         self._rows.observe(num_rows)
         self._sessions.observe(report.num_sessions)
-        for queue_s in report.queue_s:
-            self._queue.observe(queue_s)
-        self._tokens.labels("prefill").inc(report.num_prefill)
-        self._tokens.labels("root").inc(len(report.queue_s))
-        self._tokens.labels("draft").inc(report.num_nodes)
+        self._queue.observe(report.queue_s)
+        self._kinds["prefill"].inc(report.num_prefill)
+        self._kinds["root"].inc(len(report.queue_s))
+        self._kinds["draft"].inc(report.num_nodes)
         self._moved.inc(report.num_moved)
         self._prompt.inc(report.num_prefill)
         self._generated.inc(report.num_committed)
         self._drafts.inc(len(report.accepted_depths))
         self._drafted.inc(report.num_nodes)
         self._accepted.inc(report.num_accepted)
-        for length in report.accepted_depths:
-            for depth in range(min(length, _MAX_DEPTH)):
-                self._accepted_at[depth].inc()
+        for depth in range(min(max(report.accepted_depths, default=0), _MAX_DEPTH)):
+            self._accepted_at[depth].inc(sum(length > depth for length in report.accepted_depths))
 
     def wire_bytes(self, direction: str, num_bytes: int) -> None:
         """Count gRPC payload; `direction` is "up" (from edges) or "down"."""

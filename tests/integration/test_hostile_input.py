@@ -291,7 +291,7 @@ async def test_nodes_for_a_finished_session_are_ignored(pair: Pair) -> None:
 
 async def test_truncated_and_random_messages_end_their_own_stream(pair: Pair) -> None:
     draw = Random(11)
-    good = codec.encode_open(opening()).SerializeToString()
+    good = codec.encode_open(opening(sampling=SamplingParams(max_tokens=900))).SerializeToString()
     nodes = drafts([5] * 40, [0] * 40).SerializeToString()
     noise = [draw.randbytes(draw.randrange(1, 400)) for _ in range(10)]
     first = [good[: draw.randrange(len(good))] for _ in range(10)] + noise

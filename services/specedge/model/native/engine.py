@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
@@ -171,8 +171,8 @@ class NativeEngine:
             raise ModelLoadError(f"native engine: no memory for {num_threads} threads")
         self._handle, self._process = handle, os.getpid()
 
-    def __del__(self) -> None:
-        if self._handle is not None and self._process == os.getpid():  # threads do not live on in a forked child
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # modules may be gone when the process ends
+        if self._handle is not None and self._process == getpid():  # threads do not live on in a forked child
             self._library.specedge_free(self._handle)
 
     @property

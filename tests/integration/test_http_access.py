@@ -14,14 +14,19 @@ import httpx
 import openai
 import pytest
 from fakes import until
-from http_support import FakeService, RunningApi, ids, serving
+from http_support import FakeService, RunningApi, ids, serving, tokenizer
 
+from edge_agent.app import LoadedModels, compose, run
 from edge_agent.http.api_keys import spell_entry
 from edge_agent.http.server import MAX_HEAD_BYTES, BoundedProtocol
+from edge_agent.metrics import EdgeMetrics
+from edge_agent.settings import EdgeSettings
+from specedge.errors import SettingsError
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 USER: list[Any] = [{"role": "user", "content": "hi"}]
 BODY: dict[str, Any] = {"model": "demo", "messages": USER}
+PAGE = "https://chat.example.org"
 ALICE, BOB = "sk-specedge-alice", "sk-specedge-bob"
 STORY = "Once upon a time there was a rabbit."
 NUM_STORY_TOKENS = len(ids(STORY)) + 1
@@ -174,6 +179,25 @@ async def test_keys_change_without_a_restart(keys_file: Path, caplog: pytest.Log
     assert ALICE not in caplog.text and BOB not in caplog.text
 
 
+async def test_the_process_s_settings_reach_the_api(keys_file: Path) -> None:
+    settings = EdgeSettings(api_keys_file=keys_file, cors_origins=(PAGE,))
+    service: Any = FakeService()
+    app = compose(settings, LoadedModels(tokenizer(), None), service, EdgeMetrics())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
+        refused = await client.get("/v1/models", headers={"origin": PAGE})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, PAGE)
+        assert (await client.get("/v1/models", headers=bearer(ALICE))).status_code == 200
+
+
+def test_the_process_does_not_start_with_a_wrong_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.yaml \(API keys\) cannot be read: No such file"):
+        run(EdgeSettings(api_keys_file=tmp_path / "none.yaml"), make_runner=loads_no_model)
+
+
+def loads_no_model(*_: Any) -> Any:
+    raise AssertionError("the file comes first")
+
+
 # How much
 
 
@@ -319,7 +343,6 @@ async def test_an_answer_that_was_left_is_counted_as_far_as_it_got(keys_file: Pa
 
 # Web pages
 
-PAGE = "https://chat.example.org"
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-stainless-os"}
 
 
@@ -476,7 +499,8 @@ async def test_slow_heads_and_silent_connections_are_cut_off(monkeypatch: pytest
         async with connection(api) as (reader, writer):
             sending = asyncio.create_task(sends(writer)) if sends else None
             try:
-                return int(((await reader.read(13)).split() or [b"0", b"0"])[1])
+                async with asyncio.timeout(20):
+                    return int(((await reader.read(13)).split() or [b"0", b"0"])[1])
             except ConnectionError:
                 return 0
             finally:

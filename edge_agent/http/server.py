@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import h11
@@ -89,7 +90,7 @@ class BoundedProtocol(H11Protocol):
                 (b"connection", b"close"),
             ]
             for event in (
-                h11.Response(status_code=status, headers=headers),
+                h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
                 h11.Data(data=bytes(answer.body)),
                 h11.EndOfMessage(),
             ):

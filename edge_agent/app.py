@@ -4,21 +4,20 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import uvicorn
 from fastapi import FastAPI
 
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
+from edge_agent.http.api_keys import read_api_keys
 from edge_agent.http.app import create_app
 from edge_agent.http.ports import ChatTokenizer
 from edge_agent.http.reasoning import template_thinks
+from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
 from edge_agent.metrics import EdgeMetrics
@@ -55,14 +54,6 @@ class LoadedModels:
         return self.drafter if self.drafter is not None else NullDraftSource()
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to this process, which drains more than HTTP."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
     asyncio.run(serve(settings, make_runner))
@@ -74,6 +65,8 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if settings.api_keys_file is not None:
+        read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
     listener = bind(settings.host, settings.port)
     metrics = EdgeMetrics()
     stopped = asyncio.create_task(stop.wait())
@@ -92,15 +85,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     if models.drafter is not None:
         models.drafter.start()
     app = compose(settings, models, service, metrics)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout_s),
-            lifespan="off",
-        )
-    )
+    server = http_server(app, settings.drain_timeout_s)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     pinging: asyncio.Task[None] | None = None
@@ -194,6 +179,8 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         temperature=settings.temperature,
         seed=settings.seed,
         max_concurrent_requests=settings.max_concurrent_requests,
+        api_keys_file=settings.api_keys_file,
+        cors_origins=settings.cors_origins or (),
         splits_reasoning=splits_reasoning(settings, models.tokenizer),
         tool_format=format_of_template(models.tokenizer) if settings.tool_parser == "auto" else settings.tool_parser,
         draft_model=settings.draft_model,

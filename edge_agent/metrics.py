@@ -1,6 +1,7 @@
 """The edge agent's Prometheus metrics: its own names, and the names vLLM's dashboards and tools read.
 
-Labels take values from fixed small sets only. The `vllm:` families are views of our own ones, made when scraped.
+Labels take values from small sets only: fixed ones, and the names in the file of API keys. The `vllm:` families are
+views of our own ones, made when scraped.
 """
 
 import logging
@@ -43,6 +44,7 @@ class EdgeMetrics:
         self._create_request_metrics()
         self._create_speculation_metrics()
         self._create_network_metrics()
+        self._create_key_metrics()
         self.registry.register(VllmAliases(self._aliases(), model_name))
 
     def drafts_with(self, execution: Execution) -> None:
@@ -140,6 +142,23 @@ class EdgeMetrics:
         )
         self.answers_lost = Counter(
             f"{name}answers_lost", "Answers given up because no verifier went on with them", registry=registry
+        )
+
+    def _create_key_metrics(self) -> None:
+        """What each API key has used, by its name in the key file; without such a file these have no samples."""
+        name, registry = "specedge_edge_", self.registry
+        self.key_requests = Counter(f"{name}key_requests", "POST requests let through", ["key"], registry=registry)
+        self.key_prompt_tokens = Counter(
+            f"{name}key_prompt_tokens", "Prompt tokens of answers, as in their usage", ["key"], registry=registry
+        )
+        self.key_generated_tokens = Counter(
+            f"{name}key_generated_tokens", "Tokens of answers, as in their usage", ["key"], registry=registry
+        )
+        self.refused_requests = Counter(
+            f"{name}refused_requests",
+            "Requests refused for want of a known key (which then is empty) or by a key's limits",
+            ["key", "reason"],
+            registry=registry,
         )
 
     def _aliases(self) -> list[Alias]:

@@ -1,14 +1,24 @@
 """The edge agent's settings. Growth parameters and proactive modes keep their published names."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic.config import JsonDict
+from pydantic_settings import NoDecode
 
 from specedge.drafting.settings import DrafterSettings
 from specedge.settings import Address, Port, PositiveInt, Seconds, SettingsGroup
 
 _SAME: JsonDict = {"unset_word": "same"}
+
+
+def _split_at_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Origin = Annotated[str, StringConstraints(to_lower=True, pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s,*]+)$")]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split_at_commas)]
 
 
 class ProactiveSettings(SettingsGroup):
@@ -89,4 +99,15 @@ class EdgeSettings(DrafterSettings):
     )
     max_concurrent_requests: int = Field(
         default=256, ge=1, le=65536, description="most requests served at a time; one more gets 503 with Retry-After"
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="YAML file of the API keys that requests need, as `specedge key` makes them; off is that none is "
+        "needed",
+        json_schema_extra={"unset_word": "off", "allowed": "a file or off"},
+    )
+    cors_origins: Origins | None = Field(
+        default=None,
+        description="origins of web pages that may use the API from a browser",
+        json_schema_extra={"unset_word": "off", "allowed": "origins such as https://chat.example.org, *, or off"},
     )

@@ -1,7 +1,6 @@
 """A generation service that behaves without a model, and the HTTP API over it on a real socket."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -9,12 +8,12 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fakes import until
 from transformers import AutoTokenizer
 
 from edge_agent.generation import Burst, BurstStats, GenerationRequest
 from edge_agent.http.app import create_app
+from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge.stopping import TokenStops
@@ -118,12 +117,6 @@ class FakeService:
             yield group
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class RunningApi:
     """The API over a service, listening on a loopback port."""
 
@@ -141,7 +134,7 @@ class RunningApi:
 async def serving(service: FakeService, **settings: Any) -> AsyncIterator[RunningApi]:
     metrics = EdgeMetrics(lambda: "demo")
     app = create_app(service, tokenizer(), HttpSettings(**{"model_name": "demo", **settings}), metrics)
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+    server = http_server(app, drain_timeout_s=5)
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: server.started or task.done())

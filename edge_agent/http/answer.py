@@ -56,7 +56,8 @@ class Answer(Response):
         self._outputs = [plan.make_output() for _ in plan.choices]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the answer, for as long as somebody reads it."""
+        """Sends the answer, for as long as somebody reads it; what it uses shows in the request's state as `totals`."""
+        scope["state"]["totals"] = self._totals
         work = self._send_stream(EventStream(send)) if self._plan.is_stream else self._send_whole(scope, receive, send)
         if not await run_while_connected(receive, work):
             logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])

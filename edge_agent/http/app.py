@@ -10,7 +10,7 @@ from edge_agent.http.api_docs import body_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
-from edge_agent.http.middleware import ConcurrencyLimit, RequestEnvelope
+from edge_agent.http.middleware import surround
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
 from edge_agent.http.prompts import PromptEncoder
 from edge_agent.http.responses_request import ResponsesRequest
@@ -56,6 +56,5 @@ def create_app(
     app.include_router(status_router(model, metrics, settings, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):
         app.add_exception_handler(error, answer_error)
-    app.add_middleware(ConcurrencyLimit, max_concurrent=settings.max_concurrent_requests)
-    app.add_middleware(RequestEnvelope, metrics=metrics)
+    surround(app, settings, metrics)
     return app

@@ -79,6 +79,8 @@ def _require_json_type(request: Request) -> None:
     """Refuses what a web page could send to a local server without asking first."""
     content_type = request.headers.get("content-type")
     if content_type is None:
+        if "origin" in request.headers:
+            raise BodyRefused(415, "the request has no content-type; from a web page it must be application/json")
         return
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):

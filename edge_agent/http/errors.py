@@ -43,6 +43,36 @@ class BodyRefused(Exception):
         self.status = status
 
 
+class HeadRefused(Exception):
+    """What stands before the body cannot be taken: too large, too slow, too many headers, or not HTTP.
+
+    Args:
+        status: 400, 408 or 431.
+        message: names the size, number or time and what is allowed.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InvalidApiKey(Exception):
+    """The request carries no key that is known here."""
+
+
+class LimitReached(Exception):
+    """The request's key has used up what it may.
+
+    Args:
+        message: names the limit.
+        retry_after_s: when trying again is worth it, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class ClientDisconnected(Exception):
     """The client went away; nobody reads an answer any more."""
 
@@ -74,6 +104,8 @@ class ApiError:
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         body = self.anthropic_body if path == ANTHROPIC_PATH else self.body
         return JSONResponse(body, self.status, headers)
 
@@ -88,7 +120,13 @@ def describe(error: Exception) -> ApiError:
             return ApiError(400, message, "invalid_request_error", error.param, "context_length_exceeded")
         case InvalidRequest():
             return ApiError(400, message, "invalid_request_error", error.param)
-        case BodyRefused():
+        case InvalidApiKey():
+            return ApiError(401, message, "invalid_request_error", code="invalid_api_key")
+        case LimitReached():
+            return ApiError(
+                429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after_s=error.retry_after_s
+            )
+        case BodyRefused() | HeadRefused():
             return ApiError(error.status, message, "invalid_request_error")
         case CapacityExceeded():
             return ApiError(503, message, "server_error", code="overloaded", retry_after_s=error.retry_after_s)

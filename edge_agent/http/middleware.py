@@ -1,14 +1,19 @@
-"""What surrounds every request: its id, its count, the last net for errors, and the bound on how many run at a time."""
+"""What surrounds every request: its id, its count, the last net for errors, and the bounds on it."""
 
 import logging
 import re
 import uuid
 from typing import Final
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.http.errors import ANTHROPIC_PATH, describe
+from edge_agent.http.access import AccessControl
+from edge_agent.http.api_keys import ApiKeyFile
+from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
+from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import CapacityExceeded
 
@@ -17,6 +22,36 @@ logger = logging.getLogger(__name__)
 GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", ANTHROPIC_PATH})
 _SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT: Final = "499"
+_MAX_HEADERS: Final = 128
+_SHOWN_TO_PAGES: Final = (
+    "x-request-id",
+    "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+
+
+def surround(app: Starlette, settings: HttpSettings, metrics: EdgeMetrics) -> None:
+    """Puts everything that surrounds requests around the app, the innermost first.
+
+    Raises:
+        SettingsError: the file of API keys is wrong.
+    """
+    app.add_middleware(ConcurrencyLimit, max_concurrent=settings.max_concurrent_requests)
+    if settings.api_keys_file is not None:
+        keys = ApiKeyFile(settings.api_keys_file, settings.api_keys_check_s)
+        app.add_middleware(AccessControl, keys=keys, metrics=metrics)
+    app.add_middleware(RequestEnvelope, metrics=metrics)
+    if settings.cors_origins:
+        # Outermost: a page asks without a key whether it may ask, and can read refusals too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=_SHOWN_TO_PAGES,
+        )
 
 
 class RequestEnvelope:
@@ -43,6 +78,10 @@ class RequestEnvelope:
             await send(message)
 
         try:
+            if (num_headers := len(scope["headers"])) > _MAX_HEADERS:
+                message = f"the request has {num_headers} headers; at most {_MAX_HEADERS} are accepted"
+                await describe(HeadRefused(431, message)).response(scope["path"])(scope, receive, send_with_id)
+                return
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             logger.exception("request %s failed", request_id)

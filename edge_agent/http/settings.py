@@ -1,6 +1,7 @@
 """What the HTTP layer is told by the module that composes the process."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_agent.http.tool_calls import ToolFormat
 from specedge.model.execution import Execution
@@ -22,6 +23,9 @@ class HttpSettings:
         max_parallel_choices: sessions that one request runs at a time; its other choices wait for these.
         max_prompts: prompts in one completion request.
         num_tokenizer_threads: prompts being tokenised at a time.
+        api_keys_file: the keys that requests need; None is that they need none.
+        api_keys_check_s: how often at most that file is looked at.
+        cors_origins: web pages of these origins may use the API; "*" is any.
         tool_format: how the model writes tool calls.
         splits_reasoning: answers of chats are split into thought and content.
         draft_model, draft_execution: what drafts here and what computes it, for `/version`; None: nothing drafts.
@@ -41,6 +45,9 @@ class HttpSettings:
     num_tokenizer_threads: int = 2
     max_chars_per_token: int = 16
     splits_reasoning: bool = False
+    api_keys_file: Path | None = None
+    api_keys_check_s: float = 1.0
+    cors_origins: tuple[str, ...] = ()
     tool_format: ToolFormat = "hermes"
     draft_model: str | None = None
     draft_execution: Execution | None = None

@@ -35,11 +35,13 @@ class AnswerTotals:
     Attributes:
         num_prompt_tokens: of all prompts together, each counted once.
         num_choices: answers being generated.
+        has_begun: something has been generated.
         num_cached_tokens: prompt tokens found in the prefix cache; None while unknown, and for several choices.
     """
 
     num_prompt_tokens: int
     num_choices: int
+    has_begun: bool = False
     num_completion_tokens: int = 0
     num_reasoning_tokens: int = 0
     num_cached_tokens: int | None = None
@@ -47,6 +49,7 @@ class AnswerTotals:
 
     def count(self, piece: Piece) -> None:
         """Takes a piece of any choice into account."""
+        self.has_begun = True
         self.num_completion_tokens += piece.num_tokens
         if piece.num_cached_tokens is not None and self.num_choices == 1:
             self.num_cached_tokens = piece.num_cached_tokens

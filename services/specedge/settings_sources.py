@@ -155,7 +155,7 @@ def _read_environment(process: ProcessKind, prefix: str) -> dict[str, _Given]:
     }
 
 
-class _StrictLoader(yaml.BaseLoader):
+class StrictLoader(yaml.BaseLoader):
     """YAML with every scalar as text, as in the environment (`off` is no boolean here), and no key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -169,7 +169,7 @@ class _StrictLoader(yaml.BaseLoader):
 class _FileSource(YamlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         try:
-            content = yaml.load(Path(file_path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+            content = yaml.load(Path(file_path).read_text(encoding="utf-8"), Loader=StrictLoader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SettingsError(f"{file_path} (settings file) cannot be read: {error}") from None
         if content in (None, ""):

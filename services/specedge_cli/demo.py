@@ -205,16 +205,20 @@ def _tail(child: Child) -> str:
 
 def _print_invitation(plan: Plan, console: Console) -> None:
     body = json.dumps(
-        {"model": _served_model(plan.url), "messages": [{"role": "user", "content": EXAMPLE_PROMPT}], "stream": True}
+        {"model": _served_model(plan), "messages": [{"role": "user", "content": EXAMPLE_PROMPT}], "stream": True}
     )
     console.print(f"\nSpecEdge is ready: {plan.url}  (OpenAI-compatible, /v1)\nTry:\n", markup=False)
-    command = f"curl -N {plan.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    key = "" if plan.edge.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
+    command = f"curl -N {plan.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
     console.print(command, markup=False)
     console.print("\nCtrl-C stops both processes.", markup=False)
 
 
-def _served_model(url: str) -> str:
+def _served_model(plan: Plan) -> str:
+    """The model's name in the HTTP API, by a path that needs no key."""
+    if plan.edge.served_model_name is not None:
+        return plan.edge.served_model_name
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{url}/v1/models", timeout=10) as answer:
-        name: str = json.load(answer)["data"][0]["id"]
+    with opener.open(f"{plan.url}/version", timeout=10) as answer:
+        name: str = json.load(answer)["target_model"]
         return name

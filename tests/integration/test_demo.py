@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from edge_agent.http.api_keys import new_key, spell_entry
 
 END_TIMEOUT_S = 60
 
@@ -19,14 +22,14 @@ END_TIMEOUT_S = 60
 class Demo:
     """A running demo whose output is read line by line."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **variables: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SPECEDGE_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "specedge_cli", "demo", "--port", "0", "--verifier-port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**environment, "SPECEDGE_METRICS_PORT": "off", "PYTHONUNBUFFERED": "1"},
+            env={**environment, "SPECEDGE_METRICS_PORT": "off", "PYTHONUNBUFFERED": "1", **variables},
         )
         self.output = ""
 
@@ -72,9 +75,26 @@ def wait_until_gone(process_ids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def start(demos: list[Demo], *arguments: str) -> Demo:
-    demos.append(Demo(*arguments))
+def start(demos: list[Demo], *arguments: str, **variables: str) -> Demo:
+    demos.append(Demo(*arguments, **variables))
     return demos[-1]
+
+
+def test_a_demo_with_api_keys_says_where_the_key_goes(demos: list[Demo], tmp_path: Path) -> None:
+    key = new_key()
+    path = tmp_path / "keys.yaml"
+    path.write_text(spell_entry("alice", key))
+    demo = start(demos, SPECEDGE_API_KEYS_FILE=str(path))
+    command = demo.read_until(r"curl -N (\S+) -H '(.+?): (Bearer) KEY' -H 'Content-Type: application/json' -d '(.+)'\n")
+    body = json.dumps({**json.loads(command[4]), "max_tokens": 2}).encode()
+    headers = {"Content-Type": "application/json"}
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(urllib.request.Request(command[1], body, headers), timeout=60)
+    headers[command[2]] = f"{command[3]} {key}"
+    with urllib.request.urlopen(urllib.request.Request(command[1], body, headers), timeout=60) as answer:
+        assert answer.read().decode().endswith("data: [DONE]\n\n")
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.end() == 0
 
 
 def test_the_printed_command_works_and_interrupt_ends_everything(demos: list[Demo]) -> None:

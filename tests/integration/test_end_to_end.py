@@ -29,7 +29,7 @@ PROMPTS = (
     "The old gentleman opened the door",
 )
 TEMPERATURES = (1.0, 0.7, 0.0)
-LONG = Ask(PROMPTS[1], seed=77, max_tokens=200)
+LONG = Ask(PROMPTS[1], seed=77, max_tokens=800)
 DEADLINE_S = 2.0
 
 

@@ -161,7 +161,7 @@ class EngineCore:
         drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
         committed = [*message.prompt_ids, *message.committed_ids]
         counts = None
-        if params.needs_paths:
+        if params.has_penalties:
             counts = TokenCounts(message.prompt_ids)
             counts.append(message.committed_ids)
         session = Session(

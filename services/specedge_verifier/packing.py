@@ -109,9 +109,18 @@ def row_groups(schedule: Schedule) -> list[RowGroup]:
     for index, item in enumerate(sampling):
         session = item.session
         start, end = end, end + 1 + item.num_nodes
-        paths = None if session.counts is None else tree_paths(trees, index)
-        own = positions[start:end]
-        groups.append(RowGroup(session.params, own, session.eos_ids, session.num_prompt, session.counts, paths))
+        paths = tree_paths(trees, index) if session.params.needs_paths else None
+        groups.append(
+            RowGroup(
+                session.params,
+                positions[start:end],
+                session.eos_ids,
+                session.num_prompt,
+                session.counts,
+                paths,
+                session.tokens,
+            )
+        )
     return groups
 
 

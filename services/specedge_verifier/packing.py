@@ -6,6 +6,7 @@ from specedge.model.batch import BoolArray, PackedBatch, Segment
 from specedge.row_group import RowGroup
 from specedge_verifier.draft_trees import DraftTrees
 from specedge_verifier.scheduler import Schedule
+from specedge_verifier.step_logprobs import prompt_rows
 
 
 def pack(schedule: Schedule) -> PackedBatch:
@@ -49,6 +50,8 @@ def pack(schedule: Schedule) -> PackedBatch:
     positions[chunk_rows] = (starts + chunks - 1).repeat(chunks) - behind
     positions[is_wanted] = trees.positions
     is_wanted[roots[samples != 0]] = True
+    if (scored := prompt_rows(schedule)) is not None:
+        is_wanted[scored.rows] = True
     return PackedBatch(
         token_ids=token_ids,
         positions=positions,

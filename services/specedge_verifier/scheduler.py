@@ -29,6 +29,9 @@ from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import REST, RUN_ALL, BatchType, Decision, Readiness, decide
 
+_MAX_PROMPT_LOGITS = 128
+"""Rows of one step after which log-probabilities of prompts are computed: as many logits as a start has room for."""
+
 _order = attrgetter("order")
 _item_order = attrgetter("session.order")
 
@@ -186,7 +189,8 @@ class Scheduler:
         """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
         while self.waiting and len(self.running) < self.limits.max_batch_size:
             session = self.waiting[0]
-            num_cached = session.blocks.match_prefix(session.tokens)
+            # What the cache has was computed without logits.
+            num_cached = session.blocks.match_prefix(session.tokens) if session.is_prompt_scored else 0
             missing = len(session.tokens) + 1 - num_cached
             if self.running and -(-missing // self.pool.block_size) > self.pool.num_free:
                 session.blocks.withdraw()
@@ -227,10 +231,16 @@ class Scheduler:
             elif budget and (decision.fill or session.trie.num_live or not session.is_drafted):
                 decoding.append(Planned(session, session.num_computed, 1, True, session.queued_s(now_s)))
                 budget -= 1
+        num_logits = _MAX_PROMPT_LOGITS
         for session in prefilling:
             if not budget:
                 break
             num_chunk = min(budget, session.num_uncomputed)
+            if not session.is_prompt_scored:
+                num_chunk = min(num_chunk, num_logits)
+                num_logits -= num_chunk
+                if not num_chunk:
+                    continue
             samples = num_chunk == session.num_uncomputed
             decoding.append(Planned(session, session.num_computed, num_chunk, samples, session.queued_s(now_s)))
             budget -= num_chunk

@@ -235,8 +235,8 @@ def check_session(message: OpenSession, info: ServerInfo) -> None:
         )
     if params.num_prompt_logprobs is not None and (1 + params.num_prompt_logprobs) * num_prompt > MAX_PROMPT_LOGPROBS:
         raise InvalidRequest(
-            f"prompt_logprobs is {params.num_prompt_logprobs} for a prompt of {num_prompt} tokens; both together may ask "
-            f"for at most {MAX_PROMPT_LOGPROBS} log-probabilities",
+            f"prompt_logprobs is {params.num_prompt_logprobs} for a prompt of {num_prompt} tokens; together they may "
+            f"ask for at most {MAX_PROMPT_LOGPROBS} log-probabilities",
             "prompt_logprobs",
         )
     if len(message.committed_ids) >= params.max_tokens:

@@ -73,7 +73,7 @@ class PromptRows(NamedTuple):
 
 def wants_logprobs(schedule: Schedule) -> bool:
     """Whether any session of the step does."""
-    return any([item.session.wants_logprobs for item in schedule.planned])
+    return any(item.session.wants_logprobs for item in schedule.planned)
 
 
 def prompt_rows(schedule: Schedule) -> PromptRows | None:

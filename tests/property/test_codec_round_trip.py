@@ -57,7 +57,6 @@ openings = st.builds(
 )
 
 
-
 @st.composite
 def logprobs(draw: st.DrawFn, num_tokens: int) -> tuple[TokenLogprob, ...]:
     """Of consecutive tokens, with equally many best ones each."""

@@ -104,7 +104,7 @@ class PromptEncoder:
         return await self._in_thread(lambda: self._tokenise(text, add_special_tokens=add_special_tokens))
 
     async def encode_bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """The token ids of words that are not to be generated, as they are spelled at the start and inside of a text."""
+        """Token ids of words that are not to be generated, as they are spelled at the start and inside of a text."""
 
         def encode() -> tuple[tuple[int, ...], ...]:
             spellings = []

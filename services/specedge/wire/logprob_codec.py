@@ -18,7 +18,7 @@ def decode_logprobs(message: pb.TokenLogprobs, vocab_size: int) -> tuple[TokenLo
     """The log-probabilities in a message; raises ProtocolError when it is malformed."""
     values, top_ids = tuple(message.values[:]), tuple(message.top_ids[:])
     num_tokens = len(values) - len(top_ids)
-    num_top, num_left = divmod(len(top_ids), num_tokens) if num_tokens > 0 else (0, len(values))
+    num_top, num_left = divmod(len(top_ids), num_tokens) if num_tokens > 0 else (0, len(top_ids))
     if num_left:
         raise ProtocolError(f"logprobs has {len(values)} values and {len(top_ids)} top_ids, which fit no tokens")
     check_received_ids(top_ids, vocab_size, "top_ids", ProtocolError)

@@ -82,17 +82,14 @@ class SamplingParams:
         Penalties need them, and bad words of several tokens. The min_tokens mask depends on the path's length alone,
         and a row's absolute position says how long its path is.
         """
-        return self.has_penalties or any(len(word) > 1 for word in self.bad_words)
+        return self.has_penalties or (bool(self.bad_words) and any(len(word) > 1 for word in self.bad_words))
 
     @property
     def edits_logits(self) -> bool:
         """Whether logits change before the temperature, so that even a greedy choice is more than an argmax."""
-        return self.has_penalties or bool(self.logit_bias) or self.has_masks
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether some tokens cannot be chosen at some places."""
-        return self.min_tokens > 0 or bool(self.bad_words) or bool(self.allowed_token_ids)
+        return self.has_penalties or bool(
+            self.logit_bias or self.min_tokens or self.bad_words or self.allowed_token_ids
+        )
 
     def validate(self, vocab_size: int) -> None:
         """Refuse values outside their limits.

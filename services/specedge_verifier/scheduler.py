@@ -83,11 +83,13 @@ class Schedule:
     Attributes:
         planned: the sessions.
         trees: the draft nodes of those that sample, one tree each.
+        wants_logprobs: whether any of them is to be told log-probabilities.
     """
 
     planned: list[Planned]
     trees: DraftTrees
     wait_s: float = 0.0
+    wants_logprobs: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -135,7 +137,8 @@ class Scheduler:
             return Schedule([], bare_roots(0), decision.wait_s)
         planned = self._plan_rows(decision, now_s)
         self._reserve_rows(planned)
-        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf)
+        wants_logprobs = any(item.session.wants_logprobs for item in planned)
+        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf, wants_logprobs)
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
         """Book a finished step: commit, keep the accepted path's KV, free the rest.

@@ -71,13 +71,10 @@ class PromptRows(NamedTuple):
     num_top: int
 
 
-def wants_logprobs(schedule: Schedule) -> bool:
-    """Whether any session of the step does."""
-    return any(item.session.wants_logprobs for item in schedule.planned)
-
-
 def prompt_rows(schedule: Schedule) -> PromptRows | None:
     """The rows of a step after which log-probabilities of a prompt are wanted; None where there are none."""
+    if not schedule.wants_logprobs:
+        return None
     rows: list[int] = []
     token_ids: list[int] = []
     num_top, first_row = 0, 0
@@ -99,7 +96,7 @@ def tell_logprobs(schedule: Schedule, walks: Sequence[Walk | None], pending: obj
         walks: the accepted paths.
         pending: what was launched; `ScoredTokens` where a session wants log-probabilities.
     """
-    if not wants_logprobs(schedule):
+    if not schedule.wants_logprobs:
         return {}
     assert isinstance(pending, ScoredTokens)
     _take_prompt_logprobs(schedule, pending)

@@ -12,7 +12,7 @@ from specedge.sampler import Sampler
 from specedge_verifier.core import KnownTokens, PendingTokens
 from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
-from specedge_verifier.step_logprobs import prompt_rows, wants_logprobs
+from specedge_verifier.step_logprobs import prompt_rows
 from specedge_verifier.token_logprobs import PendingLogprobs, ScoredStep
 
 
@@ -33,7 +33,7 @@ class TargetModel:
         batch = pack(schedule)
         logits = self._runner.forward(batch)
         groups = row_groups(schedule)
-        if not wants_logprobs(schedule):
+        if not schedule.wants_logprobs:
             return self._choose(logits, groups)
         prompt = None
         if (scored := prompt_rows(schedule)) is not None:

@@ -6,16 +6,26 @@ since every token depends on its position alone, it goes on as if nothing had ha
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
 from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import DraftNodes, FinishReason, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge.wire.messages import (
+    DraftNodes,
+    FinishReason,
+    OpenSession,
+    ServerInfo,
+    SessionOpened,
+    TokenLogprob,
+    Verdict,
+)
 
 logger = logging.getLogger(__name__)
+
+_PLAIN = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +61,18 @@ class BurstStats:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Tokens that arrived together. `num_accepted` of them had been drafted; the last burst has a finish reason."""
+    """Tokens that arrived together. `num_accepted` of them had been drafted; the last burst has a finish reason.
+
+    Where they were asked for, `logprobs` are the tokens' and come with each burst; `prompt_logprobs`, of all tokens of
+    the prompt but the first, come with the first burst.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     num_accepted: int
     stats: BurstStats = field(default_factory=BurstStats)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +93,33 @@ class GenerationOptions:
 class CommittedAnswer:
     """The tokens committed so far. A verdict must continue them exactly."""
 
-    def __init__(self, num_prompt_tokens: int) -> None:
+    def __init__(self, num_prompt_tokens: int, sampling: SamplingParams = _PLAIN) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason = ""
         self._num_prompt_tokens = num_prompt_tokens
         self._num_cached_tokens: int | None = None
+        self._sampling = sampling
+        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
-    def opened(self, num_cached_tokens: int) -> None:
-        """The session was admitted; counts for the first burst of the answer only."""
-        self._num_cached_tokens = None if self.token_ids else num_cached_tokens
+    @property
+    def remaining_sampling(self) -> SamplingParams:
+        """What the next stream is asked for: log-probabilities of a prompt are told once."""
+        if self._prompt_logprobs is None:
+            return self._sampling
+        return replace(self._sampling, num_prompt_logprobs=None)
+
+    def opened(self, message: SessionOpened) -> None:
+        """The session was admitted; its prefix cache counts for the first burst of the answer only.
+
+        Raises:
+            ProtocolError: log-probabilities of the prompt are missing.
+        """
+        self._num_cached_tokens = None if self.token_ids else message.num_cached_tokens
+        if self._sampling.num_prompt_logprobs is not None and self._prompt_logprobs is None:
+            if len(message.prompt_logprobs) != self._num_prompt_tokens - 1:
+                told = f"{len(message.prompt_logprobs)} tokens of a prompt of {self._num_prompt_tokens}"
+                raise ProtocolError(f"the verifier told log-probabilities of {told}")
+            self._prompt_logprobs = message.prompt_logprobs
 
     @property
     def next_position(self) -> int:
@@ -100,11 +134,17 @@ class CommittedAnswer:
             raise ProtocolError(
                 f"a verdict begins at position {verdict.first_position}, the answer goes on at {self.next_position}"
             )
+        if self._sampling.num_logprobs is not None and len(verdict.logprobs) != len(verdict.token_ids):
+            told = f"{len(verdict.logprobs)} of {len(verdict.token_ids)} tokens"
+            raise ProtocolError(f"the verifier told log-probabilities of {told}")
+        prompt_logprobs = () if self.token_ids else self._prompt_logprobs or ()
         self.token_ids += verdict.token_ids
         self.finish_reason = verdict.finish_reason
         stats = BurstStats(verdict.queue_us, verdict.step_us, verdict.num_nodes_verified, self._num_cached_tokens)
         self._num_cached_tokens = None
-        return Burst(verdict.token_ids, verdict.finish_reason, verdict.num_accepted, stats)
+        return Burst(
+            verdict.token_ids, verdict.finish_reason, verdict.num_accepted, stats, verdict.logprobs, prompt_logprobs
+        )
 
 
 class AnswerStream:
@@ -124,7 +164,7 @@ class AnswerStream:
         self._info = info
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._answer = CommittedAnswer(len(request.prompt_ids))
+        self._answer = CommittedAnswer(len(request.prompt_ids), request.sampling)
         self._away_since: float | None = self._loop.time()  # None while verdicts come
         self._was_opened = False
         self._drafter_id = source.drafter_id
@@ -191,7 +231,10 @@ class AnswerStream:
             if not isinstance(message, SessionOpened):
                 raise VerifierUnavailable("the verifier did not begin with SessionOpened")
             self._was_opened = True
-            self._answer.opened(message.num_cached_tokens)
+            try:
+                self._answer.opened(message)
+            except ProtocolError as error:
+                raise VerifierUnavailable(str(error)) from error
             self.buffer.start()
             if is_resumed:
                 self._stream = stream
@@ -248,7 +291,7 @@ class AnswerStream:
             request_id=self._request.request_id,
             prompt_ids=self._request.prompt_ids,
             committed_ids=tuple(self._answer.token_ids),
-            sampling=self._request.sampling,
+            sampling=self._answer.remaining_sampling,
             tokenizer_fingerprint=self._info.tokenizer_fingerprint,
             drafter_id=self._drafter_id,
             system="specedge" if self._drafter_id else "autoregressive",

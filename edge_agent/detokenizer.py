@@ -7,11 +7,15 @@ at a word's start. Both hold back a character whose bytes are not all there, and
 """
 
 import codecs
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 _REPLACEMENT = "\ufffd"
 _MAX_PENDING_TOKENS = 16
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+_WORD_START = "\u2581"
+"""How a sentencepiece vocabulary spells a space."""
 
 
 class DecodingTokenizer(Protocol):
@@ -61,6 +65,21 @@ class DetokenizerFactory:
         if self._spellings is not None:
             return _ByteLevelDetokenizer(self._spellings[skips_special])
         return _WindowDetokenizer(self._tokenizer, self._special_ids if skips_special else frozenset(), context_ids)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether it is a special token."""
+        return token_id in self._special_ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token alone stands for, a special one its name; nothing for an id without a token."""
+        if self._spellings is not None:
+            return self._spellings[False][token_id]
+        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            return b""
+        if match := _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(match[1], 16)])
+        return str(token).replace(_WORD_START, " ").encode()
 
 
 class _TokenBytes:

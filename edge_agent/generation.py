@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from edge_agent.answer_stream import AnswerStream, Burst, BurstStats, GenerationOptions, GenerationRequest
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
-from specedge.errors import VerifierUnavailable
-from specedge.wire.messages import DRAFT_TRIES, ServerInfo, check_token_ids
+from specedge.errors import InvalidRequest, VerifierUnavailable
+from specedge.sampling import SamplingParams
+from specedge.wire.messages import DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
 
 __all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "GenerationService"]
 
@@ -54,6 +55,7 @@ class GenerationService:
             raise VerifierUnavailable(f"the verifier at {self._client.address} has not answered yet")
         request.sampling.validate(self._info.vocab_size)
         check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
+        _check_capabilities(request.sampling, self._info)
         is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._client, source, self._info, self._options)
@@ -65,3 +67,15 @@ class GenerationService:
             answer.close_drafts()
             task.cancel()
             await asyncio.wait({task})
+
+
+def _check_capabilities(sampling: SamplingParams, info: ServerInfo) -> None:
+    """Refuse what an older verifier would silently leave out."""
+    for field, is_wanted, capability in (
+        ("logprobs", sampling.num_logprobs is not None, LOGPROBS),
+        ("prompt_logprobs", sampling.num_prompt_logprobs is not None, LOGPROBS),
+        ("bad_words", bool(sampling.bad_words), TOKEN_MASKS),
+        ("allowed_token_ids", bool(sampling.allowed_token_ids), TOKEN_MASKS),
+    ):
+        if is_wanted and capability not in info.capabilities:
+            raise InvalidRequest(f"{field} is given, but the verifier does not have it", param=field)

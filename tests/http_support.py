@@ -1,7 +1,7 @@
 """A generation service that behaves without a model, and the HTTP API over it on a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from itertools import cycle, islice
@@ -17,7 +17,7 @@ from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge.stopping import TokenStops
-from specedge.wire.messages import DefaultSampling, ServerInfo
+from specedge.wire.messages import DefaultSampling, ServerInfo, TokenLogprob
 
 TARGET = Path(__file__).parents[1] / "models" / "target"
 EOS_ID = 2
@@ -41,6 +41,17 @@ def tokenizer() -> Any:
 
 def ids(text: str) -> list[int]:
     return list(tokenizer()(text, add_special_tokens=False).input_ids)
+
+
+def fake_logprobs(token_ids: Sequence[int], num_top: int | None) -> tuple[TokenLogprob, ...]:
+    """Each token is the best where its id is even, and a little worse than ids from 100 on where it is odd."""
+    if num_top is None:
+        return ()
+    return tuple(
+        TokenLogprob(-token_id / 4096 - token_id % 2, (token_id - token_id % 2, *range(100, 120))[:num_top], values)
+        for token_id in token_ids
+        for values in [(-(token_id - token_id % 2) / 4096, *(-1.0 - n for n in range(20)))[:num_top]]
+    )
 
 
 class FakeService:
@@ -101,7 +112,14 @@ class FakeService:
             num_generated += len(kept)
             self.num_bursts += 1
             accepted = max(len(kept) - 1, 0)
-            yield Burst(tuple(kept), reason or "", accepted, BurstStats(num_nodes_verified=2 * accepted))
+            yield Burst(
+                tuple(kept),
+                reason or "",
+                accepted,
+                BurstStats(num_nodes_verified=2 * accepted),
+                fake_logprobs(kept, request.sampling.num_logprobs),
+                fake_logprobs(request.prompt_ids[1:], request.sampling.num_prompt_logprobs) if index == 0 else (),
+            )
             if reason:
                 return
 

@@ -217,7 +217,7 @@ class Ask:
     async def send(self, client: Any, **fields: Any) -> Any:
         """What the official client returns: an answer, or with `stream=True` a stream of chunks."""
         body = self.body(**fields)
-        extra = {name: body.pop(name) for name in ("ignore_eos", "speculation") if name in body}
+        extra = {name: body.pop(name) for name in ("ignore_eos", "speculation", "return_token_ids") if name in body}
         endpoint = client.chat.completions if self.is_chat else client.completions
         return await endpoint.create(**body, extra_body=extra)
 

@@ -71,6 +71,7 @@ def _variants(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[SamplingP
         SamplingParams(top_k=50, top_p=0.95, min_p=0.02, repetition_penalty=1.1),
         SamplingParams(stop_token_ids=stops, min_tokens=9, frequency_penalty=1.0, top_p=0.8),
         SamplingParams(presence_penalty=-0.5, logit_bias=((stops[0], -4.0), (stops[1], 2.0), *ends), min_tokens=3),
+        SamplingParams(bad_words=(stops[:1], stops[1:]), allowed_token_ids=tuple(range(3000)), num_logprobs=2),
     ]
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -30,6 +31,7 @@ class AnswerPlan:
         arrived_s: when the request arrived, by `time.perf_counter`.
         is_stream: events as they come, or everything at the end.
         make_output: makes the parser of an answer's text.
+        shows_tokens: a piece whose tokens have no text yet is shown as well.
         keep_alive_s: a stream that has nothing to send for so long sends a comment.
     """
 
@@ -39,6 +41,7 @@ class AnswerPlan:
     arrived_s: float
     is_stream: bool
     make_output: Callable[[], OutputParser] = PlainOutput
+    shows_tokens: bool = False
     keep_alive_s: float = 15.0
 
 
@@ -67,7 +70,7 @@ class Answer(Response):
         async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
             async for piece in pieces:
                 parts[piece.choice].append(self._take(piece))
-        choices = [replace(part[-1], output=joined(each.output for each in part)) for part in parts]
+        choices = [_whole(part) for part in parts]
         await JSONResponse(self._writer.whole(choices, self._totals))(scope, receive, send)
 
     async def _send_stream(self, stream: EventStream) -> None:
@@ -94,14 +97,14 @@ class Answer(Response):
         if piece.choice not in self._opened:
             self._opened.add(piece.choice)
             events += self._writer.opening(piece.choice, self._totals)
-        if part.output or part.finish_reason:
+        if part.output or part.finish_reason or (self._plan.shows_tokens and part.token_ids):
             events += self._writer.piece(piece.choice, part, self._totals)
         return events
 
     def _take(self, piece: Piece) -> AnswerPart:
         self._totals.count(piece)
         output = self._outputs[piece.choice]
-        delta = Delta()
+        delta = Delta(content=piece.echo)
         for text in piece.texts:
             was_thinking = output.is_thinking
             delta += output.feed(text)
@@ -112,4 +115,16 @@ class Answer(Response):
             self._with_calls.add(piece.choice)
         # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
-        return AnswerPart(delta, "tool_calls" if is_call else piece.finish_reason, piece.stop_reason)
+        finish_reason = "tool_calls" if is_call else piece.finish_reason
+        return AnswerPart(delta, finish_reason, piece.stop_reason, piece.token_ids, piece.logprobs, piece.prompt)
+
+
+def _whole(parts: Sequence[AnswerPart]) -> AnswerPart:
+    """One choice's parts in one."""
+    return replace(
+        parts[-1],
+        output=joined(part.output for part in parts),
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
+        logprobs=tuple(chain.from_iterable(part.logprobs for part in parts)),
+        prompt=parts[0].prompt,
+    )

@@ -42,9 +42,10 @@ def create_app(
     """
     app = FastAPI(title="SpecEdge edge agent", version=__version__)
     model = ServedModel(service, settings.model_name)
-    runner = ChoiceRunner(service, DetokenizerFactory(tokenizer), metrics, settings.max_parallel_choices)
+    detokenizers = DetokenizerFactory(tokenizer)
+    runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)
     encoder = PromptEncoder(tokenizer, settings)
-    endpoints = GenerationEndpoints(model, encoder, runner, settings)
+    endpoints = GenerationEndpoints(model, encoder, runner, detokenizers, settings)
     for path, handler, body in (
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),

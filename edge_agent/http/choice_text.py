@@ -2,10 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_agent.detokenizer import Detokenizer
 from edge_agent.generation import Burst
 from specedge.stopping import TextStopper
+from specedge.wire.messages import TokenLogprob
+
+
+class PromptTokens(NamedTuple):
+    """A prompt's tokens, and the log-probabilities of all but the first where they were asked for."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,10 @@ class Piece:
         num_accepted: how many of them the target agreed with.
         num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended the answer.
+        token_ids: the tokens, as many as texts.
+        logprobs: theirs, where they were asked for.
+        prompt: with the first piece only.
+        echo: text of the prompt that comes before the answer's; with the first piece only.
     """
 
     choice: int
@@ -30,6 +43,10 @@ class Piece:
     num_accepted: int = 0
     num_cached_tokens: int | None = None
     stop_reason: str | int | None = None
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt: PromptTokens | None = None
+    echo: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -46,6 +63,9 @@ class ChoiceText:
         min_tokens: stop strings count only in the text of the tokens after these.
         keeps_stop: what ends the answer, a stop string or a stop token, is part of its text.
         stop_token_ids: the stop tokens that the request named.
+        prompt_ids: the prompt.
+        echo: text that comes before the answer's.
+        drops_answer: the answer's tokens are left out, and it ends with the first of them.
     """
 
     def __init__(
@@ -57,6 +77,9 @@ class ChoiceText:
         *,
         keeps_stop: bool = False,
         stop_token_ids: Sequence[int] = (),
+        prompt_ids: tuple[int, ...] = (),
+        echo: str = "",
+        drops_answer: bool = False,
     ) -> None:
         self._choice = choice
         self._detokenizer = detokenizer
@@ -65,11 +88,23 @@ class ChoiceText:
         self._min_tokens = min_tokens
         self._stop_token_ids = frozenset(stop_token_ids)
         self._num_tokens = 0
+        self._prompt_ids = prompt_ids
+        self._echo = echo
+        self._drops_answer = drops_answer
+        self._is_begun = False
 
     def advance(self, burst: Burst) -> Piece:
         """The next piece; a stop token that ends the answer has no text unless it is to be kept."""
-        texts, finish_reason = self._take(burst.token_ids, burst.finish_reason)
         stats = burst.stats
+        prompt, echo = None, ""
+        if not self._is_begun:
+            prompt, echo = PromptTokens(self._prompt_ids, burst.prompt_logprobs), self._echo
+            self._is_begun = True
+        if self._drops_answer:
+            return Piece(
+                self._choice, (), "length", num_cached_tokens=stats.num_cached_tokens, prompt=prompt, echo=echo
+            )
+        texts, finish_reason = self._take(burst.token_ids, burst.finish_reason)
         return Piece(
             self._choice,
             tuple(texts),
@@ -78,6 +113,10 @@ class ChoiceText:
             burst.num_accepted,
             stats.num_cached_tokens,
             self._stop_reason(burst) if finish_reason == "stop" else None,
+            burst.token_ids[: len(texts)],
+            burst.logprobs[: len(texts)],
+            prompt,
+            echo,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

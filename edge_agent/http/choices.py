@@ -24,6 +24,8 @@ class Choice:
         context_ids: tokens whose text the answer directly continues.
         keeps_stop: what ends the answer is part of its text.
         skips_special: special tokens have no text.
+        echo: text that comes before the answer's.
+        drops_answer: only the prompt is of interest; the request asks for one token.
     """
 
     request: GenerationRequest
@@ -31,6 +33,8 @@ class Choice:
     context_ids: tuple[int, ...] = ()
     keeps_stop: bool = False
     skips_special: bool = True
+    echo: str = ""
+    drops_answer: bool = False
 
 
 class ChoiceRunner:
@@ -79,6 +83,9 @@ class ChoiceRunner:
             choice.request.sampling.min_tokens,
             keeps_stop=choice.keeps_stop,
             stop_token_ids=choice.request.sampling.stop_token_ids,
+            prompt_ids=choice.request.prompt_ids,
+            echo=choice.echo,
+            drops_answer=choice.drops_answer,
         )
         try:
             async with slots:

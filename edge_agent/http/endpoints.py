@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.generation import GenerationRequest
 from edge_agent.http import anthropic_request, responses_request
 from edge_agent.http.answer import Answer, AnswerPlan
@@ -16,6 +17,7 @@ from edge_agent.http.anthropic_writer import AnthropicWriter
 from edge_agent.http.body import read_json_object
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
+from edge_agent.http.logprobs import ChatLogprobs, CompletionLogprobs
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
@@ -33,6 +35,7 @@ from edge_agent.http.sampling_fields import (
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.token_fields import TokenDetails, bad_words_of, chat_details, completion_details
 from edge_agent.http.tool_calls import tool_output
 from edge_agent.http.tools import ToolUse, tool_use
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
@@ -48,18 +51,24 @@ class GenerationEndpoints:
     """Handlers of the routes that generate."""
 
     def __init__(
-        self, model: ServedModel, encoder: PromptEncoder, runner: ChoiceRunner, settings: HttpSettings
+        self,
+        model: ServedModel,
+        encoder: PromptEncoder,
+        runner: ChoiceRunner,
+        detokenizers: DetokenizerFactory,
+        settings: HttpSettings,
     ) -> None:
         self._model = model
         self._encoder = encoder
         self._runner = runner
+        self._detokenizers = detokenizers
         self._settings = settings
 
     async def chat(self, request: Request) -> Answer:
         """Continues a conversation."""
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
-        return await self.answer_chat(payload, arrived_s, "chatcmpl", _openai_chat_writer)
+        return await self.answer_chat(payload, arrived_s, "chatcmpl", self._openai_chat_writer)
 
     async def messages(self, request: Request) -> Answer:
         """Continues a conversation in Anthropic's form."""
@@ -97,6 +106,7 @@ class GenerationEndpoints:
         refuse_unbuilt_chat_fields(payload)
         fields = parse_fields(ChatRequest, payload)
         head = self._head(id_prefix, fields)
+        details = chat_details(fields)
         messages = normalise_messages(fields.messages)
         max_len = self._model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
@@ -112,9 +122,11 @@ class GenerationEndpoints:
             asked_in=asked_in,
             default=self._settings.max_new_tokens,
             prompt_in="messages",
+            details=details,
+            bad_words=await self._encoder.encode_bad_words(bad_words_of(fields)),
         )
         writer = make_writer(head, fields)
-        plan = self._plan(fields, choices, len(prompt_ids), writer, arrived_s)
+        plan = self._plan(fields, choices, len(prompt_ids), writer, arrived_s, details)
         return Answer(replace(plan, make_output=partial(self._output, use, prompt_text)), self._runner)
 
     async def complete(self, request: Request) -> Answer:
@@ -124,22 +136,31 @@ class GenerationEndpoints:
         refuse_unbuilt_completion_fields(payload)
         fields = parse_fields(CompletionRequest, payload)
         head = self._head("cmpl", fields)
-        prompts = [
-            await self._encode(prompt, fields) for prompt in split_prompts(fields.prompt, self._settings.max_prompts)
-        ]
+        details = completion_details(fields)
+        texts = split_prompts(fields.prompt, self._settings.max_prompts)
+        prompts = [await self._encode(prompt, fields) for prompt in texts]
         choices = self._choices(
             fields,
             prompts,
             answer_id=head.id,
-            asked=fields.max_tokens,
+            asked=1 if details.drops_answer else fields.max_tokens,
             asked_in="max_tokens",
             default=_COMPLETION_MAX_TOKENS,
             prompt_in="prompt",
+            details=details,
+            bad_words=await self._encoder.encode_bad_words(bad_words_of(fields)),
         )
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
+        if details.echoes:
+            echoes = [self._echo(*prompt, fields) for prompt in zip(texts, prompts, strict=True)]
+            choices = [
+                replace(choice, echo=echoes[i * len(echoes) // len(choices)]) for i, choice in enumerate(choices)
+            ]
         num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
-        writer = OpenAIWriter(head, CompletionShape(), **_usage_options(fields))
-        return Answer(self._plan(fields, choices, num_prompt_tokens, writer, arrived_s), self._runner)
+        skips_special = fields.skip_special_tokens is not False
+        logprobs = CompletionLogprobs(details, self._detokenizers, skips_special=skips_special)
+        writer = OpenAIWriter(head, CompletionShape(logprobs), **_usage_options(fields))
+        return Answer(self._plan(fields, choices, num_prompt_tokens, writer, arrived_s, details), self._runner)
 
     def _output(self, use: ToolUse, prompt_text: str) -> OutputParser:
         calls = PlainOutput() if use.choice == "none" else tool_output(self._settings.tool_format)
@@ -158,6 +179,13 @@ class GenerationEndpoints:
         adds_special = fields.add_special_tokens is not False
         return await self._encoder.encode_text(prompt, max_len, add_special_tokens=adds_special)
 
+    def _echo(self, prompt: str | list[int], prompt_ids: PromptIds, fields: CompletionRequest) -> str:
+        """A prompt as text."""
+        if isinstance(prompt, str):
+            return prompt
+        detokenizer = self._detokenizers.create(skips_special=fields.skip_special_tokens is not False)
+        return "".join(detokenizer.feed(token_id) for token_id in prompt_ids) + detokenizer.flush()
+
     def _choices(
         self,
         fields: GenerationFields,
@@ -168,6 +196,8 @@ class GenerationEndpoints:
         asked_in: str,
         default: int | None,
         prompt_in: str,
+        details: TokenDetails,
+        bad_words: tuple[tuple[int, ...], ...],
     ) -> list[Choice]:
         info = self._model.require_info()
         num = num_choices(fields)
@@ -180,7 +210,8 @@ class GenerationEndpoints:
                 len(prompt_ids), asked, default, info.max_len, asked_in=asked_in, prompt_in=prompt_in
             )
             check_prompt_ids(prompt_ids, info.vocab_size, prompt_in)
-            sampling = build_sampling(fields, max_tokens, info, self._settings)
+            sampling = details.ask(build_sampling(fields, max_tokens, info, self._settings), bad_words)
+            sampling.validate(info.vocab_size)
             for index in range(num):
                 request = GenerationRequest(
                     request_id=f"{answer_id}-{len(choices)}",
@@ -196,6 +227,7 @@ class GenerationEndpoints:
                         stops,
                         keeps_stop=bool(fields.include_stop_str_in_output),
                         skips_special=fields.skip_special_tokens is not False,
+                        drops_answer=details.drops_answer,
                     )
                 )
         return choices
@@ -207,6 +239,7 @@ class GenerationEndpoints:
         num_prompt_tokens: int,
         writer: AnswerWriter,
         arrived_s: float,
+        details: TokenDetails,
     ) -> AnswerPlan:
         return AnswerPlan(
             choices=choices,
@@ -214,13 +247,14 @@ class GenerationEndpoints:
             writer=writer,
             arrived_s=arrived_s,
             is_stream=bool(fields.stream),
+            shows_tokens=details.shows_tokens,
             keep_alive_s=self._settings.keep_alive_s,
         )
 
-
-def _openai_chat_writer(head: AnswerHead, fields: ChatRequest) -> AnswerWriter:
-    shape = ChatShape(shows_reasoning=fields.include_reasoning is not False)
-    return OpenAIWriter(head, shape, **_usage_options(fields))
+    def _openai_chat_writer(self, head: AnswerHead, fields: ChatRequest) -> AnswerWriter:
+        logprobs = ChatLogprobs(chat_details(fields), self._detokenizers)
+        shape = ChatShape(logprobs, shows_reasoning=fields.include_reasoning is not False)
+        return OpenAIWriter(head, shape, **_usage_options(fields))
 
 
 def _usage_options(fields: GenerationFields) -> dict[str, bool]:

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from edge_agent.http.delta import Delta, ToolCallDelta
 from edge_agent.http.errors import ApiError
+from edge_agent.http.logprobs import ChatLogprobs, CompletionLogprobs
 from edge_agent.http.writer import AnswerPart, AnswerTotals, Json, event
 
 _DONE: Final = b"data: [DONE]\n\n"
@@ -47,6 +48,9 @@ class Shape(Protocol):
     def whole(self, choice: int, part: AnswerPart) -> Json:
         """The choice in a whole answer."""
 
+    def beside(self, part: AnswerPart) -> Json:
+        """What stands beside the choices, from a choice's first part."""
+
 
 class ChatShape:
     """`/v1/chat/completions`."""
@@ -54,7 +58,8 @@ class ChatShape:
     chunk_kind = "chat.completion.chunk"
     whole_kind = "chat.completion"
 
-    def __init__(self, *, shows_reasoning: bool = True) -> None:
+    def __init__(self, logprobs: ChatLogprobs, *, shows_reasoning: bool = True) -> None:
+        self._logprobs = logprobs
         self._shows_reasoning = shows_reasoning
 
     def opening(self, choice: int) -> Json | None:
@@ -67,7 +72,8 @@ class ChatShape:
         fields: Json = {"content": output.content} if output.content else {}
         if output.tool_calls:
             fields["tool_calls"] = [{"index": call.index} | _tool_call(call) for call in output.tool_calls]
-        return self._chunk(choice, fields | self._reasoning(output), part.finish_reason or None) | _stop_reason(part)
+        chunk = self._chunk(choice, fields | self._reasoning(output), part.finish_reason or None)
+        return chunk | self._logprobs.of_choice(part) | _stop_reason(part)
 
     def whole(self, choice: int, part: AnswerPart) -> Json:
         """A message."""
@@ -78,7 +84,11 @@ class ChatShape:
             message["tool_calls"] = [_tool_call(call) for call in output.tool_calls]
         message |= self._reasoning(output)
         entry: Json = {"index": choice, "message": message, "logprobs": None, "finish_reason": part.finish_reason}
-        return entry | _stop_reason(part)
+        return entry | self._logprobs.of_choice(part) | _stop_reason(part)
+
+    def beside(self, part: AnswerPart) -> Json:
+        """What is told about the prompt."""
+        return self._logprobs.of_answer(part)
 
     def _reasoning(self, output: Delta) -> Json:
         """The reasoning under both names that clients look for; nothing where there is none."""
@@ -96,6 +106,9 @@ class CompletionShape:
     chunk_kind = "text_completion"
     whole_kind = "text_completion"
 
+    def __init__(self, logprobs: CompletionLogprobs) -> None:
+        self._logprobs = logprobs
+
     def opening(self, choice: int) -> Json | None:
         """Texts begin with text."""
         return None
@@ -104,11 +117,15 @@ class CompletionShape:
         """A part of the text."""
         finish_reason = part.finish_reason or None
         entry: Json = {"index": choice, "text": part.output.content, "logprobs": None, "finish_reason": finish_reason}
-        return entry | _stop_reason(part)
+        return entry | self._logprobs.of_choice(choice, part) | _stop_reason(part)
 
     def whole(self, choice: int, part: AnswerPart) -> Json:
         """All of the text."""
         return self.chunk(choice, part)
+
+    def beside(self, part: AnswerPart) -> Json:
+        """Nothing: each choice may have a prompt of its own."""
+        return {}
 
 
 class OpenAIWriter:
@@ -140,7 +157,7 @@ class OpenAIWriter:
 
     def piece(self, choice: int, part: AnswerPart, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.piece`."""
-        return self._chunk([self._shape.chunk(choice, part)], totals)
+        return self._chunk([self._shape.chunk(choice, part)], totals, self._shape.beside(part))
 
     def end(self, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.end`."""
@@ -157,15 +174,15 @@ class OpenAIWriter:
         """See `AnswerWriter.whole`."""
         entries = [self._shape.whole(index, part) for index, part in enumerate(choices)]
         answer = self._head.with_choices(self._shape.whole_kind, entries)
-        return answer | {"usage": usage_json(totals)} | _metrics(totals)
+        return answer | self._shape.beside(choices[0]) | {"usage": usage_json(totals)} | _metrics(totals)
 
-    def _chunk(self, choices: list[Json], totals: AnswerTotals) -> bytes:
+    def _chunk(self, choices: list[Json], totals: AnswerTotals, beside: Json | None = None) -> bytes:
         usage: Json = {}
         if self._continuous_usage:
             usage = {"usage": usage_json(totals)}
         elif self._include_usage:
             usage = {"usage": None}
-        return event(self._head.with_choices(self._shape.chunk_kind, choices) | usage)
+        return event(self._head.with_choices(self._shape.chunk_kind, choices) | (beside or {}) | usage)
 
 
 def usage_json(totals: AnswerTotals) -> Json:

@@ -103,6 +103,21 @@ class PromptEncoder:
         self._check_length(len(text), max_len, "prompt")
         return await self._in_thread(lambda: self._tokenise(text, add_special_tokens=add_special_tokens))
 
+    async def encode_bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of words that are not to be generated, as they are spelled at the start and inside of a text."""
+
+        def encode() -> tuple[tuple[int, ...], ...]:
+            spellings = []
+            for word in words:
+                plain = self._tokenise(word.lstrip(), add_special_tokens=False)
+                spaced = self._tokenise(f" {word.lstrip()}", add_special_tokens=False)
+                spellings.append(plain)
+                if spaced[-len(plain) :] != plain:  # else the plain spelling is enough
+                    spellings.append(spaced)
+            return tuple(spellings)
+
+        return await self._in_thread(encode) if words else ()
+
     async def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, special tokens included."""
         ids = list(token_ids)

@@ -47,6 +47,9 @@ def chat_body(body: Json) -> Json:
     for name in _UNBUILT:
         if body.get(name):
             raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
+    if body.get("top_logprobs") or "message.output_text.logprobs" in (body.get("include") or ()):
+        place = "top_logprobs" if body.get("top_logprobs") else "include"
+        raise InvalidRequest(f"{place} asks for log-probabilities, which are not supported here", param=place)
     chat: Json = {name: body[name] for name in _SAME if name in body}
     chat["max_completion_tokens"] = fields.max_output_tokens
     instructions = [] if fields.instructions is None else [{"role": "system", "content": fields.instructions}]

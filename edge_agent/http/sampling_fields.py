@@ -45,6 +45,7 @@ def build_sampling(
         min_tokens=_or(fields.min_tokens, 0),
         ignore_eos=bool(fields.ignore_eos),
         stop_token_ids=tuple(fields.stop_token_ids or ()),
+        allowed_token_ids=_allowed_token_ids(fields.allowed_token_ids),
     )
     sampling.validate(info.vocab_size)
     return sampling
@@ -139,6 +140,12 @@ def _or(value: T | None, default: T) -> T:
 def _seed(value: int | None) -> int:
     """Negative seeds, which some clients draw, wrap around into the unsigned range."""
     return secrets.randbits(63) if value is None else value % _SEED_MODULUS
+
+
+def _allowed_token_ids(token_ids: list[int] | None) -> tuple[int, ...]:
+    if token_ids is not None and not token_ids:
+        raise InvalidRequest("allowed_token_ids is empty; it must have at least 1 id", param="allowed_token_ids")
+    return tuple(token_ids or ())
 
 
 def _logit_bias(entries: dict[str, float] | None) -> tuple[tuple[int, float], ...]:

@@ -126,6 +126,13 @@ class GenerationFields(RequestFields):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = Field(None, description="texts that the answer never contains")
+    allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that the answer may contain")
+    prompt_logprobs: Int | None = Field(
+        None, description="log-probabilities of the prompt's tokens, and of so many best ones beside each, 0 to 20"
+    )
+    return_tokens_as_token_ids: bool | None = Field(None, description='true: logprobs call tokens "token_id:123"')
+    return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
     priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
     speculation: Annotated[Speculation | None, _inline(Speculation)] = Field(
         None, description="how this request is drafted for; the text is the same"
@@ -148,6 +155,8 @@ class ChatRequest(GenerationFields, TemplateFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
+    logprobs: bool | None = Field(None, description="true: log-probabilities of the answer's tokens")
+    top_logprobs: Int | None = Field(None, description="best tokens told beside each token, 0 to 20; needs logprobs")
     include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
 
 
@@ -155,6 +164,10 @@ class CompletionRequest(GenerationFields):
     """Body of `/v1/completions`."""
 
     prompt: Prompt
+    echo: bool | None = Field(None, description="true: the prompt is part of the text; max_tokens may then be 0")
+    logprobs: Int | None = Field(
+        None, description="log-probabilities of the answer's tokens, and of so many best ones beside each, 0 to 20"
+    )
     add_special_tokens: bool | None = None
 
 

@@ -25,11 +25,8 @@ def _is_left_to_the_model(value: Any) -> bool:
 
 _NOTHING = _one_of()
 _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "allowed_token_ids": _NOTHING,
-    "bad_words": _one_of([]),
     "cache_salt": _NOTHING,
     "early_stopping": _one_of(False),
-    "echo": _one_of(False),
     "guided_choice": _NOTHING,
     "guided_decoding_backend": _NOTHING,
     "guided_grammar": _NOTHING,
@@ -39,10 +36,7 @@ _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "kv_transfer_params": _NOTHING,
     "length_penalty": _one_of(1, 1.0),
     "logits_processors": _one_of([]),
-    "prompt_logprobs": _NOTHING,
     "response_format": _is_plain_text_format,
-    "return_token_ids": _one_of(False),
-    "return_tokens_as_token_ids": _one_of(False),
     "structured_outputs": _NOTHING,
     "truncate_prompt_tokens": _NOTHING,
     "use_beam_search": _one_of(False),
@@ -53,9 +47,9 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "audio": _NOTHING,
     "chat_template": _NOTHING,
     "documents": _one_of([]),
+    "echo": _one_of(False),
     "function_call": _one_of("none"),
     "functions": _one_of([]),
-    "logprobs": _one_of(False),
     "mm_processor_kwargs": _NOTHING,
     "modalities": _one_of(["text"], []),
     "prediction": _NOTHING,
@@ -63,14 +57,12 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
     "tool_choice": _is_left_to_the_model,
-    "top_logprobs": _one_of(0),
     "verbosity": _one_of("medium"),
     "web_search_options": _NOTHING,
 }
 _COMPLETION: Final[Mapping[str, Callable[[Any], bool]]] = {
     **_SHARED,
     "best_of": _one_of(1),
-    "logprobs": _NOTHING,
     "prompt_embeds": _NOTHING,
     "suffix": _one_of(""),
 }

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_agent.http.choice_text import Piece
+from edge_agent.http.choice_text import Piece, PromptTokens
 from edge_agent.http.delta import Delta
 from edge_agent.http.errors import ApiError
 from edge_agent.http.speculation import SpeculationSummary
+from specedge.wire.messages import TokenLogprob
 
 Json = dict[str, Any]
 
@@ -21,11 +22,17 @@ class AnswerPart:
         output: the text, told apart.
         finish_reason: "" until the choice has ended.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended it.
+        token_ids: the new tokens, or all.
+        logprobs: theirs, where they were asked for.
+        prompt: the prompt's tokens, with what is new for the first time.
     """
 
     output: Delta
     finish_reason: str
     stop_reason: str | int | None = None
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt: PromptTokens | None = None
 
 
 @dataclass(slots=True)

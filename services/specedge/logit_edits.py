@@ -1,10 +1,10 @@
-"""The edits that come before the temperature: logit_bias, penalties and the min_tokens mask, in this order.
+"""The edits that come before the temperature: logit_bias, penalties and masks, in this order.
 
 Only the edited entries are touched: their rows, ids and values are collected on the host for the whole batch, and each
-kind of edit is one gather and one scatter on the device.
+kind of edit is one gather and one scatter on the device. Rows with few allowed tokens are filled, and these put back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class LogitEdits:
 
     def __init__(self, groups: Sequence[RowGroup], vocab_size: int, upload: Upload) -> None:
         self._places: list[tuple[int, int]] = []  # of each kind's (rows, ids) and (additive, multiplicative)
+        self._allowed: tuple[int, int] | None = None  # of the rows, and of (rows, ids)
         if not any(group.params.edits_logits for group in groups):
             return
         biases, penalties, masks = _Entries(), _Entries(), _Entries()
@@ -42,10 +43,13 @@ class LogitEdits:
             if entries.has_any:
                 index, values = entries.arrays(vocab_size)
                 self._places.append((upload.add(index), upload.add(values)))
+        if any(group.params.allowed_token_ids for group in groups):
+            rows_and_ids = _allowed_entries(groups, vocab_size)
+            self._allowed = upload.add(rows_and_ids[0]), upload.add(rows_and_ids[1])
 
     def applied(self, logits: Tensor, sent: Sequence[Tensor]) -> Tensor:
         """The logits after the edits, [rows, vocab]; the given tensor itself when nothing is edited."""
-        if not self._places:
+        if not self._places and self._allowed is None:
             return logits
         edited = logits.clone()
         for index_place, values_place in self._places:
@@ -54,6 +58,11 @@ class LogitEdits:
             before = edited[rows, ids]
             repeated = torch.where(before > 0, before / multiplicative, before * multiplicative)
             edited[rows, ids] = repeated + additive
+        if self._allowed is not None:
+            rows, ids = sent[self._allowed[1]]
+            kept = edited[rows, ids]
+            edited.index_fill_(0, sent[self._allowed[0]], -torch.inf)
+            edited[rows, ids] = kept
         return edited
 
 
@@ -72,7 +81,7 @@ class _Entries:
         return bool(self._rows)
 
     def add(self, row: int, entries: PenalisedEntries) -> None:
-        """Add entries of one row; no entry may be added twice."""
+        """Add entries of one row; only masks may be added twice."""
         self._rows.append(row)
         self._lengths.append(len(entries.ids))
         self._ids.append(entries.ids)
@@ -96,7 +105,7 @@ def _collect_bias(entries: _Entries, group: RowGroup, rows: range) -> None:
 
 
 def _collect_penalties(entries: _Entries, group: RowGroup, rows: range) -> None:
-    if not group.params.needs_paths:
+    if not group.params.has_penalties:
         return
     assert group.counts is not None, "penalties need the committed tokens"
     paths = group.paths if group.paths is not None else [()] * len(rows)
@@ -105,6 +114,10 @@ def _collect_penalties(entries: _Entries, group: RowGroup, rows: range) -> None:
 
 
 def _collect_mask(entries: _Entries, group: RowGroup, rows: range) -> None:
+    if group.params.bad_words:
+        for row, masked in zip(rows, bad_tokens(group), strict=True):
+            ids = np.array(sorted(masked), dtype=np.int64)
+            entries.add(row, _additions(ids, np.full(len(ids), -np.inf, dtype=np.float32)))
     if group.params.min_tokens == 0:
         return
     num_generated = group.positions - group.prompt_len
@@ -113,6 +126,30 @@ def _collect_mask(entries: _Entries, group: RowGroup, rows: range) -> None:
     for row, is_masked in zip(rows, (num_generated < group.params.min_tokens).tolist(), strict=True):
         if is_masked:
             entries.add(row, additions)
+
+
+def bad_tokens(group: RowGroup) -> Iterator[set[int]]:
+    """For each row the tokens that would complete a bad word at the end of its own path."""
+    words = group.params.bad_words
+    num_before = max(len(word) for word in words) - 1
+    answer = list(group.committed[max(group.prompt_len, len(group.committed) - num_before) :])
+    for path in group.paths if group.paths is not None else [()] * len(group.positions):
+        before = [*answer, *path]
+        yield {last for *beginning, last in words if before[len(before) - len(beginning) :] == beginning}
+
+
+def _allowed_entries(groups: Sequence[RowGroup], vocab_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows with allowed tokens, and the row and id of each allowed entry [2, num_entries]."""
+    all_rows, index = [], []
+    next_row = 0
+    for group in groups:
+        rows = np.arange(next_row, next_row + len(group.positions))
+        next_row += len(rows)
+        if group.params.allowed_token_ids:
+            ids = np.array([token for token in group.params.allowed_token_ids if token < vocab_size], dtype=np.int64)
+            all_rows.append(rows)
+            index.append(np.stack((rows.repeat(len(ids)), np.tile(ids, len(rows)))))
+    return np.concatenate(all_rows), np.concatenate(index, axis=1)
 
 
 def _additions(ids: NDArray[np.int64], values: NDArray[np.float32]) -> PenalisedEntries:

@@ -67,6 +67,11 @@ def _edited(
         if occurrences[token_id]:
             penalty = params.frequency_penalty * occurrences[token_id] + params.presence_penalty
             edited[token_id] -= np.float32(penalty)
+    if params.allowed_token_ids:
+        edited[[token_id for token_id in range(len(edited)) if token_id not in params.allowed_token_ids]] = -np.inf
+    for *beginning, last in params.bad_words:
+        if list(generated_ids[len(generated_ids) - len(beginning) :]) == beginning:
+            edited[last] = -np.inf
     if len(generated_ids) < params.min_tokens:
         edited[list({*eos_ids, *params.stop_token_ids})] = -np.inf
     return edited

@@ -18,9 +18,10 @@ class RowGroup(NamedTuple):
         positions: int64 [rows], the absolute position of the token chosen at each row.
         eos_ids: the model's end-of-sequence tokens.
         prompt_len: tokens in the prompt; positions from here on belong to the answer.
-        counts: the session's committed tokens, required when `params.needs_paths`.
+        counts: the session's committed tokens, required when `params.has_penalties`.
         paths: for each row the draft tokens between the committed ones and its position, the row's own node included;
             None when no row has any. Read only when `params.needs_paths`.
+        committed: the session's committed tokens, prompt and answer. Read only when `params.needs_paths`.
     """
 
     params: SamplingParams
@@ -29,3 +30,4 @@ class RowGroup(NamedTuple):
     prompt_len: int
     counts: TokenCounts | None = None
     paths: Sequence[Sequence[int]] | None = None
+    committed: Sequence[int] = ()

@@ -1,8 +1,8 @@
 """What a user asks of the sampler, checked once where it enters.
 
 How these values turn logits into a token is stated by :mod:`specedge.reference_sampler` (numpy, one row) and done by
-:mod:`specedge.sampler` (torch, batches): logit_bias, penalties and the min_tokens mask, then division by the
-temperature, then min_p, top_k and top_p, then position-keyed Gumbel noise and argmax.
+:mod:`specedge.sampler` (torch, batches): logit_bias, penalties and masks, then division by the temperature, then min_p,
+top_k and top_p, then position-keyed Gumbel noise and argmax.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,10 @@ GREEDY_BELOW: Final = 1e-5
 MAX_SEED: Final = 2**64 - 1
 MAX_LOGIT_BIAS_ENTRIES: Final = 1024
 MAX_STOP_TOKEN_IDS: Final = 128
+MAX_LOGPROBS: Final = 20
+MAX_BAD_WORDS: Final = 256
+MAX_BAD_WORD_TOKENS: Final = 64
+MAX_ALLOWED_TOKEN_IDS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,11 @@ class SamplingParams:
         min_tokens: end-of-sequence and stop ids are masked until this many tokens are generated.
         ignore_eos: the end-of-sequence tokens do not end the answer.
         stop_token_ids: further ids that end the answer.
+        num_logprobs: log-probabilities of the answer's tokens are wanted, and of so many best ones beside each; None:
+            not wanted.
+        num_prompt_logprobs: the same of the prompt's tokens.
+        bad_words: sequences that the answer never contains; the last token of one is masked after those before it.
+        allowed_token_ids: unless empty, all other tokens are masked.
     """
 
     temperature: float = 1.0
@@ -51,6 +60,10 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
 
     @property
     def is_greedy(self) -> bool:
@@ -66,15 +79,17 @@ class SamplingParams:
     def needs_paths(self) -> bool:
         """Whether a row must be told the draft tokens before it.
 
-        Only penalties need them. The min_tokens mask depends on the path's length alone, and a row's absolute
-        position says how long its path is.
+        Penalties need them, and bad words of several tokens. The min_tokens mask depends on the path's length alone,
+        and a row's absolute position says how long its path is.
         """
-        return self.has_penalties
+        return self.has_penalties or (bool(self.bad_words) and any(len(word) > 1 for word in self.bad_words))
 
     @property
     def edits_logits(self) -> bool:
         """Whether logits change before the temperature, so that even a greedy choice is more than an argmax."""
-        return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0
+        return self.has_penalties or bool(
+            self.logit_bias or self.min_tokens or self.bad_words or self.allowed_token_ids
+        )
 
     def validate(self, vocab_size: int) -> None:
         """Refuse values outside their limits.
@@ -101,6 +116,25 @@ class SamplingParams:
             _refuse("stop_token_ids", count, f"may hold at most {MAX_STOP_TOKEN_IDS}", verb="has")
         for token_id in self.stop_token_ids:
             _require_token_id("stop_token_ids", token_id, vocab_size)
+        for field, num in (("logprobs", self.num_logprobs), ("prompt_logprobs", self.num_prompt_logprobs)):
+            if num is not None:
+                _require_between(field, num, 0, MAX_LOGPROBS)
+        self._validate_masks(vocab_size)
+
+    def _validate_masks(self, vocab_size: int) -> None:
+        if len(self.bad_words) > MAX_BAD_WORDS:
+            _refuse("bad_words", f"{len(self.bad_words)} spellings", f"may have at most {MAX_BAD_WORDS}", verb="has")
+        for word in self.bad_words:
+            if not 1 <= len(word) <= MAX_BAD_WORD_TOKENS:
+                size = f"a spelling of {len(word)} tokens"
+                _refuse("bad_words", size, f"may have spellings of 1 to {MAX_BAD_WORD_TOKENS}", verb="has")
+            for token_id in word:
+                _require_token_id("bad_words", token_id, vocab_size)
+        if len(self.allowed_token_ids) > MAX_ALLOWED_TOKEN_IDS:
+            count = f"{len(self.allowed_token_ids)} ids"
+            _refuse("allowed_token_ids", count, f"may hold at most {MAX_ALLOWED_TOKEN_IDS}", verb="has")
+        for token_id in self.allowed_token_ids:
+            _require_token_id("allowed_token_ids", token_id, vocab_size)
 
     def _validate_logit_bias(self, vocab_size: int) -> None:
         if len(self.logit_bias) > MAX_LOGIT_BIAS_ENTRIES:

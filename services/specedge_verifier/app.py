@@ -24,7 +24,7 @@ from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
@@ -161,7 +161,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         max_batch_size=settings.max_batch_size,
         server_version=__version__,
         default_sampling=defaults.sampling,
-        capabilities=(DRAFT_TRIES,) if settings.system == "specedge" else (),
+        capabilities=(*((DRAFT_TRIES,) if settings.system == "specedge" else ()), LOGPROBS, TOKEN_MASKS),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
     metrics.runs("target", execution_of(model, runner))

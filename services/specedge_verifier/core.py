@@ -26,6 +26,7 @@ from specedge_verifier.local_drafts import LocalDrafts, add_nodes
 from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
+from specedge_verifier.step_logprobs import StepLogprobs, tell_logprobs
 
 _MAX_LEAD = 64
 _NEARLY = 0.9  # of a step's expected time
@@ -65,7 +66,11 @@ class StepModel(Protocol):
     """What a step needs of the target model."""
 
     def launch(self, schedule: Schedule) -> PendingTokens:
-        """Begin to compute the planned rows; the sessions' slots may be read until the tokens are there."""
+        """Begin to compute the planned rows; the sessions' slots may be read until the tokens are there.
+
+        Returns:
+            What is also `ScoredTokens` where a session of the step wants log-probabilities.
+        """
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy accepted tokens' keys and values to the slots where committed tokens are looked for."""
@@ -161,7 +166,7 @@ class EngineCore:
         drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
         committed = [*message.prompt_ids, *message.committed_ids]
         counts = None
-        if params.needs_paths:
+        if params.has_penalties:
             counts = TokenCounts(message.prompt_ids)
             counts.append(message.committed_ids)
         session = Session(
@@ -245,9 +250,10 @@ class EngineCore:
         if not schedule.planned:
             return StepResult([], None, schedule.wait_s)
         walks = accept(schedule, sampled)
+        logprobs = tell_logprobs(schedule, walks, step.pending)
         num_moved = self._keep_accepted(schedule, walks)
         step_s = sampled_s - step.started_s
-        events = self._verdicts(schedule, walks, step_s)
+        events = self._verdicts(schedule, walks, step_s, logprobs)
         self.scheduler.settle(schedule, walks, sampled_s, step_s)
         self._pass_on(events)
         for session in step.closed:
@@ -275,7 +281,9 @@ class EngineCore:
             self._model.move_kv(source, target)
         return len(source)
 
-    def _verdicts(self, schedule: Schedule, walks: list[Walk | None], step_s: float) -> list[Event]:
+    def _verdicts(
+        self, schedule: Schedule, walks: list[Walk | None], step_s: float, logprobs: StepLogprobs
+    ) -> list[Event]:
         events: list[Event] = []
         step_us = int(1e6 * step_s)
         for item, path in zip(schedule.planned, walks, strict=True):
@@ -283,9 +291,14 @@ class EngineCore:
             handle = session.handle
             if handle not in self._sessions:
                 continue
-            if handle not in self._opened:
+            if handle not in self._opened and session.is_prompt_scored:
                 self._opened.add(handle)
-                opened = SessionOpened(session.num_cached, self._info.max_live_nodes, self._info.max_nodes_per_message)
+                opened = SessionOpened(
+                    session.num_cached,
+                    self._info.max_live_nodes,
+                    self._info.max_nodes_per_message,
+                    tuple(session.prompt_logprobs),
+                )
                 events.append((handle, opened))
             if path is None:
                 continue
@@ -303,6 +316,7 @@ class EngineCore:
                 item.num_nodes,
                 len(path.rows),
                 lead_tokens(session, len(tokens), step_s),
+                logprobs.get(handle, ())[: len(tokens)],
             )
             events.append((handle, verdict))
         return events

@@ -33,6 +33,9 @@ _Command = Callable[[], list[Event] | None]
 _LOOK_S = 1e-3
 """How often a step in flight is looked at; one that is over sooner than expected is noticed so much later at most."""
 
+MAX_PROMPT_LOGPROBS = 2**19
+"""Log-probabilities of one prompt, those of the best tokens included: 4 MiB on the wire."""
+
 MAX_QUEUED_DRAFTS = 256
 """Draft messages of one session that may wait for the engine thread; an edge that keeps to max_budget sends fewer."""
 
@@ -229,6 +232,12 @@ def check_session(message: OpenSession, info: ServerInfo) -> None:
             f"{num_prompt} prompt tokens and max_tokens {params.max_tokens} exceed the context of {info.max_len} "
             "tokens",
             "max_tokens",
+        )
+    if params.num_prompt_logprobs is not None and (1 + params.num_prompt_logprobs) * num_prompt > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"prompt_logprobs is {params.num_prompt_logprobs} for a prompt of {num_prompt} tokens; together they may "
+            f"ask for at most {MAX_PROMPT_LOGPROBS} log-probabilities",
+            "prompt_logprobs",
         )
     if len(message.committed_ids) >= params.max_tokens:
         raise InvalidRequest(

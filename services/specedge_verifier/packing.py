@@ -6,6 +6,7 @@ from specedge.model.batch import BoolArray, PackedBatch, Segment
 from specedge.row_group import RowGroup
 from specedge_verifier.draft_trees import DraftTrees
 from specedge_verifier.scheduler import Schedule
+from specedge_verifier.step_logprobs import prompt_rows
 
 
 def pack(schedule: Schedule) -> PackedBatch:
@@ -49,6 +50,8 @@ def pack(schedule: Schedule) -> PackedBatch:
     positions[chunk_rows] = (starts + chunks - 1).repeat(chunks) - behind
     positions[is_wanted] = trees.positions
     is_wanted[roots[samples != 0]] = True
+    if (scored := prompt_rows(schedule)) is not None:
+        is_wanted[scored.rows] = True
     return PackedBatch(
         token_ids=token_ids,
         positions=positions,
@@ -109,9 +112,18 @@ def row_groups(schedule: Schedule) -> list[RowGroup]:
     for index, item in enumerate(sampling):
         session = item.session
         start, end = end, end + 1 + item.num_nodes
-        paths = None if session.counts is None else tree_paths(trees, index)
-        own = positions[start:end]
-        groups.append(RowGroup(session.params, own, session.eos_ids, session.num_prompt, session.counts, paths))
+        paths = tree_paths(trees, index) if session.params.needs_paths else None
+        groups.append(
+            RowGroup(
+                session.params,
+                positions[start:end],
+                session.eos_ids,
+                session.num_prompt,
+                session.counts,
+                paths,
+                session.tokens,
+            )
+        )
     return groups
 
 

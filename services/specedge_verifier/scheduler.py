@@ -29,6 +29,9 @@ from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import REST, RUN_ALL, BatchType, Decision, Readiness, decide
 
+_MAX_PROMPT_LOGITS = 128
+"""Rows of one step after which log-probabilities of prompts are computed: as many logits as a start has room for."""
+
 _order = attrgetter("order")
 _item_order = attrgetter("session.order")
 
@@ -80,11 +83,13 @@ class Schedule:
     Attributes:
         planned: the sessions.
         trees: the draft nodes of those that sample, one tree each.
+        wants_logprobs: whether any of them is to be told log-probabilities.
     """
 
     planned: list[Planned]
     trees: DraftTrees
     wait_s: float = 0.0
+    wants_logprobs: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -132,7 +137,8 @@ class Scheduler:
             return Schedule([], bare_roots(0), decision.wait_s)
         planned = self._plan_rows(decision, now_s)
         self._reserve_rows(planned)
-        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf)
+        wants_logprobs = any(item.session.wants_logprobs for item in planned)
+        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf, wants_logprobs)
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
         """Book a finished step: commit, keep the accepted path's KV, free the rest.
@@ -186,7 +192,8 @@ class Scheduler:
         """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
         while self.waiting and len(self.running) < self.limits.max_batch_size:
             session = self.waiting[0]
-            num_cached = session.blocks.match_prefix(session.tokens)
+            # What the cache has was computed without logits.
+            num_cached = session.blocks.match_prefix(session.tokens) if session.is_prompt_scored else 0
             missing = len(session.tokens) + 1 - num_cached
             if self.running and -(-missing // self.pool.block_size) > self.pool.num_free:
                 session.blocks.withdraw()
@@ -227,10 +234,16 @@ class Scheduler:
             elif budget and (decision.fill or session.trie.num_live or not session.is_drafted):
                 decoding.append(Planned(session, session.num_computed, 1, True, session.queued_s(now_s)))
                 budget -= 1
+        num_logits = _MAX_PROMPT_LOGITS
         for session in prefilling:
             if not budget:
                 break
             num_chunk = min(budget, session.num_uncomputed)
+            if not session.is_prompt_scored:
+                num_chunk = min(num_chunk, num_logits)
+                num_logits -= num_chunk
+                if not num_chunk:
+                    continue
             samples = num_chunk == session.num_uncomputed
             decoding.append(Planned(session, session.num_computed, num_chunk, samples, session.queued_s(now_s)))
             budget -= num_chunk

@@ -7,6 +7,7 @@ from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
 from specedge.stopping import TokenStops
 from specedge.trie import DraftTrie
+from specedge.wire.messages import TokenLogprob
 from specedge_verifier.session_blocks import SessionBlocks
 
 _GAP_WEIGHT = 0.2  # of a new observation in the moving averages
@@ -52,6 +53,8 @@ class Session:
         counts: token counts for penalties; None when no parameter needs them.
         speculative: whether draft nodes are taken at all.
         num_cached: prompt tokens the prefix cache spared at admission.
+        prompt_logprobs: when they are wanted, those of the prompt's tokens from the second one on, as far as computed.
+        wants_logprobs: whether any are wanted, of the prompt or of the answer.
         ready_since_s: since when there has been something to compute; None while only a draft could add to it.
         is_paused: its reader is too slow; it takes no step until the outbox has drained.
         order: sort key of service: higher priority first, then first come.
@@ -75,12 +78,15 @@ class Session:
     is_paused: bool = False
     ready_since_s: float | None = None
     gap: DraftGap = field(default_factory=DraftGap)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    wants_logprobs: bool = field(init=False)
     order: tuple[int, float, int] = field(init=False)
     deepest_position: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.order = (-self.priority, self.arrived_s, self.handle)
         self.ready_since_s = self.arrived_s
+        self.wants_logprobs = self.params.num_logprobs is not None or self.params.num_prompt_logprobs is not None
         self.deepest_position = self.num_prompt + self.params.max_tokens - 2
 
     def queued_s(self, now_s: float) -> float:
@@ -99,6 +105,17 @@ class Session:
     def num_uncomputed(self) -> int:
         """Committed tokens still to be computed: 1 (the root) while decoding."""
         return len(self.trie.committed) - self.num_computed
+
+    @property
+    def is_prompt_scored(self) -> bool:
+        """Whether all log-probabilities of the prompt that are wanted have been computed."""
+        return self.params.num_prompt_logprobs is None or len(self.prompt_logprobs) == self.num_prompt - 1
+
+    def scored(self, start: int, num_chunk: int) -> range:
+        """Of the committed tokens from `start` on, those after which a prompt's log-probabilities are still wanted."""
+        if self.is_prompt_scored:
+            return range(0)
+        return range(max(start, len(self.prompt_logprobs)), min(start + num_chunk, self.num_prompt - 1))
 
     @property
     def is_drafted(self) -> bool:

@@ -12,6 +12,8 @@ from specedge.sampler import Sampler
 from specedge_verifier.core import KnownTokens, PendingTokens
 from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
+from specedge_verifier.step_logprobs import prompt_rows
+from specedge_verifier.token_logprobs import PendingLogprobs, ScoredStep
 
 
 class TargetModel:
@@ -28,8 +30,19 @@ class TargetModel:
 
     def launch(self, schedule: Schedule) -> PendingTokens:
         """Compute the planned rows; on a GPU, begin to."""
-        logits = self._runner.forward(pack(schedule))
+        batch = pack(schedule)
+        logits = self._runner.forward(batch)
         groups = row_groups(schedule)
+        if not schedule.wants_logprobs:
+            return self._choose(logits, groups)
+        prompt = None
+        if (scored := prompt_rows(schedule)) is not None:
+            is_scored = np.isin(batch.logits_rows, scored.rows)
+            prompt = PendingLogprobs(logits, is_scored.nonzero()[0], scored.token_ids, scored.num_top)
+            logits = logits.index_select(0, torch.from_numpy((~is_scored).nonzero()[0]).to(logits.device))
+        return ScoredStep(self._choose(logits, groups), logits, prompt)
+
+    def _choose(self, logits: torch.Tensor, groups: Sequence[RowGroup]) -> PendingTokens:
         if not groups:
             return KnownTokens(np.empty(0, dtype=np.int64))
         if self._runner.device.type != "cuda":

@@ -140,6 +140,32 @@ async def test_drafting_changes_how_soon_the_text_comes_and_nothing_else(pair: P
     pytest.fail("no draft was accepted in 100 answers")
 
 
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+async def test_log_probabilities_are_those_of_plain_decoding_and_of_a_rescore(pair: Pair, temperature: float) -> None:
+    wanted = Ask(PROMPTS[1], 9, 40, temperature)
+    asked = {"logprobs": 2, "return_token_ids": True}
+    async with pair.edge.client() as client:
+        (drafted,) = (await wanted.send(client, **asked)).choices
+        (plain,) = (await wanted.send(client, **asked, speculation={"enabled": False})).choices
+        async with await wanted.send(client, **asked, stream=True) as chunks:
+            parts = [chunk.choices[0].logprobs async for chunk in chunks]
+        text = drafted.prompt_token_ids + drafted.token_ids
+        scoring = {"prompt": text, "max_tokens": 0, "echo": True, **asked}
+        (rescored,) = (await wanted.send(client, **scoring)).choices
+    assert drafted.text == plain.text
+    own = drafted.logprobs
+    assert own.tokens == plain.logprobs.tokens == rescored.logprobs.tokens[-40:]
+    assert own.text_offset == plain.logprobs.text_offset
+    assert own.token_logprobs == pytest.approx(plain.logprobs.token_logprobs, abs=1e-4)
+    assert own.token_logprobs == pytest.approx(rescored.logprobs.token_logprobs[-40:], abs=1e-4)
+    streamed = [value for part in parts if part is not None for value in part.token_logprobs]
+    assert own.token_logprobs == pytest.approx(streamed, abs=1e-4)
+    assert len(rescored.logprobs.tokens) == len(text)
+    for best, token, value in zip(own.top_logprobs, own.tokens, own.token_logprobs, strict=True):
+        assert best[token] == value and 2 <= len(best) <= 3
+        assert temperature > 0 or max(best.values()) == value
+
+
 async def test_32_clients_at_once_with_cancellations_get_the_text_they_get_alone(pair: Pair) -> None:
     draw = Random(20)
     wanted = [ask(index) for index in range(24)]

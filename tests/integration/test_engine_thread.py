@@ -33,6 +33,7 @@ from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
+from specedge_verifier import engine as engine_module
 from specedge_verifier.engine import MAX_QUEUED_DRAFTS
 from specedge_verifier.grpc_server import SERVICE_NAME
 
@@ -260,11 +261,17 @@ async def test_unread_drafts_are_bounded() -> None:
             "committed_ids",
             "2 committed tokens leave nothing to generate: max_tokens is 2",
         ),
+        (
+            OpenSession("r", (1,) * 200, (), SamplingParams(num_prompt_logprobs=20), "f"),
+            "prompt_logprobs",
+            "prompt_logprobs is 20 for a prompt of 200 tokens; together they may ask for at most 4000",
+        ),
     ],
 )
 async def test_what_could_never_be_served_is_refused_at_once(
-    message: OpenSession, param: str | None, details: str
+    message: OpenSession, param: str | None, details: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine_module, "MAX_PROMPT_LOGPROBS", 4000)
     async with running(Target()) as engine:
         with pytest.raises(InvalidRequest, match=details) as caught:
             engine.open(message, Sink())

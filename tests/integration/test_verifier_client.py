@@ -4,13 +4,14 @@ import asyncio
 import socket
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from edge_harness import PROMPT, QUICK, Edge, answer_of, bursts_of, edge_at, wanted
 from fakes import FINGERPRINT, INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, until
 
 from edge_agent.draft_source import NullDraftSource
-from edge_agent.generation import GenerationRequest
+from edge_agent.generation import GenerationOptions, GenerationRequest
 from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_client import Backoff, VerifierClient
 from specedge.errors import (
@@ -62,6 +63,31 @@ async def test_a_verifier_without_draft_tries_is_sent_none() -> None:
     async with serving(engine) as server, edge_at(server.port, drafts) as edge:
         assert await answer_of(edge.service, wanted(20)) == expected_answer(PROMPT, 20)
     assert drafts.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("logprobs", {"num_logprobs": 0}),
+        ("prompt_logprobs", {"num_prompt_logprobs": 0}),
+        ("bad_words", {"bad_words": ((1,),)}),
+        ("allowed_token_ids", {"allowed_token_ids": (1,)}),
+    ],
+)
+async def test_what_an_older_verifier_would_leave_out_is_refused(field: str, values: dict[str, Any]) -> None:
+    engine = FakeEngine(replace(INFO, capabilities=()))
+    async with serving(engine) as server, edge_at(server.port) as edge:
+        with pytest.raises(InvalidRequest, match=f"{field} is given, but the verifier does not have it") as caught:
+            await answer_of(edge.service, wanted(20, sampling=SamplingParams(**values)))
+    assert caught.value.param == field
+    assert engine.opened == []
+
+
+async def test_a_verifier_that_leaves_out_what_it_promised_does_not_answer() -> None:
+    options = GenerationOptions(verifier_deadline_s=0.2)
+    async with serving(FakeEngine()) as server, edge_at(server.port, options=options) as edge:
+        with pytest.raises(VerifierUnavailable, match="log-probabilities of 0 of 1 tokens"):
+            await answer_of(edge.service, wanted(20, sampling=SamplingParams(num_logprobs=0)))
 
 
 async def test_answers_of_one_channel_do_not_mix() -> None:

@@ -1,6 +1,7 @@
 """Whatever the codec writes it reads back, and whatever bytes arrive it either reads or refuses."""
 
 import math
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
 from specedge.wire.draft_codec import DraftDecoder, DraftEncoder, encode_scores
-from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
+from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, TokenLogprob, Verdict
 from specedge.wire.status import from_status, to_status
 
 VOCAB_SIZE = 152_000
@@ -37,6 +38,10 @@ samplings = st.builds(
     min_tokens=st.integers(0, 100),
     ignore_eos=st.booleans(),
     stop_token_ids=st.lists(token_ids, max_size=4).map(tuple),
+    num_logprobs=st.none() | st.integers(0, 20),
+    num_prompt_logprobs=st.none() | st.integers(0, 20),
+    bad_words=st.lists(st.lists(token_ids, min_size=1, max_size=4).map(tuple), max_size=4).map(tuple),
+    allowed_token_ids=st.lists(token_ids, max_size=8).map(tuple),
 )
 
 openings = st.builds(
@@ -51,10 +56,24 @@ openings = st.builds(
     priority=st.integers(-(2**31), 2**31 - 1),
 )
 
+
+@st.composite
+def logprobs(draw: st.DrawFn, num_tokens: int) -> tuple[TokenLogprob, ...]:
+    """Of consecutive tokens, with equally many best ones each."""
+    num_top = draw(st.integers(0, 3))
+    value = st.floats(max_value=0, width=32)
+
+    def many(element: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+        return st.lists(element, min_size=num_top, max_size=num_top).map(tuple)
+
+    return tuple(TokenLogprob(draw(value), draw(many(token_ids)), draw(many(value))) for _ in range(num_tokens))
+
+
 verdicts = st.builds(
     Verdict,
     first_position=counts,
     token_ids=st.lists(token_ids, min_size=1, max_size=20).map(tuple),
+    logprobs=st.integers(0, 5).flatmap(logprobs),
     finish_reason=st.sampled_from(["", "stop", "length"]),
     queue_us=counts,
     step_us=counts,
@@ -63,7 +82,13 @@ verdicts = st.builds(
     lead_tokens=counts,
 )
 
-openeds = st.builds(SessionOpened, num_cached_tokens=counts, max_live_nodes=counts, max_nodes_per_message=counts)
+openeds = st.builds(
+    SessionOpened,
+    num_cached_tokens=counts,
+    max_live_nodes=counts,
+    max_nodes_per_message=counts,
+    prompt_logprobs=st.integers(0, 5).flatmap(logprobs),
+)
 
 
 @st.composite

@@ -41,6 +41,8 @@ def sampling_params(draw: st.DrawFn, vocab_size: int) -> SamplingParams:
         min_tokens=min_tokens,
         max_tokens=min_tokens + 1,
         stop_token_ids=tuple(draw(st.sets(st.integers(0, MAX_TOKEN), max_size=2))),
+        bad_words=tuple(draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple), max_size=4))),
+        allowed_token_ids=tuple(draw(st.just([]) | st.lists(st.integers(0, MAX_TOKEN), max_size=6))),
     )
     params.validate(vocab_size)
     return params
@@ -65,8 +67,9 @@ class Session:
             positions=np.array([num_committed + len(path) for path in self.paths], dtype=np.int64),
             eos_ids=self.eos_ids,
             prompt_len=len(self.prompt_ids),
-            counts=counts if self.params.needs_paths else None,
+            counts=counts if self.params.has_penalties else None,
             paths=self.paths if self.params.needs_paths else None,
+            committed=[*self.prompt_ids, *self.generated_ids],
         )
 
     def reference(self, row: int, logits: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The edge's small parts around a stream: the committed answer, the buffer, the pauses between attempts."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,8 @@ from edge_agent.answer_stream import Burst, BurstStats, CommittedAnswer
 from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.verifier_client import Backoff, coalesce
 from specedge.errors import CapacityExceeded, ProtocolError
-from specedge.wire.messages import DraftNodes, Verdict
+from specedge.sampling import SamplingParams
+from specedge.wire.messages import DraftNodes, SessionOpened, TokenLogprob, Verdict
 
 
 def test_verdicts_continue_the_answer() -> None:
@@ -87,3 +89,27 @@ async def test_there_is_room_again_when_half_is_read() -> None:
     await asyncio.wait_for(room, 1)
     buffer.finish()
     assert [item async for item in bursts] == [2, 3]
+
+
+def test_log_probabilities_of_a_prompt_are_asked_for_until_told_and_come_with_the_first_burst() -> None:
+    sampling = SamplingParams(num_logprobs=0, num_prompt_logprobs=1)
+    told = (TokenLogprob(-1.0, (4,), (-0.5,)), TokenLogprob(-2.0, (5,), (-0.25,)))
+    answer = CommittedAnswer(3, sampling)
+    assert answer.remaining_sampling == sampling
+    with pytest.raises(ProtocolError, match="0 tokens of a prompt of 3"):
+        answer.opened(SessionOpened(0, 64))
+    answer.opened(SessionOpened(0, 64, prompt_logprobs=told))
+    assert answer.remaining_sampling == replace(sampling, num_prompt_logprobs=None)
+    answer.opened(SessionOpened(3, 64))  # again, after a broken stream
+    own = (TokenLogprob(-3.0),)
+    assert answer.append(Verdict(3, (9,), logprobs=own)) == Burst(
+        (9,), "", 0, BurstStats(num_cached_tokens=3), own, told
+    )
+    assert answer.append(Verdict(4, (9,), logprobs=own)).prompt_logprobs == ()
+
+
+def test_tokens_without_the_log_probabilities_that_were_asked_for_are_refused() -> None:
+    answer = CommittedAnswer(3, SamplingParams(num_logprobs=0))
+    with pytest.raises(ProtocolError, match="of 1 of 2 tokens"):
+        answer.append(Verdict(3, (9, 8), logprobs=(TokenLogprob(-3.0),)))
+    assert answer.token_ids == []

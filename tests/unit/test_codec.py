@@ -1,5 +1,6 @@
 """The codec: sizes on the wire, limits, defaults of fields left out, and names in its errors."""
 
+import contextlib
 from dataclasses import replace
 from random import Random
 
@@ -98,6 +99,30 @@ def test_a_verdict_must_say_something() -> None:
     ):
         with pytest.raises(ProtocolError, match=details):
             codec.decode_response(response, 10)
+
+
+@pytest.mark.parametrize(
+    ("num_values", "top_ids", "details"),
+    [
+        (3, [], None),
+        (3, [1, 2], None),
+        (4, [1, 2], None),
+        (5, [1, 2], "5 values and 2 top_ids, which fit no tokens"),
+        (2, [1, 2], "2 values and 2 top_ids"),
+        (0, [1], "0 values and 1 top_ids"),
+        (2, [10], r"top_ids\[0\] is 10, outside the vocabulary of 10"),
+    ],
+)
+def test_malformed_log_probabilities_are_refused(num_values: int, top_ids: list[int], details: str | None) -> None:
+    response = codec.encode_response(Verdict(5, (1,)))
+    response.verdict.logprobs.values.extend([-1.0] * num_values)
+    response.verdict.logprobs.top_ids.extend(top_ids)
+    with contextlib.nullcontext() if details is None else pytest.raises(ProtocolError, match=details):
+        verdict = codec.decode_response(response, 10)
+        assert isinstance(verdict, Verdict)
+        assert [len(token.top_ids) for token in verdict.logprobs] == [len(top_ids) // (num_values - len(top_ids))] * (
+            num_values - len(top_ids)
+        )
 
 
 def test_times_beyond_32_bits_are_cut_off() -> None:

@@ -99,6 +99,18 @@ def test_penalties_follow_each_rows_own_path() -> None:
     assert [candidates.token_ids for candidates in ranked] == [[8], [7]]
 
 
+def test_masked_tokens_are_never_proposed() -> None:
+    logits = torch.zeros(3, VOCAB_SIZE)
+    logits[:, 7], logits[:, 8], logits[:, 9] = 3.0, 2.0, 1.0
+    params = SamplingParams(temperature=0.0, bad_words=((7,), (4, 5, 8)), allowed_token_ids=(5, 7, 8, 9))
+    rows = RowGroup(params, np.array([5, 6, 6]), (2,), prompt_len=3, paths=[[], [5], [6]], committed=[1, 2, 3, 4])
+    ranked = ChildRanking(VOCAB_SIZE, "cpu", width=2).rank(logits, [rows])
+    assert [candidates.token_ids for candidates in ranked] == [[8, 9], [9, 5], [8, 9]]
+    unanswered = rows._replace(prompt_len=4)  # the prompt's end begins no bad word
+    ranked = ChildRanking(VOCAB_SIZE, "cpu", width=2).rank(logits, [unanswered])
+    assert [candidates.token_ids for candidates in ranked] == [[8, 9]] * 3
+
+
 def test_tokens_outside_the_candidates_share_what_is_left() -> None:
     scores = np.array([2.0, 1.0, 0.0, -1.0])
     partitions = np.log(np.exp(scores[:, None] / np.array(TAUS)).sum(axis=0))

@@ -22,6 +22,7 @@ from specedge.row_group import RowGroup
 from specedge.row_scoring import MAX_LEADERS
 from specedge.sampler import Sampler
 from specedge.sampling import SamplingParams
+from specedge_verifier.token_logprobs import PendingLogprobs
 
 NARROW, WIDE = 1000, 20_000
 WAITS_OR_SORTS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2", "unique_dim", "sort"}
@@ -35,6 +36,7 @@ PARAMS = {
     "min_p": SamplingParams(min_p=0.05),
     "penalised": SamplingParams(temperature=0.7, presence_penalty=0.5, repetition_penalty=1.1),
 }
+MASKED = SamplingParams(temperature=0.7, bad_words=((3,), (4, 5)), allowed_token_ids=tuple(range(3, 90)))
 # The most launches of (choose, rank), by vocabulary: to be lowered with the code, and raised only for a reason.
 MOST = {
     "greedy": {NARROW: (2, 13), WIDE: (2, 23)},
@@ -134,6 +136,31 @@ def test_a_step_is_few_launches_and_one_copy_each_way(kind: str, vocab_size: int
         assert more.total() <= most, "the same for any number of sessions"
         if vocab_size == WIDE:
             assert operations.widest_topk <= MAX_LEADERS
+
+
+def test_masks_are_few_launches_and_no_copies_of_their_own(copies: Counter[str]) -> None:
+    logits, _ = batch("sampled", WIDE, 8)
+    plain, masked = (
+        [RowGroup(params, np.array([8, 9]), (2,), 8, None, [(), (4,)], range(8)) for _ in range(8)]
+        for params in (PARAMS["sampled"], MASKED)
+    )
+    choosing = Sampler(WIDE, "cpu")
+    most = count(lambda: choosing.choose(logits, plain)).counts.total() + 11
+    copies.clear()
+    operations = count(lambda: choosing.choose(logits, masked))
+    assert operations.counts.total() <= most, operations.counts
+    assert copies == {"sent": 1, "fetched": 1}
+    assert not WAITS_OR_SORTS & set(operations.counts), operations.counts
+
+
+@pytest.mark.parametrize("num_top", [0, 20])
+def test_log_probabilities_are_few_launches_and_one_copy_each_way(num_top: int, copies: Counter[str]) -> None:
+    logits, _ = batch("sampled", WIDE, 8)
+    rows = np.arange(0, 16, 2)
+    operations = count(lambda: PendingLogprobs(logits, rows, rows, num_top).result())
+    assert copies == {"sent": 1, "fetched": 1}
+    assert operations.counts.total() <= 10, operations.counts
+    assert not WAITS_OR_SORTS & set(operations.counts), operations.counts
 
 
 @pytest.mark.parametrize("params", [PARAMS["top_p"], PARAMS["min_p"], SamplingParams(min_p=0.01, top_p=0.5)])

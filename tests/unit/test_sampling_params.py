@@ -89,6 +89,31 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"stop_token_ids": (-3,)},
         "stop_token_ids has token id -3; it must name ids between 0 and 99",
     ),
+    ("logprobs", {"num_logprobs": 21}, "logprobs is 21; it must be between 0 and 20"),
+    ("logprobs", {"num_logprobs": -1}, "logprobs is -1; it must be between 0 and 20"),
+    ("prompt_logprobs", {"num_prompt_logprobs": 21}, "prompt_logprobs is 21; it must be between 0 and 20"),
+    ("bad_words", {"bad_words": ((1,),) * 257}, "bad_words has 257 spellings; it may have at most 256"),
+    (
+        "bad_words",
+        {"bad_words": ((1,), ())},
+        "bad_words has a spelling of 0 tokens; it may have spellings of 1 to 64",
+    ),
+    (
+        "bad_words",
+        {"bad_words": ((1,) * 65,)},
+        "bad_words has a spelling of 65 tokens; it may have spellings of 1 to 64",
+    ),
+    ("bad_words", {"bad_words": ((1, 100),)}, "bad_words has token id 100; it must name ids between 0 and 99"),
+    (
+        "allowed_token_ids",
+        {"allowed_token_ids": (1,) * 4097},
+        "allowed_token_ids has 4097 ids; it may hold at most 4096",
+    ),
+    (
+        "allowed_token_ids",
+        {"allowed_token_ids": (100,)},
+        "allowed_token_ids has token id 100; it must name ids between 0 and 99",
+    ),
 ]
 
 
@@ -109,6 +134,7 @@ def test_a_refusal_names_field_value_and_limit(field: str, values: dict[str, Any
         {"presence_penalty": -2.0, "frequency_penalty": -2.0, "repetition_penalty": 1e-3},
         {"presence_penalty": 2.0, "frequency_penalty": 2.0, "repetition_penalty": 1e3},
         {"logit_bias": ((0, -100.0), (99, 100.0)), "stop_token_ids": (0, 99) * 64},
+        {"num_logprobs": 0, "num_prompt_logprobs": 20, "bad_words": ((99,) * 64,) * 256, "allowed_token_ids": (0, 99)},
     ],
 )
 def test_the_limits_themselves_are_allowed(values: dict[str, Any]) -> None:
@@ -132,9 +158,12 @@ def test_1024_bias_entries_are_allowed() -> None:
         ({"logit_bias": ((1, 1.0),)}, False, False, True),
         ({"min_tokens": 1}, False, False, True),
         ({"top_k": 5, "top_p": 0.5, "min_p": 0.5, "stop_token_ids": (3,)}, False, False, False),
+        ({"bad_words": ((3,),), "allowed_token_ids": (1, 3)}, False, False, True),
+        ({"bad_words": ((3,), (4, 5))}, False, True, True),
+        ({"num_logprobs": 3, "num_prompt_logprobs": 3}, False, False, False),
     ],
 )
 def test_what_a_choice_needs(values: dict[str, Any], is_greedy: bool, needs_paths: bool, edits_logits: bool) -> None:
     params = SamplingParams(**values)
     assert (params.is_greedy, params.needs_paths, params.edits_logits) == (is_greedy, needs_paths, edits_logits)
-    assert params.has_penalties == needs_paths
+    assert params.has_penalties == (needs_paths and not params.bad_words)

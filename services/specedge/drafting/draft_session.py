@@ -92,7 +92,7 @@ class SessionDrafting:
         committed = request.committed
         self.prompt_len = len(committed) if request.prompt_len is None else request.prompt_len
         self.counts: TokenCounts | None = None
-        if request.sampling.needs_paths:
+        if request.sampling.has_penalties:
             self.counts = TokenCounts(committed[: self.prompt_len])
             self.counts.append(committed[self.prompt_len :])
         self.max_tree_nodes = min(settings.growth.max_budget, request.max_live_nodes)

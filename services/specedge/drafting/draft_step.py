@@ -101,4 +101,5 @@ def _group(session: SessionDrafting, tree: DraftTree, rows: Rows) -> RowGroup:
         prompt_len=session.prompt_len,
         counts=session.counts,
         paths=session.paths(tree, rows.references) if request.sampling.needs_paths else None,
+        committed=session.committed,
     )

@@ -4,8 +4,8 @@ import ipaddress
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message a verifier takes; a longer one ends its stream with RESOURCE_EXHAUSTED."""
-MAX_RESPONSE_BYTES = 2**20
-"""Largest message an edge takes; verdicts have about 50 bytes."""
+MAX_RESPONSE_BYTES = 8 * 2**20
+"""Largest message an edge takes: log-probabilities of a long prompt. Verdicts have about 50 bytes."""
 
 FRAMING_BYTES = 5 + 9
 """What gRPC's length prefix and HTTP/2's frame header add to a message."""

@@ -7,6 +7,7 @@ Draft nodes, whose numbers run through a whole stream, have a module of their ow
 from specedge.errors import InvalidRequest, ProtocolError
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
+from specedge.wire.logprob_codec import decode_logprobs, encode_logprobs
 from specedge.wire.messages import (
     PROTOCOL_VERSION,
     DefaultSampling,
@@ -61,6 +62,10 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
                 min_tokens=sampling.min_tokens,
                 ignore_eos=sampling.ignore_eos,
                 stop_token_ids=sampling.stop_token_ids,
+                num_logprobs=sampling.num_logprobs,
+                num_prompt_logprobs=sampling.num_prompt_logprobs,
+                bad_words=[pb.TokenSequence(token_ids=word) for word in sampling.bad_words],
+                allowed_token_ids=sampling.allowed_token_ids,
             ),
             tokenizer_fingerprint=message.tokenizer_fingerprint,
             drafter_id=message.drafter_id,
@@ -127,6 +132,10 @@ def _decode_sampling(message: pb.SamplingParams, vocab_size: int) -> SamplingPar
         min_tokens=message.min_tokens,
         ignore_eos=message.ignore_eos,
         stop_token_ids=tuple(message.stop_token_ids),
+        num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
+        num_prompt_logprobs=message.num_prompt_logprobs if message.HasField("num_prompt_logprobs") else None,
+        bad_words=tuple(tuple(word.token_ids) for word in message.bad_words),
+        allowed_token_ids=tuple(message.allowed_token_ids),
     )
     sampling.validate(vocab_size)
     return sampling
@@ -138,13 +147,16 @@ def encode_response(message: SessionOpened | Verdict) -> pb.GenerateResponse:
 
 
 def _encode_opened(message: SessionOpened) -> pb.GenerateResponse:
-    return pb.GenerateResponse(
+    response = pb.GenerateResponse(
         opened=pb.SessionOpened(
             num_cached_tokens=message.num_cached_tokens,
             max_live_nodes=message.max_live_nodes,
             max_nodes_per_message=message.max_nodes_per_message,
         )
     )
+    if message.prompt_logprobs:
+        encode_logprobs(response.opened.prompt_logprobs, message.prompt_logprobs)
+    return response
 
 
 def _encode_verdict(message: Verdict) -> pb.GenerateResponse:
@@ -158,6 +170,8 @@ def _encode_verdict(message: Verdict) -> pb.GenerateResponse:
     verdict.num_nodes_verified = message.num_nodes_verified
     verdict.num_accepted = message.num_accepted
     verdict.lead_tokens = message.lead_tokens
+    if message.logprobs:
+        encode_logprobs(verdict.logprobs, message.logprobs)
     return response
 
 
@@ -166,7 +180,12 @@ def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOp
     kind = response.WhichOneof("message")
     if kind == "opened":
         opened = response.opened
-        return SessionOpened(opened.num_cached_tokens, opened.max_live_nodes, opened.max_nodes_per_message)
+        return SessionOpened(
+            opened.num_cached_tokens,
+            opened.max_live_nodes,
+            opened.max_nodes_per_message,
+            decode_logprobs(opened.prompt_logprobs, vocab_size) if opened.HasField("prompt_logprobs") else (),
+        )
     if kind != "verdict":
         raise ProtocolError("a response carries neither SessionOpened nor Verdict")
     verdict = response.verdict
@@ -186,6 +205,7 @@ def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOp
         num_nodes_verified=verdict.num_nodes_verified,
         num_accepted=verdict.num_accepted,
         lead_tokens=verdict.lead_tokens,
+        logprobs=decode_logprobs(verdict.logprobs, vocab_size) if verdict.HasField("logprobs") else (),
     )
 
 

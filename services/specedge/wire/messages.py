@@ -17,6 +17,12 @@ PROTOCOL_VERSION = 1
 DRAFT_TRIES = "draft-tries"
 """Capability: the verifier accepts DraftNodes."""
 
+LOGPROBS = "logprobs"
+"""Capability: the verifier tells log-probabilities."""
+
+TOKEN_MASKS = "token-masks"
+"""Capability: the verifier obeys `bad_words` and `allowed_token_ids`."""
+
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
@@ -56,13 +62,32 @@ class DraftNodes:
     num_verdicts_seen: int = 0
 
 
+class TokenLogprob(NamedTuple):
+    """One token's log-probability: log_softmax of the target's logits in float32, before anything is done to them.
+
+    Attributes:
+        logprob: the token's own.
+        top_ids: the most probable tokens at its place, best first.
+        top_logprobs: theirs.
+    """
+
+    logprob: float
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """Verifier to edge, first message of a stream: the session has been admitted."""
+    """Verifier to edge, first message of a stream: the session has been admitted.
+
+    `prompt_logprobs`, when asked for, are of every token of the prompt but the first; the message then comes once the
+    prompt has been computed.
+    """
 
     num_cached_tokens: int
     max_live_nodes: int
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -76,6 +101,7 @@ class Verdict(NamedTuple):
     num_nodes_verified: int = 0
     num_accepted: int = 0
     lead_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +130,7 @@ class ServerInfo:
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
     default_sampling: DefaultSampling = field(default_factory=DefaultSampling)
     protocol_version: int = PROTOCOL_VERSION
-    capabilities: tuple[str, ...] = (DRAFT_TRIES,)
+    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS)
 
 
 def check_token_ids(

@@ -1,8 +1,8 @@
 """The edge agent's settings. Growth parameters and proactive modes keep their published names."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
 from specedge.drafting.settings import DrafterSettings
@@ -51,6 +51,13 @@ class EdgeSettings(DrafterSettings):
 
     proactive: ProactiveSettings = Field(default_factory=lambda: ProactiveSettings())
 
+    lookup: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="also draft, without computing anything, what followed the same tokens earlier in the text or in a "
+        "request's prediction; auto does so without a draft model and in proactive.type streamed; the published modes "
+        "draft as published",
+    )
+
     max_new_tokens: PositiveInt | None = Field(
         default=None,
         description="answer length in tokens for requests that name none; auto is what the context has left",
@@ -90,3 +97,18 @@ class EdgeSettings(DrafterSettings):
     max_concurrent_requests: int = Field(
         default=256, ge=1, le=65536, description="most requests served at a time; one more gets 503 with Retry-After"
     )
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether drafts are looked up as well as computed."""
+        can = self.draft_model is None or self.proactive.type == "streamed"
+        return can and self.lookup != "off"
+
+    @model_validator(mode="after")
+    def _lookup_has_its_mode(self) -> Self:
+        if self.lookup == "on" and not self.looks_up:
+            raise ValueError(
+                f"lookup is on, but proactive.type {self.proactive.type} drafts as published; use streamed, or set "
+                "lookup to auto or off"
+            )
+        return self

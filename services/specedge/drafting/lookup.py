@@ -76,36 +76,32 @@ class Follower:
         near = len(self.index) if self.match is None else self.match.position
         self.match = self.index.find(tail, near) or self.match
 
-    def chain(self, match: Match, is_final: Callable[[int, int], bool], position: int) -> Chain:
+    def chain(self, match: Match, path: Sequence[int], position: int, is_final: Callable[[int, int], bool]) -> Chain:
         """What the source says after a match, as far as it is worth a draft.
 
         Args:
             match: in this source.
-            is_final: tells whether nothing can follow a token at a position.
+            path: tokens supposed after the committed ones.
             position: of the chain's first token in the text.
+            is_final: tells whether nothing can follow a token at a position.
         """
-        tokens, end, at = self.index.token_ids, len(self.index), match.position
-        period = end - at  # where a text repeats itself, it goes on from its own end
-        chain: list[int] = []
+        tokens, at, length = self.index.token_ids, match.position, match.length
+        goes_on = self.source == "lookup"  # with the path, and then with the chain itself; a prediction ends
+        supposed, num_known = [*path], len(tokens)
         log_probs: list[float] = []
-        path, length = 1.0, match.length
-        while len(chain) < MAX_CHAIN and period > 0:
+        left = 1.0
+        while len(log_probs) < MAX_CHAIN and (at < num_known or goes_on):
             probability = self._acceptance.probability(length)
-            path *= probability
-            if path < MIN_PATH_PROBABILITY:
+            left *= probability
+            if left < MIN_PATH_PROBABILITY:
                 break
-            if at < end:
-                token = tokens[at]
-            elif self.source == "lookup":
-                token = chain[-period]
-            else:
-                break
-            chain.append(token)
+            token = tokens[at] if at < num_known else supposed[at - num_known]
+            supposed.append(token)
             log_probs.append(log(probability))
             if is_final(token, position):
                 break
             at, length, position = at + 1, length + 1, position + 1
-        return Chain(self.source, chain, log_probs)
+        return Chain(self.source, supposed[len(path) :], log_probs)
 
 
 class SessionLookup:
@@ -156,7 +152,7 @@ class SessionLookup:
     def chains(self) -> list[Chain]:
         """What may follow the text, at most one chain of each source."""
         chains = [
-            follower.chain(follower.match, self._is_final, self._num_committed)
+            follower.chain(follower.match, (), self._num_committed, self._is_final)
             for follower in self._followers
             if follower.match is not None
         ]
@@ -169,7 +165,7 @@ class SessionLookup:
         for follower in self._followers:
             match = follower.index.find(tail, len(follower.index))
             if match is not None:
-                chain = follower.chain(match, self._is_final, self._num_committed + len(path))
+                chain = follower.chain(match, path, self._num_committed + len(path), self._is_final)
                 if chain.token_ids and (best is None or chain.log_probs[0] > best.log_probs[0]):
                     best = chain
         return best

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from edge_agent.detokenizer import Detokenizer
 from edge_agent.generation import Burst
+from edge_agent.http.prediction import PredictionCount
 from specedge.stopping import TextStopper
 
 
@@ -21,6 +22,8 @@ class Piece:
         num_accepted: how many of them the target agreed with.
         num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended the answer.
+        num_predicted: tokens of the request's prediction that the answer has taken over so far.
+        num_mispredicted: those that it has not; 0 until the answer has ended.
     """
 
     choice: int
@@ -30,6 +33,8 @@ class Piece:
     num_accepted: int = 0
     num_cached_tokens: int | None = None
     stop_reason: str | int | None = None
+    num_predicted: int = 0
+    num_mispredicted: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -46,6 +51,7 @@ class ChoiceText:
         min_tokens: stop strings count only in the text of the tokens after these.
         keeps_stop: what ends the answer, a stop string or a stop token, is part of its text.
         stop_token_ids: the stop tokens that the request named.
+        prediction_ids: what the client expects the answer to be.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ChoiceText:
         *,
         keeps_stop: bool = False,
         stop_token_ids: Sequence[int] = (),
+        prediction_ids: Sequence[int] = (),
     ) -> None:
         self._choice = choice
         self._detokenizer = detokenizer
@@ -65,11 +72,13 @@ class ChoiceText:
         self._min_tokens = min_tokens
         self._stop_token_ids = frozenset(stop_token_ids)
         self._num_tokens = 0
+        self._prediction = PredictionCount(prediction_ids)
 
     def advance(self, burst: Burst) -> Piece:
         """The next piece; a stop token that ends the answer has no text unless it is to be kept."""
         texts, finish_reason = self._take(burst.token_ids, burst.finish_reason)
         stats = burst.stats
+        self._prediction.take(burst.token_ids[: len(texts)])
         return Piece(
             self._choice,
             tuple(texts),
@@ -78,6 +87,8 @@ class ChoiceText:
             burst.num_accepted,
             stats.num_cached_tokens,
             self._stop_reason(burst) if finish_reason == "stop" else None,
+            self._prediction.num_accepted,
+            self._prediction.num_rejected if finish_reason else 0,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

@@ -79,6 +79,7 @@ class ChoiceRunner:
             choice.request.sampling.min_tokens,
             keeps_stop=choice.keeps_stop,
             stop_token_ids=choice.request.sampling.stop_token_ids,
+            prediction_ids=choice.request.prediction_ids,
         )
         try:
             async with slots:

@@ -104,6 +104,12 @@ class Follower:
         return Chain(self.source, supposed[len(path) :], log_probs)
 
 
+def prediction_follower(token_ids: Sequence[int], acceptance: LookupAcceptance | None = None) -> Follower:
+    """Follows a prediction from its beginning on; without `acceptance` only to see where the answer agrees with it."""
+    worth = SessionAcceptance(acceptance or LookupAcceptance(), "prediction")
+    return Follower("prediction", NGramIndex(token_ids), worth, _ANCHOR)
+
+
 class SessionLookup:
     """The free drafts of one answer.
 
@@ -131,9 +137,7 @@ class SessionLookup:
         self._text = Follower("lookup", text, SessionAcceptance(acceptance, "lookup"), None)
         self._followers = [self._text]
         if prediction:
-            index = NGramIndex(prediction)
-            predicted = Follower("prediction", index, SessionAcceptance(acceptance, "prediction"), _ANCHOR)
-            self._followers.append(predicted)
+            self._followers.append(prediction_follower(prediction, acceptance))
         self._text.search(self._tail())
         self.commit(committed[prompt_len:])
 

@@ -21,13 +21,12 @@ _EDGES: Mapping[str, Sequence[str]] = {
     "model": ("--lookup", "off"),
     "both": ("--lookup", "on"),
 }
-_MAX_TOKENS = 96
+_MAX_TOKENS = 64
 _TIMEOUT_S = 120.0
 _PROMPTS = (
     "Tell me a story about a duckling who is afraid of puddles.",
     "Tell me a tale about a fox who wanted to learn to swim.",
     "Tell me a story about two mice and a very long ladder.",
-    "Please tell me how the owl found her spectacles again.",
 )
 
 
@@ -47,6 +46,13 @@ class Measured:
     totals: dict[tuple[str, str, str], Total] = field(default_factory=dict)
     num_answers: int = 0
     num_different: int = 0
+
+    def add(self, key: tuple[str, str, str], total: Total) -> None:
+        """Takes an answer into account."""
+        into = self.totals.setdefault(key, Total())
+        into.num_tokens += total.num_tokens
+        into.num_verifications += total.num_verifications
+        into.seconds += total.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ WORKLOADS = (
 
 
 async def measure(num_rounds: int) -> Measured:
-    """Every workload over every network, the ways by turns; the first round warms up and is not counted."""
+    """Every workload over every network, the ways by turns; a first round warms up and is not counted."""
     verifier_port = free_port(HOST)
     ports = {way: free_port(HOST) for way in _EDGES}
     with ExitStack() as stack:
@@ -96,10 +102,11 @@ async def measure(num_rounds: int) -> Measured:
         measured = Measured()
         async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
             urls = {way: f"http://{HOST}:{ports.get(way, ports['lookup'])}" for way in WAYS}
+            await _round(client, urls, NETWORKS[0].name, 0, Measured())
             for network in NETWORKS:
                 proxy.profile = network
-                for index in range(num_rounds + 1):
-                    await _round(client, urls, network.name, index, measured)
+                for index in range(num_rounds):
+                    await _round(client, urls, network.name, index + 1, measured)
         await proxy.stop()
     return measured
 
@@ -107,31 +114,25 @@ async def measure(num_rounds: int) -> Measured:
 async def _round(
     client: httpx.AsyncClient, urls: Mapping[str, str], network: str, index: int, measured: Measured
 ) -> None:
-    """All prompts of all workloads, once each way."""
-    expected: dict[tuple[float, int], str] = {}
-    for temperature in (0.0, 0.7):
+    """All prompts of all workloads, once each way; plain decoding has no use for a prediction."""
+    plain: dict[tuple[float, int], tuple[str, Total]] = {}
+    for temperature in {workload.temperature for workload in WORKLOADS}:
         for number in range(len(_PROMPTS)):
-            body = _body(number, index, temperature)
-            expected[temperature, number] = (await _ask(client, urls["plain"], body | _PLAIN))[0]
+            body = _body(number, index, temperature) | {"speculation": {"enabled": False}}
+            plain[temperature, number] = await _ask(client, urls["plain"], body)
     for workload in WORKLOADS:
         for number in range(len(_PROMPTS)):
-            answer = expected[workload.temperature, number]
+            answer, plain_total = plain[workload.temperature, number]
             body = _body(number, index, workload.temperature)
             if workload.predict is not None:
-                other = expected[workload.temperature, (number + 1) % len(_PROMPTS)]
+                other = plain[workload.temperature, (number + 1) % len(_PROMPTS)][0]
                 body["prediction"] = {"type": "content", "content": workload.predict(answer, other)}
-            for way in WAYS:
-                text, total = await _ask(client, urls[way], body | (_PLAIN if way == "plain" else {}))
-                if index:
-                    measured.num_answers += 1
-                    measured.num_different += text != answer
-                    sum_ = measured.totals.setdefault((network, workload.name, way), Total())
-                    sum_.num_tokens += total.num_tokens
-                    sum_.num_verifications += total.num_verifications
-                    sum_.seconds += total.seconds
-
-
-_PLAIN = {"speculation": {"enabled": False}}
+            measured.add((network, workload.name, "plain"), plain_total)
+            for way in _EDGES:
+                text, total = await _ask(client, urls[way], body)
+                measured.add((network, workload.name, way), total)
+                measured.num_answers += 1
+                measured.num_different += text != answer
 
 
 def _body(number: int, index: int, temperature: float) -> dict[str, Any]:

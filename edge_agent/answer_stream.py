@@ -36,6 +36,7 @@ class GenerationRequest:
         speculate: False asks for plain decoding.
         max_draft_nodes: most live draft nodes; None: as many as edge and verifier allow.
         priority: higher goes first.
+        prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class GenerationRequest:
     speculate: bool = True
     max_draft_nodes: int | None = None
     priority: int = 0
+    prediction_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ class AnswerStream:
             info.eos_ids,
             min(info.max_live_nodes, request.max_draft_nodes or info.max_live_nodes),
             self._on_nodes,
+            request.prediction_ids,
         )
 
     async def run(self) -> None:

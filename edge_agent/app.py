@@ -20,12 +20,13 @@ from edge_agent.http.reasoning import template_thinks
 from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
+from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
 from specedge.background import start_in_background
-from specedge.drafting.draft_metrics import DraftMetrics
+from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
@@ -48,10 +49,11 @@ class LoadedModels:
     tokenizer: Tokenizer
     drafter: Drafter | None
     execution: Execution | None = None  # of the draft model
+    lookup: LookupSource | None = None  # without a draft model
 
     @property
     def draft_source(self) -> DraftSource:
-        return self.drafter if self.drafter is not None else NullDraftSource()
+        return self.drafter or self.lookup or NullDraftSource()
 
 
 def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
@@ -140,22 +142,31 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         torch.set_num_threads(settings.num_threads)
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
     if settings.draft_model is None:
-        return LoadedModels(tokenizer, None)
+        return LoadedModels(tokenizer, None, lookup=lookup_source(settings, metrics) if settings.looks_up else None)
     model = load_draft_model(settings, tokenizer)
     num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
     runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
     steps = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
     drafter = Drafter(
         runner,
-        drafter_id=f"{settings.draft_model}/{settings.proactive.type}",
+        drafter_id=f"{settings.draft_model}/{settings.proactive.type}{'+lookup' * settings.looks_up}",
         settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
     )
     steps.watch(drafter.stats, drafter.pool)
+    if settings.looks_up:
+        metrics.registry.register(LookupMetrics("specedge_edge", drafter.stats.lookup))
     execution = execution_of(model, runner, settings.draft_quantization)
     metrics.drafts_with(execution)
     return LoadedModels(tokenizer, drafter, execution)
+
+
+def lookup_source(settings: EdgeSettings, metrics: EdgeMetrics) -> LookupSource:
+    """Drafts without a draft model."""
+    source = LookupSource(settings.max_budget)
+    metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
+    return source
 
 
 def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
@@ -168,7 +179,7 @@ def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
         max_budget=settings.proactive.max_budget or main.max_budget,
         decay=_PROACTIVE_DECAY,
     )
-    return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive)
+    return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive, looks_up=settings.looks_up)
 
 
 def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationService, metrics: EdgeMetrics) -> FastAPI:

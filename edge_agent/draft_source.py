@@ -48,8 +48,9 @@ class DraftSource(Protocol):
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> DraftSession:
-        """Starts drafting after `committed` (prompt and tokens committed so far), in epoch 0.
+        """Starts drafting after `committed` (the prompt), in epoch 0; the user expects `prediction` to come next.
 
         Nodes of an epoch are numbered 0, 1, 2, ... in the order they are handed to `on_nodes`.
         """
@@ -68,6 +69,7 @@ class NullDraftSource:
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> DraftSession:
         """Starts nothing."""
         return _NullDraftSession()

@@ -100,10 +100,13 @@ class Drafter:
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> "DraftHandle":
         """Starts drafting after `committed`; to be called on the event loop thread."""
         self._loop = asyncio.get_running_loop()
-        request = DraftRequest(session_id, tuple(committed), sampling, tuple(eos_ids), max_live_nodes)
+        request = DraftRequest(
+            session_id, tuple(committed), sampling, tuple(eos_ids), max_live_nodes, prediction=tuple(prediction)
+        )
         handle = DraftHandle(self, self._core, on_nodes)
         self.post(partial(self._core.open, handle, request))
         return handle

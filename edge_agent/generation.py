@@ -56,6 +56,7 @@ class GenerationService:
         request.sampling.validate(self._info.vocab_size)
         check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
         _check_capabilities(request.sampling, self._info)
+        check_token_ids(request.prediction_ids, self._info.vocab_size, "prediction_ids")
         is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._client, source, self._info, self._options)

@@ -1,9 +1,9 @@
 """The edge agent's settings. Growth parameters and proactive modes keep their published names."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import NoDecode
 
@@ -61,6 +61,13 @@ class EdgeSettings(DrafterSettings):
 
     proactive: ProactiveSettings = Field(default_factory=lambda: ProactiveSettings())
 
+    lookup: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="also draft, without computing anything, what followed the same tokens earlier in the text or in a "
+        "request's prediction; auto does so without a draft model and in proactive.type streamed; the published modes "
+        "draft as published",
+    )
+
     max_new_tokens: PositiveInt | None = Field(
         default=None,
         description="answer length in tokens for requests that name none; auto is what the context has left",
@@ -111,3 +118,18 @@ class EdgeSettings(DrafterSettings):
         description="origins of web pages that may use the API from a browser",
         json_schema_extra={"unset_word": "off", "allowed": "origins such as https://chat.example.org, *, or off"},
     )
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether drafts are looked up as well as computed."""
+        can = self.draft_model is None or self.proactive.type == "streamed"
+        return can and self.lookup != "off"
+
+    @model_validator(mode="after")
+    def _lookup_has_its_mode(self) -> Self:
+        if self.lookup == "on" and not self.looks_up:
+            raise ValueError(
+                f"lookup is on, but proactive.type {self.proactive.type} drafts as published; use streamed, or set "
+                "lookup to auto or off"
+            )
+        return self

@@ -103,12 +103,15 @@ class TrieKeeper:
         sampling: SamplingParams,
         eos_ids: Sequence[int] = (),
         max_live_nodes: int = 64,
+        prediction: Sequence[int] = (),
     ) -> None:
         self.messages: list[DraftNodes] = []
         self.epoch = 0
         self._failure: Exception | None = None  # of a callback, where the event loop would only log it
         self.trie = DraftTrie(committed, max_live_nodes=1 << 20)
-        self.handle: DraftHandle = drafter.open("session", committed, sampling, eos_ids, max_live_nodes, self._receive)
+        self.handle: DraftHandle = drafter.open(
+            "session", committed, sampling, eos_ids, max_live_nodes, self._receive, prediction
+        )
 
     def commit(self, token_ids: Sequence[int]) -> None:
         """Commits tokens on both sides."""
@@ -153,7 +156,7 @@ class TrieKeeper:
             assert len(nodes.token_ids) > 0
             self.messages.append(nodes)
             for token, parent, score in zip(nodes.token_ids, nodes.parents, nodes.scores, strict=True):
-                self.trie.add(parent, token, score)
+                self.trie.extend((parent,), (token,), (score,))
         except (AssertionError, SpecEdgeError) as error:
             self._failure = self._failure or error
 

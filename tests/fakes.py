@@ -209,6 +209,7 @@ class TreeDrafts:
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> "TreeSession":
         self.sessions.append(TreeSession(self, committed, on_nodes))
         return self.sessions[-1]

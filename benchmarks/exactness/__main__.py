@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cells",
         default="",
         metavar="WORDS",
-        help="only cells with all these words, alternatives joined by commas: T0 T0.7 T1, none demo random wrong, "
-        'x1 x8, roomy tight, steady cut; for example "T1 demo,random cut"',
+        help="only cells with all these words, alternatives joined by commas: T0 T0.7 T1, none demo lookup both "
+        'random wrong, x1 x8, roomy tight, steady cut; for example "T1 demo,random cut"',
     )
     parser.add_argument("--max-tokens", type=_positive, default=40, help="tokens of the longer answers (default: 40)")
     parser.add_argument("--engine", choices=get_args(Engine), default="auto", help="what computes the target")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
-Drafter = Literal["none", "demo", "random", "wrong"]
+Drafter = Literal["none", "demo", "lookup", "both", "random", "wrong"]
 Pool = Literal["roomy", "tight"]
 Network = Literal["steady", "cut"]
 
@@ -18,7 +18,8 @@ class Cell:
 
     Attributes:
         temperature: of every request.
-        drafter: none, demo (the embedded draft model), random (random trees, partly right), or wrong (always).
+        drafter: none, demo (the embedded draft model), lookup (no model), both, random (random trees, partly right), or
+            wrong (always).
         num_sessions: answers made at a time.
         pool: tight has so few KV blocks that sessions are preempted.
         network: cut breaks streams in the middle of answers.

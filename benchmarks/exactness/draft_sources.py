@@ -56,6 +56,7 @@ class ScriptedDrafts:
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> "ScriptedSession":
         """Starts drafting; sessions without a known answer draft from its first token on at random."""
         text = [*committed, *self._answers.get(session_id, ())]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from benchmarks.cut_proxy import CutSettings
 from benchmarks.exactness.cases import Answer, Case
@@ -16,6 +17,7 @@ from benchmarks.exactness.draft_sources import ScriptedDrafts, grow_at_random, g
 from edge_agent.app import load as load_edge
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.generation import GenerationRequest, GenerationService
+from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.model.engines import Engine
@@ -84,7 +86,7 @@ class CellResult:
             gaps.append(f"{self.num_reconnects} streams broke without being cut")
         if cell.drafter != "none" and not self.num_nodes:
             gaps.append("no draft node was verified")
-        if (cell.drafter in ("demo", "random")) != (self.num_accepted > 0):
+        if (cell.drafter in ("demo", "lookup", "both", "random")) != (self.num_accepted > 0):
             gaps.append(f"{self.num_accepted} draft nodes were accepted")
         return gaps
 
@@ -142,7 +144,7 @@ async def _answer_all(
     async def work() -> None:
         for case, expected in remaining:
             filler = _filler(case, deployment.settings) if needs_filler else None
-            actual = await _answer(deployment.service, case, result, filler)
+            actual = await _answer(deployment.service, case, result, filler, _prediction(cell, case, expected))
             if difference := judge.compare(cell.name, case, expected, actual):
                 result.differences.append(difference)
             else:
@@ -154,16 +156,29 @@ async def _answer_all(
             workers.create_task(work())
 
 
+def _prediction(cell: Cell, case: Case, expected: Answer) -> tuple[int, ...]:
+    """Half of the cases that look up are predicted: the right answer with every seventh token exchanged or missing."""
+    if cell.drafter not in ("lookup", "both") or case.index % 2:
+        return ()
+    tokens = [*expected.token_ids]
+    tokens[::7] = tokens[1::7] + tokens[: len(tokens[::7]) - len(tokens[1::7])]
+    return tuple(tokens if case.index % 4 else tokens[:10] + tokens[11:])
+
+
 async def _answer(
-    service: GenerationService, case: Case, result: CellResult | None, filler: GenerationRequest | None = None
+    service: GenerationService,
+    case: Case,
+    result: CellResult | None,
+    filler: GenerationRequest | None = None,
+    prediction_ids: tuple[int, ...] = (),
 ) -> Answer:
     """One answer; a filler, if any, is being computed when it begins, and takes the blocks it needs to go on."""
     if filler is not None:
         async with service.generate(filler):
-            return await _answer(service, case, result)
+            return await _answer(service, case, result, None, prediction_ids)
     tokens: list[int] = []
     finish_reason = ""
-    request = GenerationRequest(case.request_id, case.prompt_ids, case.sampling)
+    request = GenerationRequest(case.request_id, case.prompt_ids, case.sampling, prediction_ids=prediction_ids)
     async with service.generate(request) as bursts:
         async for burst in bursts:
             tokens += burst.token_ids
@@ -219,8 +234,12 @@ async def _draft_source(
     if cell.drafter == "none":
         yield NullDraftSource()
         return
-    if cell.drafter == "demo":
-        settings = EdgeSettings(device=options.device, num_threads=options.num_threads)
+    if cell.drafter == "lookup":
+        yield LookupSource(EdgeSettings().max_budget)
+        return
+    if cell.drafter in ("demo", "both"):
+        lookup: Literal["on", "off"] = "on" if cell.drafter == "both" else "off"
+        settings = EdgeSettings(device=options.device, num_threads=options.num_threads, lookup=lookup)
         drafter = load_edge(settings, EdgeMetrics()).drafter
         assert drafter is not None
         drafter.start()

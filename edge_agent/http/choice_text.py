@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from edge_agent.detokenizer import Detokenizer
 from edge_agent.generation import Burst
+from edge_agent.http.prediction import PredictionCount
 from specedge.stopping import TextStopper
 from specedge.wire.messages import TokenLogprob
 
@@ -34,6 +35,8 @@ class Piece:
         logprobs: theirs, where they were asked for.
         prompt: with the first piece only.
         echo: text of the prompt that comes before the answer's; with the first piece only.
+        num_predicted: tokens of the request's prediction that the answer has taken over so far.
+        num_mispredicted: those that it has not; 0 until the answer has ended.
     """
 
     choice: int
@@ -47,6 +50,8 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt: PromptTokens | None = None
     echo: str = ""
+    num_predicted: int = 0
+    num_mispredicted: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -66,6 +71,7 @@ class ChoiceText:
         prompt_ids: the prompt.
         echo: text that comes before the answer's.
         drops_answer: the answer's tokens are left out, and it ends with the first of them.
+        prediction_ids: what the client expects the answer to be.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class ChoiceText:
         prompt_ids: tuple[int, ...] = (),
         echo: str = "",
         drops_answer: bool = False,
+        prediction_ids: Sequence[int] = (),
     ) -> None:
         self._choice = choice
         self._detokenizer = detokenizer
@@ -92,6 +99,7 @@ class ChoiceText:
         self._echo = echo
         self._drops_answer = drops_answer
         self._is_begun = False
+        self._prediction = PredictionCount(prediction_ids)
 
     def advance(self, burst: Burst) -> Piece:
         """The next piece; a stop token that ends the answer has no text unless it is to be kept."""
@@ -105,6 +113,7 @@ class ChoiceText:
                 self._choice, (), "length", num_cached_tokens=stats.num_cached_tokens, prompt=prompt, echo=echo
             )
         texts, finish_reason = self._take(burst.token_ids, burst.finish_reason)
+        self._prediction.take(burst.token_ids[: len(texts)])
         return Piece(
             self._choice,
             tuple(texts),
@@ -117,6 +126,8 @@ class ChoiceText:
             burst.logprobs[: len(texts)],
             prompt,
             echo,
+            self._prediction.num_accepted,
+            self._prediction.num_rejected if finish_reason else 0,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

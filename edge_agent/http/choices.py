@@ -86,6 +86,7 @@ class ChoiceRunner:
             prompt_ids=choice.request.prompt_ids,
             echo=choice.echo,
             drops_answer=choice.drops_answer,
+            prediction_ids=choice.request.prediction_ids,
         )
         try:
             async with slots:

@@ -20,6 +20,7 @@ from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
 from edge_agent.http.logprobs import ChatLogprobs, CompletionLogprobs
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter
+from edge_agent.http.prediction import prediction_text
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
 from edge_agent.http.responses_writer import ResponsesWriter
@@ -111,6 +112,11 @@ class GenerationEndpoints:
         max_len = self._model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len, use.tools)
+        prediction_ids: PromptIds = ()
+        if prediction := prediction_text(fields.prediction):
+            prediction_ids = await self._encoder.encode_text(
+                prediction, max_len, add_special_tokens=False, param="prediction"
+            )
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
@@ -125,6 +131,9 @@ class GenerationEndpoints:
             details=details,
             bad_words=await self._encoder.encode_bad_words(bad_words_of(fields)),
         )
+        choices = [
+            replace(choice, request=replace(choice.request, prediction_ids=prediction_ids)) for choice in choices
+        ]
         writer = make_writer(head, fields)
         plan = self._plan(fields, choices, len(prompt_ids), writer, arrived_s, details)
         return Answer(replace(plan, make_output=partial(self._output, use, prompt_text)), self._runner)

@@ -192,8 +192,14 @@ def usage_json(totals: AnswerTotals) -> Json:
         "completion_tokens": totals.num_completion_tokens,
         "total_tokens": totals.num_prompt_tokens + totals.num_completion_tokens,
     }
+    details: Json = {}
     if totals.num_reasoning_tokens:
-        usage["completion_tokens_details"] = {"reasoning_tokens": totals.num_reasoning_tokens}
+        details["reasoning_tokens"] = totals.num_reasoning_tokens
+    num_predicted, num_mispredicted = sum(totals.num_predicted.values()), sum(totals.num_mispredicted.values())
+    if num_predicted or num_mispredicted:
+        details |= {"accepted_prediction_tokens": num_predicted, "rejected_prediction_tokens": num_mispredicted}
+    if details:
+        usage["completion_tokens_details"] = details
     if totals.num_cached_tokens is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": totals.num_cached_tokens}
     return usage

@@ -98,9 +98,11 @@ class PromptEncoder:
 
         return await self._in_thread(encode)
 
-    async def encode_text(self, text: str, max_len: int, *, add_special_tokens: bool) -> PromptIds:
+    async def encode_text(
+        self, text: str, max_len: int, *, add_special_tokens: bool, param: str = "prompt"
+    ) -> PromptIds:
         """Token ids of a text, with the tokenizer's own beginning-of-text token where asked."""
-        self._check_length(len(text), max_len, "prompt")
+        self._check_length(len(text), max_len, param)
         return await self._in_thread(lambda: self._tokenise(text, add_special_tokens=add_special_tokens))
 
     async def encode_bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -78,6 +78,33 @@ Tools = Annotated[
 ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto"]})]
 
 
+Prediction = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "required": ["type", "content"],
+            "properties": {
+                "type": {"const": "content"},
+                "content": {
+                    "anyOf": [
+                        {"type": "string"},
+                        {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["type", "text"],
+                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                            },
+                        },
+                    ]
+                },
+            },
+        }
+    ),
+]
+
+
 class RequestFields(BaseModel):
     """A body's fields: strict about types, and blind to what it does not know."""
 
@@ -157,6 +184,7 @@ class ChatRequest(GenerationFields, TemplateFields):
     max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
     logprobs: bool | None = Field(None, description="true: log-probabilities of the answer's tokens")
     top_logprobs: Int | None = Field(None, description="best tokens told beside each token, 0 to 20; needs logprobs")
+    prediction: Prediction = Field(None, description="what the answer is expected to be; the text is the same")
     include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
 
 

@@ -52,7 +52,6 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "functions": _one_of([]),
     "mm_processor_kwargs": _NOTHING,
     "modalities": _one_of(["text"], []),
-    "prediction": _NOTHING,
     "reasoning_effort": _one_of("none"),
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),

@@ -44,6 +44,8 @@ class AnswerTotals:
         num_choices: answers being generated.
         has_begun: something has been generated.
         num_cached_tokens: prompt tokens found in the prefix cache; None while unknown, and for several choices.
+        num_predicted: by choice, tokens of the prediction that the answer took over.
+        num_mispredicted: by choice, those that it did not; known when it has ended.
     """
 
     num_prompt_tokens: int
@@ -52,6 +54,8 @@ class AnswerTotals:
     num_completion_tokens: int = 0
     num_reasoning_tokens: int = 0
     num_cached_tokens: int | None = None
+    num_predicted: dict[int, int] = field(default_factory=dict)
+    num_mispredicted: dict[int, int] = field(default_factory=dict)
     speculation: SpeculationSummary = field(default_factory=SpeculationSummary)
 
     def count(self, piece: Piece) -> None:
@@ -60,6 +64,8 @@ class AnswerTotals:
         self.num_completion_tokens += piece.num_tokens
         if piece.num_cached_tokens is not None and self.num_choices == 1:
             self.num_cached_tokens = piece.num_cached_tokens
+        self.num_predicted[piece.choice] = piece.num_predicted
+        self.num_mispredicted[piece.choice] = piece.num_mispredicted
         self.speculation.add(piece)
 
 

@@ -7,7 +7,8 @@ Rule 2 (references)  A parent is a node's number, or the anchor ~p: "committed p
                      arrived and a position that is not committed are protocol errors.
 Rule 3 (resolution)  A child of position q - 1 with q < n is committed if its token is c[q], else dead. A child of the
                      frontier or of a live node is live. A child of a dead node is dead.
-Rule 4 (aliases)     A node with the parent and the token of a live node is another name of it, now and later.
+Rule 4 (aliases)     A node with the parent and the token of a live node is another name of it, now and later. Of their
+                     scores the better one counts, and what hangs below the node gains as much.
 Rule 5 (commit)      A commit walks from the frontier along its tokens. The nodes walked become committed positions,
                      the nodes below the last of them stay live, all others die. Death is final.
 Rule 6 (scores)      A node's score is the log-probability of its path from the frontier: at most 0, at most its
@@ -166,7 +167,11 @@ class DraftTrie:
             if siblings is None:
                 children[above] = {token: number}
             elif token in siblings:
-                home_of.append(siblings[token])
+                known = siblings[token]
+                home_of.append(known)
+                gain = loss_at[live[known]] - max(loss_at[above], (loss_at[above] if is_step else root_loss) - score)
+                if gain > 0:
+                    self._raise(live[known], gain)
                 continue
             else:
                 siblings[token] = number
@@ -183,6 +188,19 @@ class DraftTrie:
             live[number] = place
             places.append(place)
             home_of.append(number)
+
+    def raise_score(self, number: int, gain: float) -> None:
+        """Add `gain` to the score of a live node and of all below it; its parent's must leave room for it."""
+        self._best = None
+        self._raise(self._place(number), gain)
+
+    def _raise(self, place: int, gain: float) -> None:
+        loss, live, children = self._store.loss, self._live, self._children
+        places = [place]
+        for place in places:  # grows while it is walked
+            loss[place] -= gain
+            if below := children.get(place):
+                places += [live[number] for number in below.values()]
 
     def canonical(self, reference: int) -> int:
         """Where a parent reference leads: a live number, an anchor (anything committed) or DEAD.

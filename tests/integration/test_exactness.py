@@ -35,6 +35,8 @@ CELLS = (
     "T0.7 random x8 tight steady",
     "T1 wrong x1 tight steady",
     "T1 demo x8 tight cut",
+    "T0 lookup x8 tight cut",
+    "T0.7 both x8 roomy cut",
 )
 
 

@@ -177,6 +177,7 @@ class RudeDrafts(TreeDrafts):
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> object:
         num_calls = 0
 

@@ -7,6 +7,7 @@ takes for sent and live is live on the verifier too, drafted nodes add up, and s
 import asyncio
 from random import Random
 
+import pytest
 from fake_draft import VOCAB_SIZE, FakeDraft, TrieKeeper, make_drafter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.payoff import PayoffSettings
 from specedge.drafting.rounds import RoundDrafting
 from specedge.sampling import SamplingParams
+from specedge.trie import ROOT
 
 
 def num_live(session: SessionDrafting) -> int:
@@ -35,13 +37,20 @@ def check(drafter: Drafter, keepers: list[TrieKeeper]) -> None:
         trie = session.tree.trie
         assert trie.committed == keeper.trie.committed
         assert trie.num_live <= session.max_tree_nodes
-        assert session.tree.num_uncomputed == 0 or trie.num_live == 0
+        if session.lookup is None:
+            assert session.tree.num_uncomputed == 0 or trie.num_live == 0
+        with_slots = session.tree._node_slots
+        assert session.tree.num_uncomputed == 0 or not with_slots
+        assert all(trie.parent(number) in (ROOT, *with_slots) for number in with_slots)
+        for number, node in session.tree.growth.nodes.items():
+            assert trie.score(number) == pytest.approx(session.tree.growth.root_loss - node[0])
+        assert trie.select(100) == list(session.tree.growth.nodes)
         known = keeper.live_paths()
         for number in session._stream_numbers:
             assert tuple(trie.token(node) for node in trie.path(number)) in known
 
 
-async def play(seed: int, mode: str, num_slots: int, num_actions: int) -> None:
+async def play(seed: int, mode: str, num_slots: int, num_actions: int, *, looks_up: bool) -> None:
     random = Random(seed)
     runner = FakeDraft(num_slots)
     growth = GrowthSettings(max_n_beams=3, max_beam_len=3, max_branch_width=3, max_budget=8)
@@ -49,7 +58,13 @@ async def play(seed: int, mode: str, num_slots: int, num_actions: int) -> None:
     payoff = PayoffSettings(min_accepted=0.2, window=6, rest=2, trial=2)
     drafter = make_drafter(
         runner,
-        DraftingSettings(mode=mode, growth=growth, proactive=proactive, payoff=payoff),  # type: ignore[arg-type]
+        DraftingSettings(
+            mode=mode,  # type: ignore[arg-type]
+            growth=growth,
+            proactive=proactive,
+            payoff=payoff,
+            looks_up=looks_up,
+        ),
     )
     keepers: list[TrieKeeper] = []
 
@@ -68,7 +83,18 @@ async def play(seed: int, mode: str, num_slots: int, num_actions: int) -> None:
             sampling = SamplingParams(
                 temperature=random.choice([0.0, 1.0]), seed=seed, max_tokens=40, presence_penalty=random.choice([0, 1])
             )
-            keepers.append(TrieKeeper(drafter, prompt, sampling, eos_ids=[0], max_live_nodes=random.choice([4, 64])))
+            if looks_up:
+                prompt += prompt[: random.randint(0, len(prompt))]
+            keepers.append(
+                TrieKeeper(
+                    drafter,
+                    prompt,
+                    sampling,
+                    eos_ids=[0],
+                    max_live_nodes=random.choice([4, 64]),
+                    prediction=[random.randrange(VOCAB_SIZE) for _ in range(random.choice([0, 20]))],
+                )
+            )
         elif choice < 0.6:
             verdict()
         elif choice < 0.7:
@@ -101,4 +127,10 @@ async def play(seed: int, mode: str, num_slots: int, num_actions: int) -> None:
     num_slots=st.sampled_from([40, 120, 2000]),
 )
 def test_any_interleaving(seed: int, mode: str, num_slots: int) -> None:
-    asyncio.run(play(seed, mode, num_slots, num_actions=50))
+    asyncio.run(play(seed, mode, num_slots, num_actions=50, looks_up=False))
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 1 << 30), num_slots=st.sampled_from([40, 120, 2000]))
+def test_any_interleaving_with_lookup(seed: int, num_slots: int) -> None:
+    asyncio.run(play(seed, "streamed", num_slots, num_actions=50, looks_up=True))

@@ -62,10 +62,13 @@ class Hypotheses:
         return live
 
     def scores(self) -> dict[int, float]:
-        live = self.live()
+        best_step: dict[Continuation, float] = {}  # of all names of a node
+        for number, step in enumerate(self.steps):
+            if continuation := self.continuation(number):
+                best_step[continuation] = max(step, best_step.get(continuation, step))
         return {
-            number: sum(self.steps[live[continuation[:depth]]] for depth in range(1, len(continuation) + 1))
-            for continuation, number in live.items()
+            number: sum(best_step[continuation[:depth]] for depth in range(1, len(continuation) + 1))
+            for continuation, number in self.live().items()
         }
 
     def best_first(self) -> list[int]:

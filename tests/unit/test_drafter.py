@@ -355,3 +355,36 @@ async def test_session_whose_drafts_are_never_accepted_rests() -> None:
         tried = {path[0] for path in keeper.live_paths()}
         keeper.commit([next(token for token in range(VOCAB_SIZE) if token not in tried)])
     assert drafted == [True] * 5 + [False] * 4 + [True] * 2 + [False]
+
+
+async def test_looked_up_nodes_need_no_forward_to_be_sent_and_one_to_be_computed() -> None:
+    runner = FakeDraft(400)
+    drafter = make_drafter(runner, DraftingSettings(growth=GrowthSettings(max_budget=32), looks_up=True))
+    prompt = tuple(range(1, 13)) * 2
+    keeper = TrieKeeper(drafter, prompt, GREEDY)
+    drafter.step()  # the prompt
+    await deliver()
+    chain = prompt[:12]
+    first = keeper.messages[0]
+    assert tuple(first.token_ids) == chain[: len(first.token_ids)] and len(first.token_ids) > 3
+    num_rows = len(runner.num_rows)
+    drafter.step()
+    assert sum(runner.num_rows[num_rows:]) > 4, "the chain is computed in one forward"
+    keeper.commit(chain[:4])
+    assert max(runner.computed.values()) == 1
+    drafter.step()
+    await deliver()
+    assert drafter.stats.lookup.confirmed["lookup"] == 4
+    assert keeper.live_paths()
+    keeper.handle.close()
+    drafter.step()
+    drafter.check_integrity()
+
+
+async def test_the_published_modes_look_nothing_up() -> None:
+    drafter = make_drafter(FakeDraft(400), DraftingSettings(mode="off", growth=SMALL, looks_up=True))
+    TrieKeeper(drafter, PROMPT * 3, GREEDY, prediction=PROMPT)
+    for _ in range(4):
+        drafter.step()
+    assert drafter.stats.num_drafted > 0
+    assert not drafter.stats.lookup.drafted

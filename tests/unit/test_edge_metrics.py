@@ -11,8 +11,8 @@ from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.stream_observer import StreamObserver
 from specedge.block_pool import BlockPool
-from specedge.drafting.draft_metrics import DraftMetrics
-from specedge.drafting.draft_stats import DrafterStats, StepReport
+from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
+from specedge.drafting.draft_stats import DrafterStats, LookupStats, StepReport
 from specedge.wire.messages import SessionOpened, Verdict
 
 OWN = "specedge_edge_"
@@ -167,3 +167,13 @@ def test_all_of_it_can_be_written_in_prometheus_format() -> None:
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
     assert "vllm:inter_token_latency_seconds" in names
+
+
+def test_looked_up_nodes_are_counted_by_source() -> None:
+    metrics, stats = EdgeMetrics(), LookupStats()
+    metrics.registry.register(LookupMetrics("specedge_edge", stats))
+    stats.drafted["lookup"] += 5
+    stats.confirmed["prediction"] += 2
+    assert value(metrics, f"{OWN}lookup_draft_nodes_total", source="lookup") == 5
+    assert value(metrics, f"{OWN}lookup_draft_nodes_total", source="prediction") == 0
+    assert value(metrics, f"{OWN}confirmed_lookup_draft_nodes_total", source="prediction") == 2

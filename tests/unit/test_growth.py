@@ -7,7 +7,7 @@ import pytest
 
 from specedge.drafting.growth import Candidates, GrowthSettings, TreeGrowth, score_bar
 from specedge.drafting.payoff import Payoff, PayoffSettings
-from specedge.trie import DraftTrie
+from specedge.trie import ROOT, DraftTrie
 
 
 def candidates(children: dict[int, float]) -> Candidates:
@@ -170,3 +170,45 @@ def test_drafting_that_pays_goes_on_and_a_good_trial_ends_the_rest() -> None:
     for _ in range(6):
         payoff.verdict(2)
         assert payoff.is_drafting
+
+
+def test_a_grafted_chain_may_be_expanded_parents_first_and_shares_nodes_that_are_there() -> None:
+    growth = make_growth(8, decay=0.9)
+    grow_root(growth, {1: 0.6, 2: 0.2})
+    growth.begin([0])
+    growth.fresh.clear()
+    growth.graft(ROOT, [1, 3, 4], [log(0.5), log(0.8), log(0.7)])
+    assert live_tokens(growth) == [1, 2, 3, 4]
+    assert growth.fresh == [2, 3], "the shared node keeps the better score it had"
+    assert growth.trie.score(2) == pytest.approx(log(0.9 * 0.6 * 0.9 * 0.8))
+    chosen = [number for _, number in growth.choose(8)]
+    assert chosen == [2, 3, 1]
+    growth.attach([(0, candidates({3: 0.1, 5: 0.5}))])
+    assert growth.trie.score(2) == pytest.approx(log(0.9 * 0.6 * 0.9 * 0.8))
+
+
+def test_the_better_of_two_scores_counts_for_all_below_and_is_told_again() -> None:
+    growth = make_growth(8, decay=0.9)
+    grow_root(growth, {1: 0.1})
+    growth.attach([(0, candidates({2: 0.5}))])
+    growth.fresh.clear()
+    growth.graft(ROOT, [1], [log(0.9)])
+    assert growth.fresh == [0]
+    assert growth.trie.score(0) == pytest.approx(log(0.9 * 0.9))
+    assert growth.trie.score(1) == pytest.approx(log(0.9 * 0.9 * 0.9 * 0.5))
+    growth.graft(ROOT, [3, 4], [log(0.05), log(0.9)])
+    growth.fresh.clear()
+    growth.attach([(growth.trie.frontier, candidates({3: 0.6}))])  # the draft model thinks better of it
+    assert growth.trie.score(3) == pytest.approx(log(0.9 * 0.6 * 0.9 * 0.9))
+    assert 2 in growth.fresh
+
+
+def test_a_graft_keeps_to_budget_and_floor_and_ends_where_nothing_follows() -> None:
+    growth = make_growth(3, floor=log(0.1))
+    assert growth.graft(ROOT, [1, 2, 3, 4], [log(0.5)] * 4) == []
+    assert live_tokens(growth) == [1, 2, 3]  # 1 / 16 is below the floor
+    assert growth.graft(ROOT, [5], [log(0.6)]) == [2]
+    assert live_tokens(growth) == [1, 2, 5]
+    final = make_growth(8)
+    final.graft(ROOT, [1, 0], [log(0.9)] * 2)
+    assert [number for _, number in final.choose(8)] == [0]

@@ -282,7 +282,6 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
         ("response_format", "text"),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
-        ("prediction", {"type": "content", "content": "x"}),
         ("reasoning_effort", "high"),
         ("guided_json", {}),
         ("guided_regex", ""),

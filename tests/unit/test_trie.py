@@ -66,7 +66,7 @@ def test_children_of_older_positions_are_committed_or_dead() -> None:
 
 def test_a_repeated_node_is_an_alias_for_good() -> None:
     trie = grown()
-    alias = trie.add(0, 3, -0.1)
+    alias = trie.add(0, 3, -0.9)
     assert alias == 4
     assert trie.canonical(alias) == 2
     assert (trie.num_nodes, trie.num_live) == (5, 4)
@@ -198,7 +198,7 @@ def test_best_follows_every_change() -> None:
 
 def test_nodes_of_one_message_tell_their_own_step() -> None:
     trie = grown()
-    trie.extend([0, 4, trie.frontier, 4], [7, 8, 2, 8], [-0.25, -0.5, -9.0, -0.1])
+    trie.extend([0, 4, trie.frontier, 4], [7, 8, 2, 8], [-0.25, -0.5, -9.0, -0.6])
     assert [trie.canonical(number) for number in range(4, 8)] == [4, 5, 1, 5]
     assert [trie.score(number) for number in (4, 5)] == [-0.75, -1.25]
     trie.commit([1])
@@ -207,6 +207,19 @@ def test_nodes_of_one_message_tell_their_own_step() -> None:
     with pytest.raises(ProtocolError, match="parent 10 is unknown: 10 nodes"):
         trie.extend([8, 10, 8], [1, 1, 1], [-1.0, -1.0, -1.0])
     assert trie.num_nodes == 10 and trie.path(9) == [4, 5, 8, 9]
+
+
+def test_the_better_score_of_two_names_counts_for_all_below() -> None:
+    trie = DraftTrie(PROMPT, max_live_nodes=8)
+    trie.extend([trie.frontier, 0, 1, 0], [1, 2, 3, 4], [-1.0, -0.5, -0.25, -0.125])
+    assert trie.select(8) == [0, 3, 1, 2]
+    trie.extend([trie.frontier, 0], [1, 2], [-0.5, -0.0625])
+    assert [trie.score(number) for number in range(4)] == [-0.5, -0.5625, -0.8125, -0.625]
+    assert trie.select(8) == [0, 1, 3, 2]
+    trie.add(0, 2, 5.0)
+    assert trie.score(1) == trie.score(0) == -0.5, "a child is never better than its parent"
+    trie.raise_score(3, 0.125)
+    assert trie.score(3) == -0.5
 
 
 def test_tries_share_a_store_and_leave_it_empty() -> None:

@@ -14,6 +14,7 @@ from specedge.drafting.draft_session import DraftingSettings, DraftRequest, Sess
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_step import DraftStep, Share, share_rows
 from specedge.drafting.growth import Candidates
+from specedge.drafting.lookup_acceptance import LookupAcceptance
 from specedge.drafting.rounds import RoundDrafting
 from specedge.wire.messages import DraftNodes
 
@@ -50,6 +51,7 @@ class DraftCore(Generic[Key]):
         self.pool = BlockPool(num_slots, block_size=1)
         self._model = model
         self._settings = settings
+        self._acceptance = LookupAcceptance() if settings.looks_up else None
         self._sessions: dict[Key, SessionDrafting] = {}  # in order of opening
 
     @property
@@ -63,8 +65,11 @@ class DraftCore(Generic[Key]):
 
     def open(self, key: Key, request: DraftRequest) -> None:
         """Starts drafting after the request's committed tokens."""
-        kind = SessionDrafting if self._settings.mode == "streamed" else RoundDrafting
-        self._sessions[key] = kind(request, self._settings, self.pool, self.stats)
+        if self._settings.mode == "streamed":
+            session = SessionDrafting(request, self._settings, self.pool, self.stats, self._acceptance)
+        else:
+            session = RoundDrafting(request, self._settings, self.pool, self.stats)
+        self._sessions[key] = session
 
     def verdict(self, key: Key, token_ids: Sequence[int]) -> None:
         """Tokens were committed next."""

@@ -7,7 +7,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from specedge.block_pool import BlockPool
-from specedge.drafting.draft_stats import DrafterStats, StepReport
+from specedge.drafting.draft_stats import DrafterStats, LookupStats, StepReport
+from specedge.drafting.lookup_acceptance import SOURCES
 
 
 class DraftMetrics(Collector):
@@ -71,3 +72,31 @@ class DraftMetrics(Collector):
         for value, count in values.items():
             family.add_metric([value], count)
         return family
+
+
+class LookupMetrics(Collector):
+    """Nodes that were looked up, by source, as Prometheus metrics; the draft model's are the others.
+
+    Args:
+        prefix: of the names.
+        stats: the totals.
+    """
+
+    def __init__(self, prefix: str, stats: LookupStats) -> None:
+        self._prefix = prefix
+        self._stats = stats
+
+    def describe(self) -> list[Metric]:
+        """No families: nothing has to be read to register this collector."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The totals of this moment."""
+        for name, documentation, counts in (
+            ("lookup_draft_nodes", "Nodes looked up and added to draft tries, by source", self._stats.drafted),
+            ("confirmed_lookup_draft_nodes", "Those that a verdict committed, by source", self._stats.confirmed),
+        ):
+            family = CounterMetricFamily(f"{self._prefix}_{name}", documentation, labels=["source"])
+            for source in SOURCES:
+                family.add_metric([source], counts[source])
+            yield family

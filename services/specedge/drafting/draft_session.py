@@ -13,10 +13,16 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_tree import DraftTree
 from specedge.drafting.growth import Candidates, GrowthSettings
+from specedge.drafting.lookup import Chain, SessionLookup
+from specedge.drafting.lookup_acceptance import LookupAcceptance, Source
 from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
+from specedge.trie import ROOT
 from specedge.wire.messages import DraftNodes
+
+_MAX_TIPS = 2  # drafted nodes of a step whose last tokens are looked up
+_LEAST_TIP_SCORE = log(0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class DraftingSettings:
         max_positions: positions the draft model knows.
         min_path_probability: streamed nodes less probable than this are not sent.
         payoff: when a session stops drafting because hardly anything is accepted.
+        looks_up: add what followed the same tokens before (see lookup); in streamed mode only.
     """
 
     mode: Literal["streamed", "included", "excluded", "off"] = "streamed"
@@ -38,6 +45,7 @@ class DraftingSettings:
     max_positions: int = 1 << 31
     min_path_probability: float = 0.003
     payoff: PayoffSettings = field(default_factory=PayoffSettings)
+    looks_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class DraftRequest:
         eos_ids: the target's end-of-sequence tokens.
         max_live_nodes: the verifier's limit.
         prompt_len: how many of the committed tokens are the prompt; None: all of them.
+        prediction: what the user expects the answer to be, if anything.
     """
 
     session_id: str
@@ -59,6 +68,7 @@ class DraftRequest:
     eos_ids: tuple[int, ...]
     max_live_nodes: int
     prompt_len: int | None = None
+    prediction: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +94,17 @@ class SessionDrafting:
         settings: the drafter's.
         pool: KV slots.
         stats: the drafter's counters.
+        acceptance: what looked-up tokens have been worth; None looks nothing up.
     """
 
-    def __init__(self, request: DraftRequest, settings: DraftingSettings, pool: BlockPool, stats: DrafterStats) -> None:
+    def __init__(
+        self,
+        request: DraftRequest,
+        settings: DraftingSettings,
+        pool: BlockPool,
+        stats: DrafterStats,
+        acceptance: LookupAcceptance | None = None,
+    ) -> None:
         self.request = request
         self.settings = settings
         committed = request.committed
@@ -108,6 +126,14 @@ class SessionDrafting:
         self._stream_numbers: dict[int, int] = {}  # of the live nodes that have been sent in this epoch
         self._num_sent = 0
         self.tree = self._new_tree(committed)
+        self._sources: dict[int, Source] = {}  # of the live nodes that were looked up
+        self.lookup: SessionLookup | None = None
+        if acceptance is not None:
+            capacity = self.prompt_len + sampling.max_tokens
+            self.lookup = SessionLookup(
+                committed, self.prompt_len, capacity, request.prediction, acceptance, self._is_final
+            )
+            self._look_up()
 
     @property
     def committed(self) -> list[int]:
@@ -141,7 +167,10 @@ class SessionDrafting:
     def settle(self, tree: DraftTree, results: Sequence[tuple[int, Candidates]]) -> None:
         """Takes the children of a step's rows; they are dropped if their tree is gone."""
         if tree is self.tree:
+            first = tree.trie.num_nodes
             self._attach(tree, results)
+            if self.lookup is not None:
+                self._look_up_after(self.lookup, first)
         else:
             self._stats.num_late_results += len(results)
 
@@ -157,6 +186,11 @@ class SessionDrafting:
         self._lose(commit.dead, "rejected")
         for number in commit.accepted:
             self._stream_numbers.pop(number, None)
+            if (source := self._sources.pop(number, None)) is not None:
+                self._stats.lookup.confirmed[source] += 1
+        if self.lookup is not None:
+            self.lookup.commit(token_ids)
+            self._look_up()
         self._after_commit(token_ids)
         return commit.evidence
 
@@ -173,7 +207,7 @@ class SessionDrafting:
         if not growth.fresh:
             return None
         nodes, root_loss = growth.nodes, growth.root_loss
-        fresh = [nodes[number] for number in growth.fresh if number in nodes]
+        fresh = [nodes[number] for number in dict.fromkeys(growth.fresh) if number in nodes]
         growth.fresh = []
         if not fresh:
             return None
@@ -204,6 +238,7 @@ class SessionDrafting:
         self._stats.wasted["released"] += self.tree.trie.num_live
         self.tree.release()
         self._stream_numbers.clear()
+        self._sources.clear()
         self.tree = self._new_tree(self.committed)
 
     def _growth_of(self, tree: DraftTree, growth: GrowthSettings) -> Demand | None:
@@ -213,6 +248,36 @@ class SessionDrafting:
             return Demand(tree, tree.num_uncomputed, [])
         nodes = tree.growth.choose(growth.max_n_beams)
         return Demand(tree, 0, nodes) if nodes else None
+
+    def _look_up(self) -> None:
+        """Hangs what may follow the committed text below its last token."""
+        if self.lookup is not None and not self.is_paused and not self.is_over(self.tree):
+            for chain in self.lookup.chains():
+                self._graft(ROOT, chain)
+
+    def _look_up_after(self, lookup: SessionLookup, first: int) -> None:
+        """Hangs what may follow the best of the newest nodes, from number `first` on, below them."""
+        trie = self.tree.trie
+        newest = range(first, trie.num_nodes)
+        scores = sorted(((trie.score(number), -number) for number in newest if trie.is_live(number)), reverse=True)
+        for score, number in scores[:_MAX_TIPS]:
+            if score < _LEAST_TIP_SCORE or not trie.is_live(-number) or trie.children(-number):
+                continue
+            token, position = trie.token(-number), trie.position(-number)
+            if self._is_final(token, position):
+                continue
+            chain = lookup.chain_after([trie.token(node) for node in trie.path(-number)])
+            if chain is not None:
+                self._graft(-number, chain)
+
+    def _graft(self, parent: int, chain: Chain) -> None:
+        first = self.tree.trie.num_nodes
+        dropped = self.tree.graft(parent, chain.token_ids, chain.log_probs)
+        num_nodes = self.tree.trie.num_nodes - first
+        self._sources.update(dict.fromkeys(range(first, first + num_nodes), chain.source))
+        self._stats.num_drafted += num_nodes
+        self._stats.lookup.drafted[chain.source] += num_nodes
+        self._lose(dropped, "trimmed")
 
     def _after_commit(self, token_ids: Sequence[int]) -> None:
         self._reconsider()
@@ -237,6 +302,7 @@ class SessionDrafting:
         self._stats.wasted[reason] += len(numbers)
         for number in numbers:
             self._stream_numbers.pop(number, None)
+            self._sources.pop(number, None)
 
     def _new_tree(self, committed: Sequence[int]) -> DraftTree:
         floor = log(self.settings.min_path_probability) if self.settings.mode == "streamed" else -inf

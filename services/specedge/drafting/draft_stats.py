@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from specedge.drafting.lookup_acceptance import Source
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -24,6 +26,14 @@ class StepReport:
 
 
 @dataclass(slots=True)
+class LookupStats:
+    """Nodes that nothing was computed for, by source: added to tries, and committed by a verdict."""
+
+    drafted: Counter[Source] = field(default_factory=Counter)
+    confirmed: Counter[Source] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
 class DrafterStats:
     """Running totals over all sessions. Drafted nodes end up confirmed or wasted, or are still live.
 
@@ -40,6 +50,7 @@ class DrafterStats:
         accepted_by_depth: [depth - 1] verdicts that accepted at least that many drafted tokens.
         num_guesses_hit, num_guesses_missed: outcomes of expansion heads.
         num_starved: times a session had to give its slots up.
+        lookup: nodes that were looked up; they count as drafted too.
     """
 
     num_steps: int = 0
@@ -58,6 +69,7 @@ class DrafterStats:
     num_guesses_hit: int = 0
     num_guesses_missed: int = 0
     num_starved: int = 0
+    lookup: LookupStats = field(default_factory=LookupStats)
 
     def step(self, report: StepReport) -> None:
         """Counts a draft step."""

@@ -2,7 +2,8 @@
 
 Every committed token that has been computed owns a slot, in position order, and so does every expanded node. A commit
 moves the slots of accepted nodes to the committed ones (nothing is copied or computed again), the surviving nodes keep
-theirs, and the slots of the dead are free at once. While the trie has live nodes, all committed tokens are computed.
+theirs, and the slots of the dead are free at once. While a node has a slot, so have all above it, and all committed
+tokens are computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ class Rows:
         references: what each wanted row stands for: a node's number, or the anchor of the last committed token.
         prefix_slots: of the computed tokens before the rows.
         ancestor_slots, ancestor_positions: [num_ancestors] of the rows' ancestors in the tree, parents first.
-        lines: [num_rows] which of those ancestors each row has; None: the rows are a chain of committed tokens.
+        lines: [num_rows] which of those ancestors, and after them of the rows themselves, each row has above it; None:
+            the rows are a chain of committed tokens.
     """
 
     token_ids: list[int]
@@ -135,15 +137,22 @@ class DraftTree:
     def expand(self, numbers: Sequence[int]) -> Rows:
         """Takes slots for unexpanded nodes and returns their rows: each attends to the prefix and its own ancestors.
 
+        Ancestors that have no slots are among the nodes too, parents first.
+
         Raises:
             OutOfBlocks: too few slots are free.
         """
         slots = self._pool.allocate(len(numbers))
         nodes = self.growth.nodes
         line_to: dict[int, list[int]] = {}  # by ancestor, parents first: the ancestors down to it, itself included
-        lines = []
-        for number in numbers:
+        lines: list[list[int]] = []
+        row_of: dict[int, int] = {}
+        for row, number in enumerate(numbers):
             above = nodes[number][2]
+            row_of[number] = row
+            if (row_above := row_of.get(above)) is not None:
+                lines.append([*lines[row_above], ~row_above])
+                continue
             missing = []
             while above in nodes and above not in line_to:
                 missing.append(above)
@@ -152,6 +161,8 @@ class DraftTree:
             for ancestor in reversed(missing):
                 line = line_to[ancestor] = [*line, len(line_to)]
             lines.append(line)
+        num_ancestors = len(line_to)
+        lines = [[num_ancestors + ~column if column < 0 else column for column in line] for line in lines]
         ancestor_slots = [self._node_slots[number] for number in line_to]
         self._node_slots.update(zip(numbers, slots, strict=True))
         self.growth.begin(numbers)
@@ -174,6 +185,10 @@ class DraftTree:
     def reconsider(self) -> list[int]:
         """Adds candidates that have become worth keeping; returns the nodes dropped for them."""
         return self._free(self.growth.reconsider())
+
+    def graft(self, parent: int, token_ids: Sequence[int], log_probs: Sequence[float]) -> list[int]:
+        """Adds a chain that nothing was computed for (see `TreeGrowth.graft`); returns the nodes dropped for it."""
+        return self._free(self.growth.graft(parent, token_ids, log_probs))
 
     def commit(self, token_ids: Sequence[int]) -> TreeCommit:
         """Re-roots the tree: slots of accepted nodes join the prefix, those of the dead are freed."""

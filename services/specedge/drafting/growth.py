@@ -4,6 +4,9 @@ A child's score is its parent's plus ln(decay) plus its own log-probability; the
 children together the best `max_live_nodes` stay (the budget-th best is the bar). Growth is over when no unexpanded node
 could have a child that stays. The scheme is SpecExec's (Svirschevski et al. 2024), with published parameter names.
 
+Nodes may also come from elsewhere, with nothing computed (`graft`); then the unexpanded nodes chosen for a forward
+include all unexpanded ones above them.
+
 What an expanded node's other candidates were is remembered: a verdict raises the scores of what survives, and children
 that were not worth keeping before may be worth it then, without computing anything again.
 """
@@ -69,6 +72,10 @@ def score_bar(tree_scores: Iterable[float], child_scores: Iterable[float], budge
     """The budget-th best score of tree and children together; -inf if there are fewer."""
     scores = sorted([*tree_scores, *child_scores], reverse=True)
     return scores[budget - 1] if 0 < budget <= len(scores) else -inf
+
+
+_LEAST_GAIN = 0.5
+"""Nats by which a node's score must rise before it is told: a verifier's calibration is no finer."""
 
 
 class TreeGrowth:
@@ -170,6 +177,58 @@ class TreeGrowth:
         self._is_exhausted = False
         return self.trim()
 
+    def graft(self, parent: int, token_ids: Sequence[int], log_probs: Sequence[float]) -> list[int]:
+        """Adds a chain that nothing was computed for; returns the nodes dropped for it.
+
+        Where the tree has such a node already, the better score counts. A node that gains much by it is fresh again, so
+        that it is sent once more.
+
+        Args:
+            parent: a live node's number, or ROOT.
+            token_ids, log_probs: the chain, each token's log-probability given the one before it.
+        """
+        trie, nodes = self.trie, self.nodes
+        loss, position = self.root_loss, trie.num_committed
+        if parent != ROOT:
+            loss, position = nodes[parent][0], nodes[parent][4] + 1
+        is_full = 0 < trie.max_live_nodes <= len(nodes)
+        least = max(self._floor, self._worst_score()) if is_full else self._floor
+        for token, log_prob in zip(token_ids, log_probs, strict=True):
+            loss -= self.log_decay + log_prob
+            known = trie.children(parent).get(token)
+            if known is not None:
+                if (gain := nodes[known][0] - loss) >= _LEAST_GAIN:
+                    self._raise(known, gain)
+                parent, loss = known, nodes[known][0]
+            else:
+                score = self.root_loss - loss
+                if score < least:
+                    break
+                parent = self._add(parent, token, position, score)
+            position += 1
+        self._is_sorted = self._is_exhausted = False
+        return self.trim()
+
+    def _add(self, parent: int, token: int, position: int, score: float) -> int:
+        trie = self.trie
+        number = trie.add(trie.frontier if parent == ROOT else parent, token, score)
+        self._nodes[number] = self.root_loss - score, number, parent, token, position
+        self.fresh.append(number)
+        if not self._is_final(token, position):
+            self._unexpanded.add(number)
+        return number
+
+    def _raise(self, number: int, gain: float) -> None:
+        """A node's score rises, and those of all below it."""
+        self.trie.raise_score(number, gain)
+        raised = [number]
+        for place in raised:  # grows while it is walked
+            loss, _, parent, token, position = self._nodes[place]
+            self._nodes[place] = loss - gain, place, parent, token, position
+            raised += self.trie.children(place).values()
+        self.fresh.append(number)
+        self._is_sorted = self._is_exhausted = False
+
     def trim(self) -> list[int]:
         """Drops the worst nodes beyond the budget and returns them."""
         dropped = self.trie.trim()
@@ -233,6 +292,7 @@ class TreeGrowth:
         is_full = 0 < trie.max_live_nodes <= len(nodes)
         least = max(self._floor, self._worst_score()) if is_full else self._floor  # what is worse is below any bar
         offers: list[tuple[float, int, int, int]] = []
+        raises: list[tuple[int, float]] = []
         for place in places:
             if place == ROOT:
                 base, parent, position = self.log_decay, ROOT, trie.num_committed
@@ -249,8 +309,17 @@ class TreeGrowth:
                     break
                 if token not in children:
                     offers.append((score, parent, token, position))
-        if not offers:
-            return []
+                elif (gain := nodes[children[token]][0] - root_loss + score) >= _LEAST_GAIN:
+                    raises.append((children[token], gain))
+        if offers:
+            self._accept(offers)
+        for number, gain in raises:
+            self._raise(number, gain)
+        return self.trim() if offers else []
+
+    def _accept(self, offers: Sequence[tuple[float, int, int, int]]) -> None:
+        """Adds the children, as (score, parent, token, position), that are not below the bar."""
+        trie, nodes, root_loss = self.trie, self.nodes, self.root_loss
         bar = -inf
         if len(nodes) + len(offers) > trie.max_live_nodes:
             held = [root_loss - node[0] for node in nodes.values()]
@@ -265,7 +334,6 @@ class TreeGrowth:
             if not self._is_final(token, position):
                 self._unexpanded.add(number)
         self._is_sorted = self._is_exhausted = False
-        return self.trim()
 
     def _worst_score(self) -> float:
         return self.root_loss - self.nodes[next(reversed(self.nodes))][0]

@@ -1,0 +1,51 @@
+"""What drafts by lookup bring, as the tables of docs/lookup.md.
+
+python -m benchmarks.lookup            # both tables: some minutes
+python -m benchmarks.lookup --replay   # only the answers replayed: a second
+"""
+
+import argparse
+import asyncio
+import sys
+
+from benchmarks.lookup.replay import replay_all
+from benchmarks.lookup.services import NETWORKS, WAYS, WORKLOADS, measure
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lookup", allow_abbrev=False)
+    parser.add_argument("--replay", action="store_true", help="only the answers replayed, without a model")
+    parser.add_argument("--rounds", type=int, default=3, help="times each request is made, after one to warm up")
+    options = parser.parse_args(arguments)
+    print("| answers replayed | tokens | tokens per verification | nodes per verification | nodes accepted |")
+    print("|---|---:|---:|---:|---:|")
+    for with_predictions in (False, True):
+        for kind, result in replay_all(with_predictions).items():
+            per_verification = result.num_tokens / result.num_verifications
+            nodes = result.num_nodes / result.num_verifications
+            accepted = f"{result.num_accepted / result.num_nodes:.0%}" if result.num_nodes else "-"
+            name = f"{kind}{', with a prediction' if with_predictions else ''}"
+            print(f"| {name} | {result.num_tokens} | {per_verification:.2f} | {nodes:.1f} | {accepted} |")
+    return 0 if options.replay else print_services(options.rounds)
+
+
+def print_services(num_rounds: int) -> int:
+    """Measures, prints, and returns 1 if an answer differed from plain decoding's."""
+    measured = asyncio.run(measure(num_rounds))
+    for network in NETWORKS:
+        print(f"\n| {network.name}: tokens per verification, tokens/s | {' | '.join(WAYS)} |")
+        print(f"|---|{'---:|' * len(WAYS)}")
+        for workload in WORKLOADS:
+            cells = []
+            for way in WAYS:
+                total = measured.totals[network.name, workload.name, way]
+                cells.append(
+                    f"{total.num_tokens / total.num_verifications:.2f}, {total.num_tokens / total.seconds:.0f}"
+                )
+            print(f"| {workload.name} | {' | '.join(cells)} |")
+    print(f"\n{measured.num_different} of {measured.num_answers} answers differ from plain decoding's")
+    return int(measured.num_different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

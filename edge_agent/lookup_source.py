@@ -1,0 +1,160 @@
+"""Drafts without a draft model: what followed the same tokens before, looked up on the event loop thread.
+
+A verdict costs some microseconds, and so does each node; nothing is computed, so there is nothing to wait for.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edge_agent.draft_source import OnNodes
+from specedge.drafting.draft_stats import LookupStats
+from specedge.drafting.lookup import Chain, SessionLookup
+from specedge.drafting.lookup_acceptance import LookupAcceptance, Source
+from specedge.sampling import SamplingParams
+from specedge.trie import ROOT, DraftTrie
+from specedge.wire.messages import DraftNodes
+
+_LEAST_GAIN = 0.5
+"""Nats by which a node's own log-probability must have risen to be told again: a verifier's calibration is no finer."""
+
+
+class _Columns(NamedTuple):
+    """Nodes of a message to be."""
+
+    token_ids: list[int]
+    parents: list[int]
+    scores: list[float]
+
+
+class LookupSource:
+    """Looks up for all sessions of this process; implements `edge_agent.draft_source.DraftSource`.
+
+    Args:
+        max_nodes: most live draft nodes of a session.
+    """
+
+    drafter_id = "lookup"
+
+    def __init__(self, max_nodes: int) -> None:
+        self.stats = LookupStats()
+        self.acceptance = LookupAcceptance()
+        self._max_nodes = max_nodes
+
+    def open(
+        self,
+        session_id: str,
+        committed: Sequence[int],
+        sampling: SamplingParams,
+        eos_ids: Sequence[int],
+        max_live_nodes: int,
+        on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
+    ) -> "LookupSession":
+        """Sends what follows `committed` at once."""
+        ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
+        trie = DraftTrie(committed, max_live_nodes=min(self._max_nodes, max_live_nodes))
+        return LookupSession(self, trie, prediction, sampling.max_tokens, ends, on_nodes)
+
+
+class LookupSession:
+    """One answer's drafts; implements `edge_agent.draft_source.DraftSession`.
+
+    The trie numbers nodes as the stream does, since every node that it takes in is sent.
+
+    Args:
+        source: the process's.
+        trie: the prompt, and no node.
+        prediction: what the user expects the answer to be, if anything.
+        max_tokens: the answer's.
+        final_ids: tokens that end it.
+        on_nodes: takes the nodes.
+    """
+
+    def __init__(
+        self,
+        source: LookupSource,
+        trie: DraftTrie,
+        prediction: Sequence[int],
+        max_tokens: int,
+        final_ids: set[int],
+        on_nodes: OnNodes,
+    ) -> None:
+        self._stats = source.stats
+        self._trie = trie
+        self._final_ids = final_ids
+        self._deepest_position = trie.num_committed + max_tokens - 2  # after it comes only the last token
+        self._on_nodes = on_nodes
+        self._sources: dict[int, Source] = {}  # by live node
+        self._epoch = 0
+        self._is_paused = self._is_closed = False
+        capacity = trie.num_committed + max_tokens
+        self._lookup = SessionLookup(
+            trie.committed, trie.num_committed, capacity, prediction, source.acceptance, self._is_final
+        )
+        self._send()
+
+    def verdict(self, token_ids: Sequence[int]) -> None:
+        """Tells which tokens were committed next, and sends what may follow them."""
+        if self._is_closed:
+            return
+        commit = self._trie.commit(token_ids)
+        for number in commit.accepted:
+            self._stats.confirmed[self._sources.pop(number)] += 1
+        for number in commit.dead:
+            del self._sources[number]
+        self._lookup.commit(token_ids)
+        self._send()
+
+    def restart(self) -> int:
+        """Begins a new epoch: what may follow is sent again, numbered from 0."""
+        self._epoch += 1
+        self._trie = DraftTrie(self._trie.committed, max_live_nodes=self._trie.max_live_nodes)
+        self._sources.clear()
+        self._send()
+        return self._epoch
+
+    def pause(self) -> None:
+        """Sends nothing until `resume`."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Goes on sending."""
+        self._is_paused = False
+        self._send()
+
+    def close(self) -> None:
+        """Ends the session; further calls do nothing."""
+        self._is_closed = True
+
+    def _send(self) -> None:
+        if self._is_paused or self._is_closed or self._trie.num_committed > self._deepest_position:
+            return
+        columns = _Columns([], [], [])
+        for chain in sorted(self._lookup.chains(), key=lambda chain: -chain.log_probs[0]):
+            self._hang(chain, columns)
+        if columns.token_ids:
+            self._on_nodes(self._epoch, DraftNodes(*columns))
+
+    def _hang(self, chain: Chain, nodes: _Columns) -> None:
+        """Adds what is new of a chain, or has become likelier, to the trie and to the nodes to send."""
+        trie, parent = self._trie, ROOT
+        for token, log_prob in zip(chain.token_ids, chain.log_probs, strict=True):
+            reference = trie.frontier if parent == ROOT else parent
+            known = trie.children(parent).get(token)
+            if known is None:
+                if trie.num_live >= trie.max_live_nodes:
+                    return
+                known = trie.num_nodes
+                self._sources[known] = chain.source
+                self._stats.drafted[chain.source] += 1
+            elif log_prob - (trie.score(known) - trie.score(reference)) < _LEAST_GAIN:
+                parent = known
+                continue
+            trie.extend((reference,), (token,), (log_prob,))
+            nodes.token_ids.append(token)
+            nodes.parents.append(reference)
+            nodes.scores.append(log_prob)
+            parent = known
+
+    def _is_final(self, token: int, position: int) -> bool:
+        return position >= self._deepest_position or token in self._final_ids

@@ -62,6 +62,13 @@ class DetokenizerFactory:
             return _ByteLevelDetokenizer(self._spellings[skips_special])
         return _WindowDetokenizer(self._tokenizer, self._special_ids if skips_special else frozenset(), context_ids)
 
+    def spell(self, token_id: int) -> str:
+        """Text of one token by itself, special ones included; a part of a character is a replacement character."""
+        if self._spellings is not None:
+            return self._spellings[False][token_id].decode(errors="replace")
+        # A decoder would strip the space that a sentencepiece token begins with.
+        return str(self._tokenizer.convert_ids_to_tokens(token_id) or "").replace("▁", " ")
+
 
 class _TokenBytes:
     """Bytes of each token of a byte-level vocabulary, looked up when first seen; special and unknown ids have none."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.detokenizer import Detokenizer
+from edge_agent.draft_trace import RoundTrace
 from edge_agent.generation import Burst
 from specedge.stopping import TextStopper
 
@@ -21,6 +22,8 @@ class Piece:
         num_accepted: how many of them the target agreed with.
         num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended the answer.
+        queue_us, step_us: the burst's waiting and computing on the verifier.
+        round: what its round looked like, for a traced answer.
     """
 
     choice: int
@@ -30,6 +33,9 @@ class Piece:
     num_accepted: int = 0
     num_cached_tokens: int | None = None
     stop_reason: str | int | None = None
+    queue_us: int = 0
+    step_us: int = 0
+    round: RoundTrace | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -78,6 +84,9 @@ class ChoiceText:
             burst.num_accepted,
             stats.num_cached_tokens,
             self._stop_reason(burst) if finish_reason == "stop" else None,
+            stats.queue_us,
+            stats.step_us,
+            stats.round,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

@@ -140,7 +140,7 @@ class OpenAIWriter:
 
     def piece(self, choice: int, part: AnswerPart, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.piece`."""
-        return self._chunk([self._shape.chunk(choice, part)], totals)
+        return self._chunk([self._shape.chunk(choice, part)], totals, part.trace)
 
     def end(self, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.end`."""
@@ -159,13 +159,14 @@ class OpenAIWriter:
         answer = self._head.with_choices(self._shape.whole_kind, entries)
         return answer | {"usage": usage_json(totals)} | _metrics(totals)
 
-    def _chunk(self, choices: list[Json], totals: AnswerTotals) -> bytes:
+    def _chunk(self, choices: list[Json], totals: AnswerTotals, trace: Json | None = None) -> bytes:
         usage: Json = {}
         if self._continuous_usage:
             usage = {"usage": usage_json(totals)}
         elif self._include_usage:
             usage = {"usage": None}
-        return event(self._head.with_choices(self._shape.chunk_kind, choices) | usage)
+        own: Json = {} if trace is None else {"specedge": trace}
+        return event(self._head.with_choices(self._shape.chunk_kind, choices) | usage | own)
 
 
 def usage_json(totals: AnswerTotals) -> Json:

@@ -21,11 +21,13 @@ class AnswerPart:
         output: the text, told apart.
         finish_reason: "" until the choice has ended.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended it.
+        trace: what a traced answer's chunk tells of its round.
     """
 
     output: Delta
     finish_reason: str
     stop_reason: str | int | None = None
+    trace: Json | None = None
 
 
 @dataclass(slots=True)

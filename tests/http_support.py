@@ -13,6 +13,7 @@ import uvicorn
 from fakes import until
 from transformers import AutoTokenizer
 
+from edge_agent.draft_trace import RoundTrace
 from edge_agent.generation import Burst, BurstStats, GenerationRequest
 from edge_agent.http.app import create_app
 from edge_agent.http.settings import HttpSettings
@@ -68,6 +69,7 @@ class FakeService:
         self.open_error: Exception | None = None
         self.error_after: tuple[int, Exception] | None = None
         self.gate: asyncio.Event | None = None
+        self.round = RoundTrace(None, 0.004, None, None)  # of every burst of a traced answer
         self.requests: list[GenerationRequest] = []
         self.num_open = 0
         self.max_open = 0
@@ -102,7 +104,8 @@ class FakeService:
             num_generated += len(kept)
             self.num_bursts += 1
             accepted = max(len(kept) - 1, 0)
-            yield Burst(tuple(kept), reason or "", accepted, BurstStats(num_nodes_verified=2 * accepted))
+            stats = BurstStats(250, 1500, 2 * accepted, round=self.round if request.is_traced else None)
+            yield Burst(tuple(kept), reason or "", accepted, stats)
             if reason:
                 return
 

@@ -95,7 +95,8 @@ class Answer {
     const { round } = this.rounds[at];
     const lines = [`“${visible(text)}”: ${SOURCES[source] ?? source}, depth ${depth}`];
     if (typeof logprob === "number") lines.push(`log-probability ${logprob.toFixed(3)} (${(100 * Math.exp(logprob)).toFixed(1)} %)`);
-    lines.push(`round ${at + 1}: ${round.num_accepted} of ${count(round.num_nodes, "verified draft node")} accepted`);
+    const nodes = round.num_nodes ? `${round.num_accepted} of ${count(round.num_nodes, "verified draft node")} accepted` : "no draft nodes verified";
+    lines.push(`round ${at + 1}: ${nodes}`);
     return lines.join("\n");
   }
 }

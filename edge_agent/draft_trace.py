@@ -22,6 +22,7 @@ class TrieTrace:
         token_ids: what each node supposed.
         accepted: indexes of the accepted nodes, from the first token on.
         bonus: index of the node that supposed the token after these, None where there was none.
+        looked_up: indexes of the nodes that no draft model computed.
     """
 
     num_live: int
@@ -29,6 +30,7 @@ class TrieTrace:
     token_ids: tuple[int, ...]
     accepted: tuple[int, ...]
     bonus: int | None
+    looked_up: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,21 @@ class DraftTracer:
         self._clock = clock
         self._began_s = clock()
         self._first_sent_s: float | None = None
+        self._looked_up: set[int] = set()  # of the trie's numbers
 
     def sent(self, nodes: DraftNodes) -> None:
         """Nodes left for the verifier."""
         if self._first_sent_s is None:
             self._first_sent_s = self._clock()
+        first = self._trie.num_nodes
+        self._looked_up.update(first + index for index, is_found in enumerate(nodes.looked_up) if is_found)
         self._trie.extend(nodes.parents, nodes.token_ids, nodes.scores)
         self._trie.trim()
 
     def restart(self) -> None:
         """A new stream begins: nodes are counted from 0 again."""
         self._trie = DraftTrie(self._trie.committed, max_live_nodes=self._trie.max_live_nodes)
+        self._looked_up.clear()
 
     def verdict(self, verdict: Verdict, network_s: float | None) -> RoundTrace:
         """The round that ends with this verdict."""
@@ -100,4 +106,5 @@ class DraftTracer:
             token_ids=tuple(tokens[number] for number in shown),
             accepted=tuple(path[: verdict.num_accepted]),
             bonus=next(iter(path[verdict.num_accepted :]), None),
+            looked_up=tuple(index for index, number in enumerate(shown) if number in self._looked_up),
         )

@@ -113,4 +113,5 @@ class Answer(Response):
         # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
         finish_reason = "tool_calls" if is_call else piece.finish_reason
-        return AnswerPart(delta, finish_reason, piece.stop_reason, trace_json(piece, self._runner.spell))
+        trace = trace_json(piece, self._runner.spell)
+        return AnswerPart(delta, finish_reason, piece.stop_reason, trace=trace)

@@ -84,9 +84,9 @@ class ChoiceText:
             burst.num_accepted,
             stats.num_cached_tokens,
             self._stop_reason(burst) if finish_reason == "stop" else None,
-            stats.queue_us,
-            stats.step_us,
-            stats.round,
+            queue_us=stats.queue_us,
+            step_us=stats.step_us,
+            round=stats.round,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

@@ -18,10 +18,18 @@ def trace_json(piece: Piece, spell: Callable[[int], str]) -> dict[str, Any] | No
     if piece.round is None:
         return None
     tokens = [
-        {"text": text, "source": "draft" if depth <= piece.num_accepted else "bonus", "depth": depth}
-        for depth, text in enumerate(piece.texts, start=1)
+        {"text": text, "source": _source(piece, piece.round.trie, index), "depth": index + 1}
+        for index, text in enumerate(piece.texts)
     ]
     return {"tokens": tokens, "round": _round_json(piece, piece.round, spell)}
+
+
+def _source(piece: Piece, trie: TrieTrace | None, index: int) -> str:
+    """What proposed a token; a verifier that drafts for itself leaves no trie here."""
+    if index >= piece.num_accepted:
+        return "bonus"
+    is_found = trie is not None and index < len(trie.accepted) and trie.accepted[index] in trie.looked_up
+    return "lookup" if is_found else "draft"
 
 
 def _round_json(piece: Piece, trace: RoundTrace, spell: Callable[[int], str]) -> dict[str, Any]:
@@ -43,4 +51,5 @@ def _trie_json(trie: TrieTrace, spell: Callable[[int], str]) -> dict[str, Any]:
         "texts": [spell(token_id) for token_id in trie.token_ids],
         "accepted": trie.accepted,
         "bonus": trie.bonus,
+        "looked_up": trie.looked_up,
     }

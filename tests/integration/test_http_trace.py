@@ -49,7 +49,8 @@ async def test_every_token_is_told_with_its_source(path: str, burst_size: int) -
 async def test_a_round_tells_its_trie_and_what_was_measured() -> None:
     rabbit, part = ids(" rabbit")[0], ids("🙂")[-1]
     service = FakeService(STORY)
-    service.round = RoundTrace(TrieTrace(5, (-1, 0), (rabbit, part), (0,), None), 0.004, 0.0015, 0.01412345)
+    trie = TrieTrace(5, (-1, 0), (rabbit, part), (0, 1), None, looked_up=(1,))
+    service.round = RoundTrace(trie, 0.004, 0.0015, 0.01412345)
     async with serving(service) as api:
         chunks = await chunks_of(api, speculation={"trace": True})
         service.round = RoundTrace(None, 0.004, None, None)
@@ -58,7 +59,9 @@ async def test_a_round_tells_its_trie_and_what_was_measured() -> None:
     times = {"queue_ms": 0.25, "step_ms": 1.5, "gap_ms": 4.0, "draft_ms": 1.5, "network_ms": 14.123}
     assert first | times == first
     texts = [" rabbit", "\ufffd"]  # the last byte of a character by itself
-    assert first["trie"] == {"num_live": 5, "parents": [-1, 0], "texts": texts, "accepted": [0], "bonus": None}
+    nodes = {"num_live": 5, "parents": [-1, 0], "texts": texts}
+    assert first["trie"] == {**nodes, "accepted": [0, 1], "bonus": None, "looked_up": [1]}
+    assert [token["source"] for token in chunks[1]["specedge"]["tokens"]] == ["draft", "lookup", "bonus"]
     assert not {"trie", "draft_ms", "network_ms"} & bare[1]["specedge"]["round"].keys(), "what is not known is left out"
 
 

@@ -62,6 +62,18 @@ def test_no_more_nodes_are_kept_than_the_verifier_keeps() -> None:
     assert trie is not None and trie.token_ids == (20, 21)
 
 
+def test_what_was_looked_up_is_told_apart() -> None:
+    traced, _ = tracer()
+    traced.sent(DraftNodes([20, 30, 30], [~1, 0, 0], [-0.1, -0.2, -0.2], looked_up=[False, True, False]))
+    traced.sent(DraftNodes([40], [1], [-0.1]))
+    trie = traced.verdict(Verdict(2, (20, 30, 40), num_nodes_verified=2, num_accepted=2), None).trie
+    assert trie == TrieTrace(3, (-1, 0, 1), (20, 30, 40), accepted=(0, 1), bonus=2, looked_up=(1,))
+    traced.restart()
+    traced.sent(DraftNodes([50, 60], [~4, 0], [-0.1, -0.1]))
+    trie = traced.verdict(Verdict(5, (1,)), None).trie
+    assert trie is not None and trie.looked_up == ()
+
+
 def test_a_new_stream_counts_nodes_from_0() -> None:
     traced, _ = tracer()
     traced.sent(DraftNodes([20, 30], [~1, 0], [-0.1, -0.1]))

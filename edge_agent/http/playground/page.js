@@ -30,7 +30,7 @@ function drawNow() {
   const rounds = shown?.rounds ?? [];
   $("trie-text").textContent = drawTrie($("trie"), chosen < 0 ? rounds.at(-1) : rounds[chosen]);
   timing.draw(rounds.map(({ round }) => round), chosen);
-  $("key-lookup").hidden = !shown?.tokens.some((token) => token.source === "lookup");
+  $("key-lookup").hidden = !rounds.some(({ tokens, round }) => round.trie?.looked_up.length || tokens.some(({ source }) => source === "lookup"));
   const figures = shown ? shown.figures() : {};
   const rate = figures.rate?.toFixed(0) ?? "–";
   const perRound = figures.perRound?.toFixed(2) ?? "–";
@@ -257,6 +257,7 @@ $("new-chat").addEventListener("click", () => {
 });
 $("key").addEventListener("change", meet);
 addEventListener("resize", draw);
+$("live").addEventListener("toggle", draw);
 
 // Light and dark
 

@@ -20,11 +20,12 @@ function trieNodes({ tokens, round }) {
   const root = { parent: -1, text: "", kind: "root" };
   const sourceAt = (depth) => tokens[depth]?.source ?? "draft";
   const nodes = [root];
-  const trie = round.trie ?? { parents: [], texts: [], accepted: [], bonus: null };
+  const trie = round.trie ?? { parents: [], texts: [], accepted: [], bonus: null, looked_up: [] };
   trie.parents.forEach((parent, index) => {
     const depth = trie.accepted.indexOf(index);
     const kind = depth >= 0 ? sourceAt(depth) : index === trie.bonus ? "bonus" : "unused";
-    nodes.push({ parent: parent + 1, text: trie.texts[index], kind });
+    const isFound = kind === "unused" && trie.looked_up.includes(index);
+    nodes.push({ parent: parent + 1, text: trie.texts[index], kind: isFound ? "unused found" : kind });
   });
   let last = trie.accepted.length ? trie.accepted.at(-1) + 1 : 0;
   const missing = trie.bonus === null ? trie.accepted.length : tokens.length;
@@ -49,25 +50,40 @@ function place(nodes) {
   return { leaves, depth: Math.max(...nodes.map((node) => node.depth)) };
 }
 
+const taken = (node) => !node.kind.startsWith("unused");
+
+/** Where each depth begins, and how much of a text is shown so that all depths find room. */
+function columns(nodes, depth, width) {
+  const longest = Array(depth + 1).fill(0);
+  for (const node of nodes) longest[node.depth] = Math.max(longest[node.depth], node.full.length);
+  for (let characters = 12; ; characters--) {
+    const widths = longest.map((length) => 8 + CHARACTER * Math.min(length, characters));
+    const gap = Math.min(44, (width - 12 - widths.reduce((a, b) => a + b)) / Math.max(1, depth));
+    if (gap < 15 && characters > 2) continue;
+    const lefts = [8];
+    for (let at = 0; at < depth; at++) lefts.push(lefts[at] + widths[at] + gap);
+    return { lefts, characters };
+  }
+}
+
 function drawTrie(target, traced) {
   target.replaceChildren();
   if (!traced) return "What the edge had drafted when a verdict came.";
   const nodes = trieNodes(traced);
   const { leaves, depth } = place(nodes);
-  const width = target.clientWidth || 340;
-  const height = target.clientHeight || 250;
+  const { clientWidth: width, clientHeight: height } = target;
   const row = Math.min(20, (height - 12) / leaves);
-  const column = Math.min(96, (width - 16) / (depth + 0.5));
-  const characters = Math.max(2, Math.floor((column - 16) / CHARACTER));
   const top = (height - row * leaves) / 2 + row / 2;
   for (const node of nodes) {
-    node.x = 8 + (node.kind === "root" ? 0 : (node.depth - 0.5) * column);
     node.y = top + node.row * row;
-    const text = node.kind === "root" ? "" : visible(node.text);
-    node.label = row >= 10 || node.kind !== "unused" ? (text.length > characters ? `${text.slice(0, characters - 1)}…` : text) : "";
+    node.full = node.kind !== "root" && (row >= 10 || taken(node)) ? visible(node.text) : "";
+  }
+  const { lefts, characters } = columns(nodes, depth, width);
+  for (const node of nodes) {
+    node.x = lefts[node.depth];
+    node.label = node.full.length > characters ? `${node.full.slice(0, characters - 1)}…` : node.full;
     node.end = node.x + 5 + (node.label ? 3 + node.label.length * CHARACTER : 0);
   }
-  const taken = (node) => node.kind !== "unused";
   const edges = nodes.slice(1).map((node) => {
     const from = nodes[node.parent];
     const middle = (from.end + node.x) / 2;

@@ -4,15 +4,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from processes import Edge, Verifier, running
 
 from specedge_bench.pace.pace import Pace
 
-pytest.importorskip("playwright", reason="the package playwright is not installed: make test-browser installs it")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 PACE = Pace("30ms", "5ms")
@@ -27,7 +27,10 @@ def find_chromium(playwright: Any) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
+    # Imported here, so that without the package tests can be skipped.
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         path = find_chromium(playwright)
         if path is None:
@@ -55,13 +58,16 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Verifie
 class Playground:
     """The page in one tab, with what the browser complained about."""
 
-    def __init__(self, page: Page, url: str) -> None:
+    def __init__(self, page: "Page", url: str) -> None:
+        from playwright.sync_api import expect
+
+        self._expect = expect
         self.page = page
         self.complaints: list[str] = []
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("pageerror", lambda error: self._note("error", str(error)))
         page.goto(url)
-        expect(page.locator("#models")).to_contain_text("target specedge-demo")
+        self._expect(page.locator("#models")).to_contain_text("target specedge-demo")
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
@@ -78,12 +84,12 @@ class Playground:
 
     def wait_streaming(self) -> None:
         """Waits until some of the last answer is there, and more to come."""
-        expect(self.page.locator(".answer").last.locator(".token").nth(8)).to_be_attached(timeout=ANSWER_MS)
-        expect(self.page.locator("#send")).to_have_text("Stop")
+        self._expect(self.page.locator(".answer").last.locator(".token").nth(8)).to_be_attached(timeout=ANSWER_MS)
+        self._expect(self.page.locator("#send")).to_have_text("Stop")
 
     def wait_idle(self) -> None:
         """Waits for the end of the answer."""
-        expect(self.page.locator("#send")).to_have_text("Send", timeout=ANSWER_MS)
+        self._expect(self.page.locator("#send")).to_have_text("Send", timeout=ANSWER_MS)
 
     def texts(self) -> list[str]:
         """The answers so far."""
@@ -91,13 +97,7 @@ class Playground:
 
 
 @pytest.fixture
-def page_options() -> dict[str, Any]:
-    """What a module wants its tabs to be like."""
-    return {}
-
-
-@pytest.fixture
-def playground(browser: Browser, services: tuple[Verifier, Edge], page_options: dict[str, Any]) -> Iterator[Playground]:
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **page_options})
+def playground(browser: "Browser", services: tuple[Verifier, Edge]) -> Iterator[Playground]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
     yield Playground(context.new_page(), services[1].url)
     context.close()

@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels bench exactness lint proto lock install install-dev clean
+.PHONY: help demo test test-kernels test-browser bench exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -35,6 +35,7 @@ help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
 	@echo 'make test-kernels        the Triton kernels: interpreted, and compiled for Ampere and Hopper (installs triton)'
+	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -52,6 +53,11 @@ test-kernels: $(INSTALLED_DEV)
 	$(PIP) install -c $(LOCK) -e '.[dev,kernels]'
 	HF_HUB_OFFLINE=1 TRITON_INTERPRET=1 $(RUN) -m pytest -q tests/kernels $(ARGS)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q tests/kernels $(ARGS)
+
+# Skipped with a word where no Chromium is found: the system's, the one that CHROMIUM names, or playwright's own.
+test-browser: $(INSTALLED_DEV)
+	$(PIP) install -c $(LOCK) -e '.[dev,browser]'
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs tests/browser $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

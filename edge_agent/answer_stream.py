@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
+from edge_agent.draft_trace import DraftTracer, RoundTrace
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
 from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
 from specedge.sampling import SamplingParams
@@ -37,6 +38,7 @@ class GenerationRequest:
         max_draft_nodes: most live draft nodes; None: as many as edge and verifier allow.
         priority: higher goes first.
         prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
+        is_traced: every burst tells what its round looked like.
     """
 
     request_id: str
@@ -46,19 +48,22 @@ class GenerationRequest:
     max_draft_nodes: int | None = None
     priority: int = 0
     prediction_ids: tuple[int, ...] = ()
+    is_traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BurstStats:
     """What one verification cost: waiting and computing on the verifier in microseconds, draft nodes verified.
 
-    An answer's first burst also tells how many prompt tokens the verifier's prefix cache had.
+    An answer's first burst also tells how many prompt tokens the verifier's prefix cache had. Each burst of a traced
+    answer has its round.
     """
 
     queue_us: int = 0
     step_us: int = 0
     num_nodes_verified: int = 0
     num_cached_tokens: int | None = None
+    round: RoundTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,9 @@ class AnswerStream:
         self._was_opened = False
         self._drafter_id = source.drafter_id
         self._epoch = 0
+        self._tracer = (
+            DraftTracer(request.prompt_ids, info.max_live_nodes, self._loop.time) if request.is_traced else None
+        )
         # Exists before the drafting begins, so that not one node of epoch 0 is lost.
         self._stream: VerifierStream | None = self._new_stream()
         self._drafts: DraftSession = source.open(
@@ -241,6 +249,8 @@ class AnswerStream:
             self.buffer.start()
             if is_resumed:
                 self._stream = stream
+                if self._tracer is not None:
+                    self._tracer.restart()
                 self._epoch = self._drafts.restart()
                 self._drafts.resume()
             while not self._answer.finish_reason:
@@ -254,6 +264,9 @@ class AnswerStream:
             burst = self._answer.append(message)
         except ProtocolError as error:
             raise VerifierUnavailable(str(error)) from error
+        if self._tracer is not None:
+            trace = self._tracer.verdict(message, self._client.round_trip_s)
+            burst = replace(burst, stats=replace(burst.stats, round=trace))
         self._away_since = None
         self._drafts.verdict(burst.token_ids)
         self.buffer.put(burst)
@@ -288,6 +301,8 @@ class AnswerStream:
         """Sends nodes of the present epoch; a later one is being begun by `restart` at this moment."""
         if self._stream is not None and self._drafter_id and epoch >= self._epoch:
             self._stream.send(nodes)
+            if self._tracer is not None:
+                self._tracer.sent(nodes)
 
     def _new_stream(self) -> VerifierStream:
         opening = OpenSession(

@@ -81,6 +81,10 @@ class DetokenizerFactory:
             return bytes([int(match[1], 16)])
         return str(token).replace(_WORD_START, " ").encode()
 
+    def spell(self, token_id: int) -> str:
+        """Text of one token by itself, special ones included; a part of a character is a replacement character."""
+        return self.token_bytes(token_id).decode(errors="replace")
+
 
 class _TokenBytes:
     """Bytes of each token of a byte-level vocabulary, looked up when first seen; special and unknown ids have none."""

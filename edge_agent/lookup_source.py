@@ -133,7 +133,8 @@ class LookupSession:
         for chain in sorted(self._lookup.chains(), key=lambda chain: -chain.log_probs[0]):
             self._hang(chain, columns)
         if columns.token_ids:
-            self._on_nodes(self._epoch, DraftNodes(*columns))
+            looked_up = [True] * len(columns.token_ids)
+            self._on_nodes(self._epoch, DraftNodes(*columns, looked_up=looked_up))
 
     def _hang(self, chain: Chain, nodes: _Columns) -> None:
         """Adds what is new of a chain, or has become likelier, to the trie and to the nodes to send."""

@@ -57,11 +57,16 @@ class Backoff:
 
 
 class VerifierClient:
-    """Talks to the verifier at `address` (host:port). Create it on the event loop; close it there."""
+    """Talks to the verifier at `address` (host:port). Create it on the event loop; close it there.
+
+    Attributes:
+        round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
+    """
 
     def __init__(self, address: str, observer: StreamObserver | None = None) -> None:
         self.address = address
         self.observer: StreamObserver = StreamCounters() if observer is None else observer
+        self.round_trip_s: float | None = None
         self._channel = grpc.aio.insecure_channel(address, options=client_options(address))
         self._stub: pb_grpc.VerificationServiceAsyncStub = pb_grpc.VerificationServiceStub(self._channel)
 
@@ -128,7 +133,8 @@ class VerifierClient:
             except grpc.aio.AioRpcError as error:
                 logger.debug("verifier at %s: no answer to a ping: %s", self.address, error.code())
             else:
-                self.observer.round_trip(loop.time() - asked_s)
+                self.round_trip_s = loop.time() - asked_s
+                self.observer.round_trip(self.round_trip_s)
             await asyncio.sleep(PING_EVERY_S)
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from fakes import until
 from transformers import AutoTokenizer
 
+from edge_agent.draft_trace import RoundTrace
 from edge_agent.generation import Burst, BurstStats, GenerationRequest
 from edge_agent.http.app import create_app
 from edge_agent.http.server import http_server
@@ -78,6 +79,7 @@ class FakeService:
         self.open_error: Exception | None = None
         self.error_after: tuple[int, Exception] | None = None
         self.gate: asyncio.Event | None = None
+        self.round = RoundTrace(None, 0.004, None, None)  # of every burst of a traced answer
         self.requests: list[GenerationRequest] = []
         self.num_open = 0
         self.max_open = 0
@@ -116,7 +118,7 @@ class FakeService:
                 tuple(kept),
                 reason or "",
                 accepted,
-                BurstStats(num_nodes_verified=2 * accepted),
+                BurstStats(250, 1500, 2 * accepted, round=self.round if request.is_traced else None),
                 fake_logprobs(kept, request.sampling.num_logprobs),
                 fake_logprobs(request.prompt_ids[1:], request.sampling.num_prompt_logprobs) if index == 0 else (),
             )

@@ -45,6 +45,8 @@ class Service:
         log: file that takes what it prints.
     """
 
+    command = staticmethod(specedge_command)
+
     def __init__(self, arguments: Sequence[str], address: str, metrics_url: str, log: Path) -> None:
         self.address = address
         self.metrics_url = metrics_url
@@ -73,7 +75,7 @@ class Service:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SPECEDGE_")}
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
-                specedge_command(self._arguments),
+                self.command(self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

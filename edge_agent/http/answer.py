@@ -14,6 +14,7 @@ from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
 from edge_agent.http.event_stream import EventStream
+from edge_agent.http.trace import trace_json
 from edge_agent.http.writer import AnswerPart, AnswerTotals, AnswerWriter
 from specedge.errors import SpecEdgeError
 
@@ -91,13 +92,14 @@ class Answer(Response):
         await stream.write(self._writer.end(self._totals), is_last=True)
 
     def _events(self, piece: Piece) -> bytes:
-        """A piece as one write; with nothing new it shows only if it is its choice's last."""
+        """A piece as one write; with nothing new it shows only if it is its choice's last, or traced."""
         part = self._take(piece)
         events = b"" if self._opened else self._writer.begin(self._totals)
         if piece.choice not in self._opened:
             self._opened.add(piece.choice)
             events += self._writer.opening(piece.choice, self._totals)
-        if part.output or part.finish_reason or (self._plan.shows_tokens and part.token_ids):
+        has_tokens = bool(part.token_ids) and self._plan.shows_tokens
+        if part.output or part.finish_reason or has_tokens or part.trace is not None:
             events += self._writer.piece(piece.choice, part, self._totals)
         return events
 
@@ -116,7 +118,8 @@ class Answer(Response):
         # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
         finish_reason = "tool_calls" if is_call else piece.finish_reason
-        return AnswerPart(delta, finish_reason, piece.stop_reason, piece.token_ids, piece.logprobs, piece.prompt)
+        trace = trace_json(piece, self._runner.spell)
+        return AnswerPart(delta, finish_reason, piece.stop_reason, piece.token_ids, piece.logprobs, piece.prompt, trace)
 
 
 def _whole(parts: Sequence[AnswerPart]) -> AnswerPart:

@@ -11,6 +11,7 @@ from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
 from edge_agent.http.middleware import surround
+from edge_agent.http.playground_routes import playground_router
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
 from edge_agent.http.prompts import PromptEncoder
 from edge_agent.http.responses_request import ResponsesRequest
@@ -54,6 +55,7 @@ def create_app(
     ):
         app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
     app.include_router(token_router(model, encoder, settings))
+    app.include_router(playground_router())
     app.include_router(status_router(model, metrics, settings, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):
         app.add_exception_handler(error, answer_error)

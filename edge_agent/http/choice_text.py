@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge_agent.detokenizer import Detokenizer
+from edge_agent.draft_trace import RoundTrace
 from edge_agent.generation import Burst
 from edge_agent.http.prediction import PredictionCount
 from specedge.stopping import TextStopper
@@ -37,6 +38,8 @@ class Piece:
         echo: text of the prompt that comes before the answer's; with the first piece only.
         num_predicted: tokens of the request's prediction that the answer has taken over so far.
         num_mispredicted: those that it has not; 0 until the answer has ended.
+        queue_us, step_us: the burst's waiting and computing on the verifier.
+        round: what its round looked like, for a traced answer.
     """
 
     choice: int
@@ -52,6 +55,9 @@ class Piece:
     echo: str = ""
     num_predicted: int = 0
     num_mispredicted: int = 0
+    queue_us: int = 0
+    step_us: int = 0
+    round: RoundTrace | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -128,6 +134,9 @@ class ChoiceText:
             echo,
             self._prediction.num_accepted,
             self._prediction.num_rejected if finish_reason else 0,
+            queue_us=stats.queue_us,
+            step_us=stats.step_us,
+            round=stats.round,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

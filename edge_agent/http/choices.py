@@ -48,6 +48,10 @@ class ChoiceRunner:
         self._metrics = metrics
         self._max_parallel = max_parallel
 
+    def spell(self, token_id: int) -> str:
+        """Text of one token by itself."""
+        return self._detokenizers.spell(token_id)
+
     @asynccontextmanager
     async def run(self, choices: Sequence[Choice], arrived_s: float) -> AsyncIterator[AsyncIterator[Piece]]:
         """Pieces of all answers until each has finished; leaving the context cancels those that have not.

@@ -28,8 +28,10 @@ from edge_agent.http.sampling_fields import (
     build_sampling,
     choice_seed,
     fit_answer,
+    is_traced,
     max_draft_nodes,
     num_choices,
+    refuse_trace,
     stop_strings,
     wire_priority,
 )
@@ -75,6 +77,7 @@ class GenerationEndpoints:
         """Continues a conversation in Anthropic's form."""
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
+        refuse_trace(payload)
         return await self.answer_chat(
             anthropic_request.chat_body(payload), arrived_s, "msg", lambda head, _: AnthropicWriter(head)
         )
@@ -83,6 +86,7 @@ class GenerationEndpoints:
         """Continues a conversation in the form of OpenAI's responses."""
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
+        refuse_trace(payload)
         chat = responses_request.chat_body(payload)
         return await self.answer_chat(chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload))
 
@@ -229,6 +233,7 @@ class GenerationEndpoints:
                     speculate=fields.speculation is None or fields.speculation.enabled is not False,
                     max_draft_nodes=max_draft_nodes(fields.speculation),
                     priority=wire_priority(fields.priority),
+                    is_traced=is_traced(fields),
                 )
                 choices.append(
                     Choice(

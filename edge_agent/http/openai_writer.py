@@ -157,7 +157,8 @@ class OpenAIWriter:
 
     def piece(self, choice: int, part: AnswerPart, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.piece`."""
-        return self._chunk([self._shape.chunk(choice, part)], totals, self._shape.beside(part))
+        trace: Json = {} if part.trace is None else {"specedge": part.trace}
+        return self._chunk([self._shape.chunk(choice, part)], totals, self._shape.beside(part) | trace)
 
     def end(self, totals: AnswerTotals) -> bytes:
         """See `AnswerWriter.end`."""

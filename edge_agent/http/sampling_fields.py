@@ -1,6 +1,7 @@
 """Request fields to sampling parameters: names mapped, defaults filled in, lengths fitted to the context."""
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from edge_agent.http.errors import ContextLengthExceeded
@@ -80,6 +81,23 @@ def max_draft_nodes(speculation: Speculation | None) -> int | None:
         message = f"speculation.budget is {budget}; it must be between 1 and {MAX_DRAFT_NODES}"
         raise InvalidRequest(message, param="speculation.budget")
     return budget
+
+
+def is_traced(fields: GenerationFields) -> bool:
+    """Whether the chunks tell about speculation, checked: an answer in one piece has none."""
+    is_wanted = fields.speculation is not None and bool(fields.speculation.trace)
+    if is_wanted and not fields.stream:
+        message = "speculation.trace is true, but stream is not: only the chunks of a stream have a trace"
+        raise InvalidRequest(message, param="speculation.trace")
+    return is_wanted
+
+
+def refuse_trace(payload: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a trace where answers have no place for it."""
+    speculation = payload.get("speculation")
+    if isinstance(speculation, dict) and speculation.get("trace"):
+        message = "speculation.trace is asked for, which only streams of /v1/chat/completions and /v1/completions have"
+        raise InvalidRequest(message, param="speculation.trace")
 
 
 def stop_strings(value: Any) -> tuple[str, ...]:

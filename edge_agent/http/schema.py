@@ -128,6 +128,10 @@ class Speculation(RequestFields):
 
     enabled: bool | None = Field(None, description="false: decode without drafts")
     budget: Int | None = Field(None, description="most draft nodes alive at a time, 1 to 4096")
+    trace: bool | None = Field(
+        None,
+        description="true: chunks of a stream tell under `specedge` where each token came from and what its round was",
+    )
 
 
 class GenerationFields(RequestFields):

@@ -25,6 +25,7 @@ class AnswerPart:
         token_ids: the new tokens, or all.
         logprobs: theirs, where they were asked for.
         prompt: the prompt's tokens, with what is new for the first time.
+        trace: what a traced answer's chunk tells of its round.
     """
 
     output: Delta
@@ -33,6 +34,7 @@ class AnswerPart:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt: PromptTokens | None = None
+    trace: Json | None = None
 
 
 @dataclass(slots=True)

@@ -222,7 +222,8 @@ class SessionDrafting:
                 scores.append(root_loss - loss)
             self._stream_numbers[number] = self._num_sent
             self._num_sent += 1
-        return DraftNodes(token_ids=[node[3] for node in fresh], parents=parents, scores=scores)
+        looked_up = [node[1] in self._sources for node in fresh] if self._sources else ()
+        return DraftNodes(token_ids=[node[3] for node in fresh], parents=parents, scores=scores, looked_up=looked_up)
 
     def paths(self, tree: DraftTree, references: Sequence[int]) -> list[list[int]]:
         """The tokens between the committed ones and each reference's child, as the sampler's penalties need them."""

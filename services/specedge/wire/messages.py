@@ -54,12 +54,15 @@ class DraftNodes:
         scores: natural logarithm of each token's probability after its parent, <= 0; one byte on the wire. A path's
             probability is the product along it, which stays true however late a node arrives.
         num_verdicts_seen: verdicts of this stream the edge had processed; filled in by whoever sends the message.
+        looked_up: whether each node was looked up rather than computed by a draft model, for who watches on the edge;
+            empty: none was. Not on the wire.
     """
 
     token_ids: Sequence[int]
     parents: Sequence[int]
     scores: Sequence[float]
     num_verdicts_seen: int = 0
+    looked_up: Sequence[bool] = ()
 
 
 class TokenLogprob(NamedTuple):

@@ -67,7 +67,8 @@ class Answer(Response):
             async for piece in pieces:
                 parts[piece.choice].append(self._take(piece))
         choices = [replace(part[-1], output=joined(each.output for each in part)) for part in parts]
-        await JSONResponse(self._writer.whole(choices, self._totals))(scope, receive, send)
+        whole = self._writer.whole(choices, self._totals)
+        await JSONResponse(whole, headers=self._totals.speculation.as_headers())(scope, receive, send)
 
     async def _send_stream(self, stream: EventStream) -> None:
         run = self._runner.run(self._plan.choices, self._plan.arrived_s)

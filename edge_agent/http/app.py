@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.http.anthropic_request import MessagesRequest
-from edge_agent.http.api_docs import body_docs
+from edge_agent.http.api_docs import DESCRIPTION, TITLE, generation_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
@@ -40,7 +40,7 @@ def create_app(
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
     """
-    app = FastAPI(title="SpecEdge edge agent", version=__version__)
+    app = FastAPI(title=TITLE, description=DESCRIPTION, version=__version__)
     model = ServedModel(service, settings.model_name)
     runner = ChoiceRunner(service, DetokenizerFactory(tokenizer), metrics, settings.max_parallel_choices)
     encoder = PromptEncoder(tokenizer, settings)
@@ -51,7 +51,7 @@ def create_app(
         (ANTHROPIC_PATH, endpoints.messages, MessagesRequest),
         ("/v1/responses", endpoints.responses, ResponsesRequest),
     ):
-        app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
+        app.add_api_route(path, handler, methods=["POST"], response_model=None, **generation_docs(body, path))
     app.include_router(token_router(model, encoder, settings))
     app.include_router(status_router(model, metrics, settings, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):

@@ -1,9 +1,9 @@
 """Runs the answers of one request side by side and merges their pieces, in order of arrival, behind a small buffer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.answer_meter import AnswerMeter
 from edge_agent.detokenizer import DetokenizerFactory
@@ -33,6 +33,34 @@ class Choice:
     skips_special: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """When an answer begins.
+
+    A prompt's first answer begins at once, its others when the first one's first tokens have come: from then on the
+    verifier finds the prompt in its prefix cache, instead of computing it for each of them.
+    """
+
+    prompt_computed: asyncio.Event
+    is_first: bool
+
+    async def wait(self) -> None:
+        """Waits until the answer may begin."""
+        if not self.is_first:
+            await self.prompt_computed.wait()
+
+
+def _turns(choices: Sequence[Choice]) -> Iterator[_Turn]:
+    events: dict[tuple[int, ...], asyncio.Event] = {}
+    for choice in choices:
+        prompt_ids = choice.request.prompt_ids
+        event = events.get(prompt_ids)
+        if event is None:
+            yield _Turn(events.setdefault(prompt_ids, asyncio.Event()), is_first=True)
+        else:
+            yield _Turn(event, is_first=False)
+
+
 class ChoiceRunner:
     """Generates the answers of requests."""
 
@@ -54,8 +82,8 @@ class ChoiceRunner:
         slots = asyncio.Semaphore(num_parallel)
         buffer: asyncio.Queue[Piece | Exception] = asyncio.Queue(maxsize=num_parallel)
         tasks = [
-            asyncio.create_task(self._generate(index, choice, arrived_s, slots, buffer))
-            for index, choice in enumerate(choices)
+            asyncio.create_task(self._generate(index, choice, turn, arrived_s, slots, buffer))
+            for index, (choice, turn) in enumerate(zip(choices, _turns(choices), strict=True))
         ]
         try:
             yield _merged(buffer, len(tasks))
@@ -68,6 +96,7 @@ class ChoiceRunner:
         self,
         index: int,
         choice: Choice,
+        turn: "_Turn",
         arrived_s: float,
         slots: asyncio.Semaphore,
         buffer: "asyncio.Queue[Piece | Exception]",
@@ -81,9 +110,10 @@ class ChoiceRunner:
             stop_token_ids=choice.request.sampling.stop_token_ids,
         )
         try:
+            await turn.wait()
             async with slots:
                 with AnswerMeter(self._metrics, arrived_s, len(choice.request.prompt_ids)) as meter:
-                    last = await self._pump(choice.request, text, meter, buffer)
+                    last = await self._pump(choice.request, turn, text, meter, buffer)
                     meter.end(last.finish_reason)
                 await buffer.put(last)
         except Exception as error:
@@ -92,6 +122,7 @@ class ChoiceRunner:
     async def _pump(
         self,
         request: GenerationRequest,
+        turn: "_Turn",
         text: ChoiceText,
         meter: AnswerMeter,
         buffer: "asyncio.Queue[Piece | Exception]",
@@ -99,7 +130,10 @@ class ChoiceRunner:
         """Puts all pieces but the last, which is returned after the session has been closed."""
         async with self._service.generate(request) as bursts:
             async for burst in bursts:
+                turn.prompt_computed.set()
                 piece = text.advance(burst)
+                if not turn.is_first:
+                    piece = replace(piece, num_cached_tokens=None)
                 meter.burst(piece.num_tokens)
                 if piece.finish_reason:
                     return piece

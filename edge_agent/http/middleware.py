@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.http.errors import ANTHROPIC_PATH, describe
 from edge_agent.metrics import EdgeMetrics
+from specedge import __version__
 from specedge.errors import CapacityExceeded
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class RequestEnvelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["x-specedge-version"] = __version__
             await send(message)
 
         try:

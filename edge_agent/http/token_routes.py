@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from edge_agent.http.api_docs import body_docs
+from edge_agent.http.answer_schema import DetokenizeAnswer, TokenizeAnswer
+from edge_agent.http.api_docs import token_docs
 from edge_agent.http.body import read_json_object
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids
@@ -19,7 +20,7 @@ def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSetti
     """The routes."""
     router = APIRouter()
 
-    @router.post("/tokenize", openapi_extra=body_docs(TokenizeRequest))
+    @router.post("/tokenize", response_model=None, **token_docs(TokenizeRequest, TokenizeAnswer))
     async def tokenize(request: Request) -> dict[str, Any]:
         """Token ids of a text, or of a conversation in the model's own format."""
         fields = parse_fields(TokenizeRequest, await read_json_object(request, settings))
@@ -29,7 +30,7 @@ def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSetti
         answer: dict[str, Any] = {"count": len(token_ids), "max_model_len": max_len, "tokens": list(token_ids)}
         return answer | ({"token_strs": encoder.spell(token_ids)} if fields.return_token_strs else {})
 
-    @router.post("/detokenize", openapi_extra=body_docs(DetokenizeRequest))
+    @router.post("/detokenize", response_model=None, **token_docs(DetokenizeRequest, DetokenizeAnswer))
     async def detokenize(request: Request) -> dict[str, str]:
         """The text of token ids, special tokens included."""
         fields = parse_fields(DetokenizeRequest, await read_json_object(request, settings))

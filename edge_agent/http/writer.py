@@ -35,7 +35,8 @@ class AnswerTotals:
     Attributes:
         num_prompt_tokens: of all prompts together, each counted once.
         num_choices: answers being generated.
-        num_cached_tokens: prompt tokens found in the prefix cache; None while unknown, and for several choices.
+        num_cached_tokens: prompt tokens that the first answer to each prompt found in the prefix cache; None while
+            unknown.
     """
 
     num_prompt_tokens: int
@@ -48,8 +49,8 @@ class AnswerTotals:
     def count(self, piece: Piece) -> None:
         """Takes a piece of any choice into account."""
         self.num_completion_tokens += piece.num_tokens
-        if piece.num_cached_tokens is not None and self.num_choices == 1:
-            self.num_cached_tokens = piece.num_cached_tokens
+        if piece.num_cached_tokens is not None:
+            self.num_cached_tokens = (self.num_cached_tokens or 0) + piece.num_cached_tokens
         self.speculation.add(piece)
 
 

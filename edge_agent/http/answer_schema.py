@@ -154,6 +154,93 @@ class CompletionAnswer(BaseModel):
     metrics: Metrics | None = None
 
 
+class FunctionDelta(BaseModel):
+    """What is new of a call."""
+
+    name: str | None = None
+    arguments: str = Field(description="the next characters of the arguments' JSON text")
+
+
+class ToolCallDelta(BaseModel):
+    """What is new of a tool call; id, type and name come with its first part."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
+class ChatDelta(BaseModel):
+    """What is new of the assistant's turn."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    """What is new of one answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(
+        description="with the last chunk of an answer"
+    )
+    stop_reason: StopReason = None
+
+
+class ChatChunk(BaseModel):
+    """A part of streamed answers to a chat."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+class CompletionChunkChoice(BaseModel):
+    """What is new of one continuation."""
+
+    index: int
+    text: str
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length"] | None = Field(description="with the last chunk of a continuation")
+    stop_reason: StopReason = None
+
+
+class CompletionChunk(BaseModel):
+    """A part of streamed continuations."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+class ResponseEvent(BaseModel):
+    """An event of a streamed response."""
+
+    type: str = Field(description="the event's name, such as response.output_text.delta")
+    sequence_number: int
+
+
+class MessageEvent(BaseModel):
+    """An event of a streamed message."""
+
+    type: str = Field(description="the event's name, such as content_block_delta")
+
+
 class CachedTokens(BaseModel):
     """Which input tokens were what."""
 

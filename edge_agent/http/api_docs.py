@@ -8,10 +8,14 @@ from pydantic import BaseModel
 from edge_agent.http.answer_schema import (
     AnthropicErrorAnswer,
     ChatAnswer,
+    ChatChunk,
     CompletionAnswer,
+    CompletionChunk,
     ErrorAnswer,
     MessageAnswer,
+    MessageEvent,
     ResponseAnswer,
+    ResponseEvent,
 )
 
 Docs = dict[str, Any]
@@ -60,9 +64,14 @@ _RETRY_AFTER: Final = {"retry-after": _header("seconds", "integer")}
 
 def body_docs(body: type[BaseModel]) -> Docs:
     """A route's documentation of its request body, without references: nothing else declares its parts."""
-    schema = body.model_json_schema()
+    return {"requestBody": {"required": True, "content": {_WHOLE: {"schema": _self_contained(body)}}}}
+
+
+def _self_contained(model: type[BaseModel]) -> Docs:
+    schema = model.model_json_schema()
     parts = schema.pop("$defs", {})
-    return {"requestBody": {"required": True, "content": {_WHOLE: {"schema": _inlined(schema, parts)}}}}
+    inlined: Docs = _inlined(schema, parts)
+    return inlined
 
 
 def _inlined(schema: Any, parts: Docs) -> Any:
@@ -123,60 +132,47 @@ def token_docs(body: type[BaseModel], answer: type[BaseModel]) -> Docs:
     return {"tags": ["tokens"], "openapi_extra": body_docs(body), "responses": answer_docs(answer, statuses)}
 
 
-def _events(description: str, *examples: str) -> Docs:
-    text = "".join(f"{example}\n\n" for example in examples)
-    return {"schema": {"type": "string", "description": description}, "example": text}
+def _events(description: str, *kinds: type[BaseModel], ends_with_done: bool = False) -> Docs:
+    """A stream: what each event is."""
+    contents = [_self_contained(kind) for kind in kinds]
+    data: Docs = {"type": "string", "contentMediaType": _WHOLE, "contentSchema": {"anyOf": contents}}
+    if ends_with_done:
+        data = {"anyOf": [{"const": "[DONE]"}, data]}
+    event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": data}}
+    return {"schema": {"description": f"Where `stream` is true: server-sent events. {description}", **event}}
 
 
 _CHUNKS: Final = (
-    "Server-sent events, each `data:` and one JSON object; the last one is `data: [DONE]`. An error after the first "
-    "event is an event with an `error` object before it. Lines that begin with a colon keep the connection open. With "
-    "`stream_options.include_usage` the last object has no choices and the usage."
+    "The last one is `[DONE]`; an error after the first event is an event with an `error` object before it. Lines that "
+    "begin with a colon keep the connection open. With `stream_options.include_usage` the last object has no choices "
+    "and the usage."
 )
 _GENERATION: Final[dict[str, tuple[type[BaseModel], type[BaseModel], str, Docs]]] = {
     "/v1/chat/completions": (
         ChatAnswer,
         ErrorAnswer,
         "Continue a conversation",
-        _events(
-            f"Where `stream` is true. {_CHUNKS}",
-            'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"demo","choices":'
-            '[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}',
-            "data: [DONE]",
-        ),
+        _events(_CHUNKS, ChatChunk, ErrorAnswer, ends_with_done=True),
     ),
     "/v1/completions": (
         CompletionAnswer,
         ErrorAnswer,
         "Continue texts",
-        _events(
-            f"Where `stream` is true. {_CHUNKS}",
-            'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"demo","choices":'
-            '[{"index":0,"text":"Once","logprobs":null,"finish_reason":null}]}',
-            "data: [DONE]",
-        ),
+        _events(_CHUNKS, CompletionChunk, ErrorAnswer, ends_with_done=True),
     ),
     "/v1/responses": (
         ResponseAnswer,
         ErrorAnswer,
         "Continue a conversation, in the form of OpenAI's responses",
         _events(
-            "Where `stream` is true. Server-sent events with a name and a JSON object each, numbered by "
-            "`sequence_number`: from `response.created` to `response.completed`, `response.incomplete` or "
-            "`response.failed`.",
-            'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":4,'
-            '"output_index":0,"item_id":"msg-1-0","content_index":0,"delta":"Once","logprobs":[]}',
+            "From `response.created` to `response.completed`, `response.incomplete` or `response.failed`.",
+            ResponseEvent,
         ),
     ),
     "/v1/messages": (
         MessageAnswer,
         AnthropicErrorAnswer,
         "Continue a conversation, in Anthropic's form",
-        _events(
-            "Where `stream` is true. Server-sent events with a name and a JSON object each, from `message_start` to "
-            "`message_stop`, or to `error`.",
-            'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
-            '"delta":{"type":"text_delta","text":"Once"}}',
-        ),
+        _events("From `message_start` to `message_stop`, or to `error`.", MessageEvent, AnthropicErrorAnswer),
     ),
 }

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 from edge_agent.answer_meter import AnswerMeter
 from edge_agent.detokenizer import DetokenizerFactory
@@ -12,6 +13,8 @@ from edge_agent.http.choice_text import ChoiceText, Piece
 from edge_agent.http.ports import GenerationPort
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import VerifierUnavailable
+
+_MIN_SHARED_TOKENS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class _Turn:
     """When an answer begins.
 
     A prompt's first answer begins at once, its others when the first one's first tokens have come: from then on the
-    verifier finds the prompt in its prefix cache, instead of computing it for each of them.
+    verifier finds the prompt in its prefix cache, instead of computing it for each of them. Short prompts are cheaper
+    to compute again than to wait for.
     """
 
     prompt_computed: asyncio.Event
@@ -54,11 +58,13 @@ def _turns(choices: Sequence[Choice]) -> Iterator[_Turn]:
     events: dict[tuple[int, ...], asyncio.Event] = {}
     for choice in choices:
         prompt_ids = choice.request.prompt_ids
-        event = events.get(prompt_ids)
-        if event is None:
-            yield _Turn(events.setdefault(prompt_ids, asyncio.Event()), is_first=True)
-        else:
-            yield _Turn(event, is_first=False)
+        computed = events.get(prompt_ids)
+        is_first = computed is None
+        if computed is None:
+            computed = events[prompt_ids] = asyncio.Event()
+            if len(prompt_ids) < _MIN_SHARED_TOKENS:
+                computed.set()
+        yield _Turn(computed, is_first)
 
 
 class ChoiceRunner:

@@ -1,4 +1,4 @@
-"""What speculation breaks elsewhere: answers drafted for are those of plain decoding, over HTTP, and nothing stays held.
+"""What speculation breaks elsewhere: answers drafted for are those of plain decoding, over HTTP, and nothing is kept.
 
 The drafts know the right answer and go on beyond its end, so that many tokens arrive together: ends, stops and
 characters fall inside bursts all the time.

@@ -3,16 +3,13 @@
 By default a few cases for each route; `make test-api` tries thousands, and the real pair too.
 """
 
-import asyncio
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from http_support import FakeService, serving
+from http_support import FakeService, serving_in_thread
 from hypothesis import HealthCheck, given, settings
 from processes import Edge, Verifier, running
 
@@ -57,28 +54,11 @@ class Api:
         }
 
 
-@contextmanager
-def fake_api() -> Iterator[str]:
-    """The API over a service without a model, on a loop and a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    context = serving(FakeService("Once upon a time 🙂."))
-    try:
-        api = asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(30)
-        yield api.url
-        asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.fixture(scope="module", params=["fake", "real"])
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     if request.param == "fake":
-        with fake_api() as url:
-            yield Api(url)
+        with serving_in_thread(FakeService("Once upon a time 🙂.")) as api:
+            yield Api(api.url)
         return
     if request.config.getoption("--api-cases") is None:
         pytest.skip("needs --api-cases: make test-api")

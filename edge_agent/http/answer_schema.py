@@ -66,7 +66,9 @@ class SpeculativeDecoding(BaseModel):
 
     mean_acceptance_length: float = Field(description="tokens for each verification that had a draft")
     draft_acceptance_rate: float = Field(description="accepted draft nodes for each verified one")
-    acceptance_histogram: dict[str, int] = Field(description="verifications by how many draft nodes they accepted")
+    acceptance_histogram: list[int] = Field(
+        description="verifications that accepted 0, 1, 2, ... draft nodes, up to num_spec_tokens"
+    )
     num_spec_steps: int = Field(description="verifications that had a draft")
     num_accepted_draft_tokens: int
     num_draft_tokens: int = Field(description="draft nodes that were verified")

@@ -32,6 +32,7 @@ Turns = Annotated[
 ]
 
 _SAME: Final = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "priority", "speculation")
+_UNBUILT: Final = ("container", "mcp_servers", "output_format")
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -62,6 +63,9 @@ def chat_body(body: Json) -> Json:
         InvalidRequest: names what is wrong and where.
     """
     parse_fields(MessagesRequest, body)
+    for name in _UNBUILT:
+        if body.get(name):
+            raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
     chat: Json = {name: body[name] for name in _SAME if name in body}
     messages = body["messages"]
     if not isinstance(messages, list):

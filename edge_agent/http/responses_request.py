@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 _SAME: Final = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "seed", "priority", "speculation")
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
-_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls")
+_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "top_logprobs")
 _OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
 Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _OBJECTS]})]
 Objects = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECTS, {"type": "null"}]})]

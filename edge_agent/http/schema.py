@@ -197,6 +197,7 @@ class TokenizeRequest(TemplateFields):
     model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
     prompt: str | None = Field(None, description="a text; give this or messages")
     messages: OptionalMessages = Field(None, description="a conversation; give this or prompt")
+    tools: Tools = Field(None, description="functions that the conversation offers")
     add_special_tokens: bool | None = Field(None, description="false: a text gets no beginning-of-text token")
     return_token_strs: bool | None = Field(None, description="true: the vocabulary's entries too")
 

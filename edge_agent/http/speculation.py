@@ -43,7 +43,7 @@ class SpeculationSummary:
         return {
             "mean_acceptance_length": 1 + num_accepted / num_steps,
             "draft_acceptance_rate": num_accepted / self._num_draft_nodes,
-            "acceptance_histogram": {str(k): v for k, v in sorted(self._steps_by_accepted.items())},
+            "acceptance_histogram": [self._steps_by_accepted[num] for num in range(self._max_draft_nodes + 1)],
             "num_spec_steps": num_steps,
             "num_accepted_draft_tokens": num_accepted,
             "num_draft_tokens": self._num_draft_nodes,

@@ -55,7 +55,7 @@ def test_real_answers_whole_streamed_and_by_the_helper_are_the_same(real: openai
             model="specedge-demo",
             messages=USER,
             seed=7,
-            max_tokens=40,
+            max_tokens=300,
             stream=True,
             stream_options={"include_usage": True},
         )

@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-browser bench exactness lint proto lock install install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients bench exactness lint proto lock install \
+  install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -25,6 +26,8 @@ CREATED := $(VENV)/.created-$(PLACE)
 WITH_TORCH := $(VENV)/.with-torch-$(PLACE)
 INSTALLED := $(VENV)/.installed-$(PLACE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(PLACE)
+CLIENTS := $(VENV)/clients
+INSTALLED_CLIENTS := $(VENV)/.installed-clients-$(PLACE)
 
 # What the README's table shows; a run never overwrites another one.
 BENCH := --systems autoregressive,server-only,specedge --networks wan,far --loads closed-1,closed-8 --repetitions 3 \
@@ -36,6 +39,8 @@ help:
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
 	@echo 'make test-kernels        the Triton kernels: interpreted, and compiled for Ampere and Hopper (installs triton)'
 	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
+	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
+	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -58,6 +63,22 @@ test-kernels: $(INSTALLED_DEV)
 test-browser: $(INSTALLED_DEV)
 	$(PIP) install -c $(LOCK) -e '.[dev,browser]'
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs tests/browser $(ARGS)
+
+test-api: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q --timeout 900 --api-cases 200 tests/integration/test_http_fuzz.py $(ARGS)
+
+# Some clients want older packages than ours: they lie in an environment of their own on top of the other one.
+$(INSTALLED_CLIENTS): $(INSTALLED_DEV)
+	$(RUN) -m venv $(CLIENTS)
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install -e '.[clients]'
+	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(CLIENTS)/node openai; fi
+	@touch $@
+
+test-clients: $(INSTALLED_CLIENTS)
+	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(CLIENTS)/node/node_modules" \
+	  $(CLIENTS)/bin/python -m pytest -q tests/clients $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

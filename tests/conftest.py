@@ -11,3 +11,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files with what the code does now"
     )
+    parser.addoption("--api-cases", type=int, help="requests that are tried on each route, and on the real pair too")

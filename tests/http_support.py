@@ -1,7 +1,9 @@
 """A generation service that behaves without a model, and the HTTP API over it on a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from itertools import cycle, islice
@@ -162,3 +164,23 @@ async def serving(service: FakeService, **settings: Any) -> AsyncIterator[Runnin
     finally:
         server.should_exit = True
         await task
+
+
+@contextlib.contextmanager
+def serving_in_thread(service: FakeService, **settings: Any) -> Iterator[RunningApi]:
+    """The same on a loop and a thread of its own, for clients that block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+
+    context = serving(service, **settings)
+    try:
+        yield run(context.__aenter__())
+        run(context.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

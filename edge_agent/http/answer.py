@@ -71,8 +71,8 @@ class Answer(Response):
         async with self._runner.run(self._plan.choices, self._plan.arrived_s) as pieces:
             async for piece in pieces:
                 parts[piece.choice].append(self._take(piece))
-        choices = [_whole(part) for part in parts]
-        await JSONResponse(self._writer.whole(choices, self._totals))(scope, receive, send)
+        whole = self._writer.whole([_whole(part) for part in parts], self._totals)
+        await JSONResponse(whole, headers=self._totals.speculation.as_headers())(scope, receive, send)
 
     async def _send_stream(self, stream: EventStream) -> None:
         run = self._runner.run(self._plan.choices, self._plan.arrived_s)

@@ -5,36 +5,54 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, WithJsonSchema
 
-from edge_agent.http.schema import Int, Messages, RequestFields, parse_fields, shown
+from edge_agent.http.schema import Int, RequestFields, number, parse_fields, shown
 from specedge.errors import InvalidRequest
 
 Json = dict[str, Any]
-TextOrBlocks = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]})
+_BLOCKS: Final = {"type": "array", "items": {"type": "object"}}
+_TEXT_OR_BLOCKS: Final = [{"type": "string"}, _BLOCKS]
+TextOrBlocks = Annotated[Any, WithJsonSchema({"anyOf": [*_TEXT_OR_BLOCKS, {"type": "null"}]})]
+Blocks = Annotated[Any, WithJsonSchema({"anyOf": [_BLOCKS, {"type": "null"}]})]
+Turns = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {
+                    "role": {"enum": ["user", "assistant", "system"]},
+                    "content": {"anyOf": _TEXT_OR_BLOCKS},
+                },
+            },
+        }
+    ),
 ]
-Blocks = Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 
 _SAME: Final = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "priority", "speculation")
+_UNBUILT: Final = ("container", "mcp_servers", "output_format")
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
 class MessagesRequest(RequestFields):
     """Body of `/v1/messages`."""
 
-    model: str | None = None
-    max_tokens: Int
-    messages: Messages
+    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
+    max_tokens: Int = Field(description="most tokens of the answer, thoughts included; at least 1")
+    messages: Turns = Field(description="the conversation; contents are texts, or blocks of texts, calls and results")
     system: TextOrBlocks = Field(None, description="what the model is told before the conversation")
-    stream: bool | None = None
-    stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Int | None = None
+    stream: bool | None = Field(None, description="true: server-sent events as text comes")
+    stop_sequences: list[str] | None = Field(None, description="text that ends the answer, at most 16")
+    temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
+    top_p: float | None = number("keep the best tokens that together are so probable, above 0; 1 keeps all", 0, 1)
+    top_k: Int | None = number("keep so many best tokens; 0 or -1 keeps all", -1)
     tools: Blocks = Field(None, description="custom tools: name, description, input_schema")
     tool_choice: dict[str, Any] | None = Field(None, description="type auto, any, none, or tool with a name")
     thinking: dict[str, Any] | None = Field(None, description="type enabled or disabled, for models that can do both")
-    seed: Int | None = Field(None, description="the same seed gives the same text")
-    priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
+    seed: Int | None = number("the same seed gives the same text")
+    priority: Int | None = number("lower is served earlier; 0 is normal")
     speculation: dict[str, Any] | None = Field(None, description="as in /v1/chat/completions")
 
 
@@ -45,6 +63,9 @@ def chat_body(body: Json) -> Json:
         InvalidRequest: names what is wrong and where.
     """
     parse_fields(MessagesRequest, body)
+    for name in _UNBUILT:
+        if body.get(name):
+            raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
     chat: Json = {name: body[name] for name in _SAME if name in body}
     messages = body["messages"]
     if not isinstance(messages, list):

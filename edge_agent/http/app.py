@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.http.anthropic_request import MessagesRequest
-from edge_agent.http.api_docs import body_docs
+from edge_agent.http.api_docs import DESCRIPTION, TITLE, generation_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
@@ -41,7 +41,7 @@ def create_app(
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
     """
-    app = FastAPI(title="SpecEdge edge agent", version=__version__)
+    app = FastAPI(title=TITLE, description=DESCRIPTION, version=__version__)
     model = ServedModel(service, settings.model_name)
     detokenizers = DetokenizerFactory(tokenizer)
     runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)
@@ -53,7 +53,7 @@ def create_app(
         (ANTHROPIC_PATH, endpoints.messages, MessagesRequest),
         ("/v1/responses", endpoints.responses, ResponsesRequest),
     ):
-        app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body_docs(body))
+        app.add_api_route(path, handler, methods=["POST"], response_model=None, **generation_docs(body, path))
     app.include_router(token_router(model, encoder, settings))
     app.include_router(playground_router())
     app.include_router(status_router(model, metrics, settings, not_ready_reason))

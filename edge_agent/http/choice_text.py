@@ -30,7 +30,8 @@ class Piece:
         finish_reason: "" while the answer goes on.
         num_draft_nodes: draft nodes verified for the burst.
         num_accepted: how many of them the target agreed with.
-        num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece only.
+        num_cached_tokens: prompt tokens found in the verifier's prefix cache; told with the first piece of a
+            prompt's first answer only.
         stop_reason: the stop string, or the id of the stop token that the request named, which ended the answer.
         token_ids: the tokens, as many as texts.
         logprobs: theirs, where they were asked for.

@@ -1,9 +1,10 @@
 """Runs the answers of one request side by side and merges their pieces, in order of arrival, behind a small buffer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from edge_agent.answer_meter import AnswerMeter
 from edge_agent.detokenizer import DetokenizerFactory
@@ -12,6 +13,8 @@ from edge_agent.http.choice_text import ChoiceText, Piece
 from edge_agent.http.ports import GenerationPort
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import VerifierUnavailable
+
+_MIN_SHARED_TOKENS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,37 @@ class Choice:
     skips_special: bool = True
     echo: str = ""
     drops_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """When an answer begins.
+
+    A prompt's first answer begins at once, its others when the first one's first tokens have come: from then on the
+    verifier finds the prompt in its prefix cache, instead of computing it for each of them. Short prompts are cheaper
+    to compute again than to wait for.
+    """
+
+    prompt_computed: asyncio.Event
+    is_first: bool
+
+    async def wait(self) -> None:
+        """Waits until the answer may begin."""
+        if not self.is_first:
+            await self.prompt_computed.wait()
+
+
+def _turns(choices: Sequence[Choice]) -> Iterator[_Turn]:
+    events: dict[tuple[int, ...], asyncio.Event] = {}
+    for choice in choices:
+        prompt_ids = choice.request.prompt_ids
+        computed = events.get(prompt_ids)
+        is_first = computed is None
+        if computed is None:
+            computed = events[prompt_ids] = asyncio.Event()
+            if len(prompt_ids) < _MIN_SHARED_TOKENS:
+                computed.set()
+        yield _Turn(computed, is_first)
 
 
 class ChoiceRunner:
@@ -62,8 +96,8 @@ class ChoiceRunner:
         slots = asyncio.Semaphore(num_parallel)
         buffer: asyncio.Queue[Piece | Exception] = asyncio.Queue(maxsize=num_parallel)
         tasks = [
-            asyncio.create_task(self._generate(index, choice, arrived_s, slots, buffer))
-            for index, choice in enumerate(choices)
+            asyncio.create_task(self._generate(index, choice, turn, arrived_s, slots, buffer))
+            for index, (choice, turn) in enumerate(zip(choices, _turns(choices), strict=True))
         ]
         try:
             yield _merged(buffer, len(tasks))
@@ -76,6 +110,7 @@ class ChoiceRunner:
         self,
         index: int,
         choice: Choice,
+        turn: "_Turn",
         arrived_s: float,
         slots: asyncio.Semaphore,
         buffer: "asyncio.Queue[Piece | Exception]",
@@ -93,9 +128,10 @@ class ChoiceRunner:
             prediction_ids=choice.request.prediction_ids,
         )
         try:
+            await turn.wait()
             async with slots:
                 with AnswerMeter(self._metrics, arrived_s, len(choice.request.prompt_ids)) as meter:
-                    last = await self._pump(choice.request, text, meter, buffer)
+                    last = await self._pump(choice.request, turn, text, meter, buffer)
                     meter.end(last.finish_reason)
                 await buffer.put(last)
         except Exception as error:
@@ -104,6 +140,7 @@ class ChoiceRunner:
     async def _pump(
         self,
         request: GenerationRequest,
+        turn: "_Turn",
         text: ChoiceText,
         meter: AnswerMeter,
         buffer: "asyncio.Queue[Piece | Exception]",
@@ -111,7 +148,10 @@ class ChoiceRunner:
         """Puts all pieces but the last, which is returned after the session has been closed."""
         async with self._service.generate(request) as bursts:
             async for burst in bursts:
+                turn.prompt_computed.set()
                 piece = text.advance(burst)
+                if not turn.is_first:
+                    piece = replace(piece, num_cached_tokens=None)
                 meter.burst(piece.num_tokens)
                 if piece.finish_reason:
                     return piece

@@ -54,17 +54,17 @@ def _normalise(message: Any, place: str) -> Message:
 
 
 def _assistant(message: Message, content: Any, place: str) -> Message:
-    calls = message.get("tool_calls") or []
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        place += ".tool_calls"
+        raise InvalidRequest(f"{place} is {shown(calls)}; it must be a list of calls", param=place)
     # What a model answered with tool calls has no content.
     text = "" if content is None and calls else _text(content, f"{place}.content")
     normalised: Message = {"role": "assistant", "content": text}
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if thought is not None:
-        normalised["reasoning_content"] = _string(thought, f"{place}.reasoning_content")
+    for field in ("reasoning", "reasoning_content"):  # two names of one thing; the second counts more
+        if (thought := message.get(field)) is not None and (text := _string(thought, f"{place}.{field}")):
+            normalised["reasoning_content"] = text
     if calls:
-        if not isinstance(calls, list):
-            place += ".tool_calls"
-            raise InvalidRequest(f"{place} is {shown(calls)}; it must be a list of calls", param=place)
         normalised["tool_calls"] = [_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
     return normalised
 
@@ -75,7 +75,8 @@ def _call(call: Any, place: str) -> Message:
         raise InvalidRequest(f"{place} is {shown(call)}; it must be an object with a function", param=place)
     name = _string(function.get("name"), f"{place}.function.name")
     place_of_arguments = f"{place}.function.arguments"
-    written = _string(function.get("arguments") or "{}", place_of_arguments)
+    given = function.get("arguments")
+    written = "{}" if given is None or given == "" else _string(given, place_of_arguments)
     try:
         arguments = from_json(written)
     except ValueError as error:

@@ -15,6 +15,7 @@ from edge_agent.http.api_keys import ApiKeyFile
 from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
+from specedge import __version__
 from specedge.errors import CapacityExceeded
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,9 @@ class RequestEnvelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["x-specedge-version"] = __version__
             await send(message)
 
         try:

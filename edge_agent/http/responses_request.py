@@ -4,36 +4,39 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, WithJsonSchema
 
-from edge_agent.http.schema import Int, RequestFields, parse_fields, shown
+from edge_agent.http.schema import Int, RequestFields, number, parse_fields, shown
 from specedge.errors import InvalidRequest
 
 Json = dict[str, Any]
 
 _SAME: Final = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "seed", "priority", "speculation")
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
-_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls")
-Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]})]
+_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "top_logprobs")
+_OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
+Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _OBJECTS]})]
+Objects = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECTS, {"type": "null"}]})]
+ToolChoice = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]})]
 
 
 class ResponsesRequest(RequestFields):
     """Body of `/v1/responses`."""
 
-    model: str | None = None
-    input: Input
+    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
+    input: Input = Field(description="a text, or items: messages, function calls and their results, thoughts")
     instructions: str | None = Field(None, description="what the model is told before the input")
-    max_output_tokens: Int | None = None
-    stream: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    tools: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
-    tool_choice: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = None
-    parallel_tool_calls: bool | None = None
+    max_output_tokens: Int | None = number("most tokens of the answer, thoughts included", 1)
+    stream: bool | None = Field(None, description="true: server-sent events as text comes")
+    temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
+    top_p: float | None = number("keep the best tokens that together are so probable, above 0; 1 keeps all", 0, 1)
+    tools: Objects = Field(None, description="functions that the model may call")
+    tool_choice: ToolChoice = Field(None, description="none, auto, required, or a function by type and name")
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one call in an answer")
     text: dict[str, Any] | None = Field(None, description="format of type text")
     reasoning: dict[str, Any] | None = Field(None, description="effort none turns thinking off where a model can")
     store: bool | None = Field(None, description="taken as false: nothing is stored")
     metadata: dict[str, Any] | None = Field(None, description="comes back with the response")
-    seed: Int | None = Field(None, description="the same seed gives the same text")
-    priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
+    seed: Int | None = number("the same seed gives the same text")
+    priority: Int | None = number("lower is served earlier; 0 is normal")
     speculation: dict[str, Any] | None = Field(None, description="as in /v1/chat/completions")
 
 

@@ -4,7 +4,8 @@ Every field may be left out or null, and unknown ones are ignored. Only types ar
 `SamplingParams.validate`, which the verifier trusts too.
 """
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -13,69 +14,93 @@ from specedge.errors import InvalidRequest
 _MAX_SHOWN_CHARS = 60
 
 Int = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
-Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
+Stop = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "maxItems": 16, "items": {"type": "string", "minLength": 1}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+_TOKEN_ID: Final = {"type": "integer", "minimum": 0}
+_IDS: Final = {"type": "array", "minItems": 1, "items": _TOKEN_ID}
 Prompt = Annotated[
     Any,
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                {"type": "array", "items": {"type": "integer"}},
-                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                _IDS,
+                {"type": "array", "minItems": 1, "items": _IDS},
             ]
         }
     ),
 ]
-Messages = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {
-                    "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-                    "content": {
-                        "anyOf": [
-                            {"type": "string"},
-                            {"type": "array", "items": {"type": "object", "properties": {"text": {"type": "string"}}}},
-                        ]
-                    },
-                },
-            },
-        }
+
+
+def _object(required: Sequence[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+_TEXT: Final = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": _object(("type", "text"), type={"const": "text"}, text={"type": "string"})},
+    ]
+}
+_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+_CALL: Final = _object(
+    ("function",),
+    id={"description": "what the tool's result names"},
+    function=_object(
+        ("name",), name={"type": "string"}, arguments={"type": ["string", "null"], "description": "JSON text"}
     ),
-]
-
-
+)
+_MESSAGES: Final = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            _object(("role", "content"), role={"enum": ["system", "developer", "user"]}, content=_TEXT),
+            _object(
+                ("role",),
+                role={"const": "assistant"},
+                content={"anyOf": [*_TEXT["anyOf"], {"type": "null"}]},
+                tool_calls={"anyOf": [{"type": "array", "items": _CALL}, {"type": "null"}]},
+                reasoning_content=_TEXT_OR_NULL,
+                reasoning=_TEXT_OR_NULL,
+            ),
+            _object(
+                ("role", "content"),
+                role={"const": "tool"},
+                content=_TEXT,
+                tool_call_id=_TEXT_OR_NULL,
+                name=_TEXT_OR_NULL,
+            ),
+        ]
+    },
+}
+Messages = Annotated[Any, WithJsonSchema(_MESSAGES)]
+OptionalMessages = Annotated[Any, WithJsonSchema({"anyOf": [_MESSAGES, {"type": "null"}]})]
+_TOOL: Final = _object(
+    ("type", "function"),
+    type={"const": "function"},
+    function=_object(
+        ("name",),
+        name={"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+        description=_TEXT_OR_NULL,
+        parameters={"type": ["object", "null"], "description": "JSON schema of the arguments"},
+    ),
+)
 Tools = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "function"],
-                "properties": {
-                    "type": {"const": "function"},
-                    "function": {
-                        "type": "object",
-                        "required": ["name"],
-                        "properties": {
-                            "name": {"type": "string"},
-                            "description": {"type": "string"},
-                            "parameters": {"type": "object"},
-                        },
-                    },
-                },
-            },
-        }
-    ),
+    Any, WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 128, "items": _TOOL}, {"type": "null"}]})
 ]
-ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto"]})]
+ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto", None]})]
 
 
 Prediction = Annotated[
@@ -111,23 +136,29 @@ class RequestFields(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-def _inline(part: type[BaseModel]) -> WithJsonSchema:
-    """A part's schema in place, since the docs of a body hold no references."""
-    return WithJsonSchema(part.model_json_schema())
+def number(description: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """An optional number; its limits are told here and checked where the value is used."""
+    limits = {"minimum": minimum, "maximum": maximum}
+    told = {name: limit for name, limit in limits.items() if limit is not None}
+    return Field(None, description=description, json_schema_extra=lambda schema: _limit(schema, told))
+
+
+def _limit(schema: dict[str, Any], limits: dict[str, float]) -> None:
+    schema["anyOf"][0] |= limits
 
 
 class StreamOptions(RequestFields):
     """What a stream carries besides text."""
 
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+    include_usage: bool | None = Field(None, description="true: the stream ends with a chunk of usage")
+    continuous_usage_stats: bool | None = Field(None, description="true: every chunk has the usage so far")
 
 
 class Speculation(RequestFields):
     """A request's wishes about drafting."""
 
     enabled: bool | None = Field(None, description="false: decode without drafts")
-    budget: Int | None = Field(None, description="most draft nodes alive at a time, 1 to 4096")
+    budget: Int | None = number("most draft nodes alive at a time", 1, 4096)
     trace: bool | None = Field(
         None,
         description="true: chunks of a stream tell under `specedge` where each token came from and what its round was",
@@ -137,57 +168,59 @@ class Speculation(RequestFields):
 class GenerationFields(RequestFields):
     """What both endpoints take."""
 
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: Annotated[StreamOptions | None, _inline(StreamOptions)] = None
-    n: Int | None = Field(None, description="answers to each prompt, 1 to 8")
-    stop: Stop = None
-    stop_token_ids: list[Int] | None = None
+    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
+    stream: bool | None = Field(None, description="true: server-sent events as text comes")
+    stream_options: StreamOptions | None = Field(None, description="what a stream carries besides text")
+    n: Int | None = number("answers to each prompt; those after the first have the next seeds", 1, 8)
+    stop: Stop = Field(None, description="text that ends the answer and is left out of it, 1 to 1000 characters each")
+    stop_token_ids: list[Int] | None = Field(None, description="tokens that end the answer, at most 128")
     include_stop_str_in_output: bool | None = Field(None, description="true: the text ends with what stopped it")
     skip_special_tokens: bool | None = Field(None, description="false: special tokens are part of the text")
-    max_tokens: Int | None = None
-    min_tokens: Int | None = None
-    ignore_eos: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Int | None = Field(None, description="0 or -1 keeps all tokens")
-    min_p: float | None = None
-    seed: Int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    max_tokens: Int | None = number("most tokens of an answer; prompt and answer must fit the context", 1)
+    min_tokens: Int | None = number("nothing ends the answer before it has so many tokens", 0)
+    ignore_eos: bool | None = Field(None, description="true: the end-of-sequence token does not end the answer")
+    temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
+    top_p: float | None = number("keep the best tokens that together are so probable, above 0; 1 keeps all", 0, 1)
+    top_k: Int | None = number("keep so many best tokens; 0 or -1 keeps all", -1)
+    min_p: float | None = number("keep tokens at least so probable relative to the best one; 0 keeps all", 0, 1)
+    seed: Int | None = number("the same seed gives the same text; left out: one is drawn")
+    presence_penalty: float | None = number("subtracted once from tokens of the answer so far", -2, 2)
+    frequency_penalty: float | None = number("subtracted for each occurrence in the answer so far", -2, 2)
+    repetition_penalty: float | None = number("divides the logits of tokens of prompt and answer, above 0", 0)
+    logit_bias: dict[str, float] | None = Field(
+        None, description="added to the logits of token ids, -100 to 100; at most 1024 entries"
+    )
     bad_words: list[str] | None = Field(None, description="texts that the answer never contains")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that the answer may contain")
-    prompt_logprobs: Int | None = Field(
-        None, description="log-probabilities of the prompt's tokens, and of so many best ones beside each, 0 to 20"
+    prompt_logprobs: Int | None = number(
+        "log-probabilities of the prompt, and of so many best tokens beside each", 0, 20
     )
     return_tokens_as_token_ids: bool | None = Field(None, description='true: logprobs call tokens "token_id:123"')
     return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
-    priority: Int | None = Field(None, description="lower is served earlier; 0 is normal")
-    speculation: Annotated[Speculation | None, _inline(Speculation)] = Field(
-        None, description="how this request is drafted for; the text is the same"
-    )
+    priority: Int | None = number("lower is served earlier; 0 is normal", -(2**31) + 1, 2**31 - 1)
+    speculation: Speculation | None = Field(None, description="how this request is drafted for; the text is the same")
 
 
 class TemplateFields(RequestFields):
     """How a conversation becomes a prompt."""
 
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = Field(None, description="false: the assistant's turn is not begun")
+    continue_final_message: bool | None = Field(None, description="true: the last message is left open, and continued")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
 
 
 class ChatRequest(GenerationFields, TemplateFields):
     """Body of `/v1/chat/completions`."""
 
-    messages: Messages
-    tools: Tools = None
-    tool_choice: ToolChoice = None
-    parallel_tool_calls: bool | None = None
-    max_completion_tokens: Int | None = Field(None, description="takes precedence over max_tokens")
+    messages: Messages = Field(description="the conversation; contents are texts")
+    tools: Tools = Field(None, description="functions that the model may call")
+    tool_choice: ToolChoice = Field(
+        None, description="none: no calls; auto, with tools the default: as the model likes"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one call in an answer")
+    max_completion_tokens: Int | None = number("takes precedence over max_tokens", 1)
     logprobs: bool | None = Field(None, description="true: log-probabilities of the answer's tokens")
-    top_logprobs: Int | None = Field(None, description="best tokens told beside each token, 0 to 20; needs logprobs")
+    top_logprobs: Int | None = number("best tokens told beside each token; needs logprobs", 0, 20)
     prediction: Prediction = Field(None, description="what the answer is expected to be; the text is the same")
     include_reasoning: bool | None = Field(None, description="false: leave out what the model thinks before it answers")
 
@@ -195,20 +228,20 @@ class ChatRequest(GenerationFields, TemplateFields):
 class CompletionRequest(GenerationFields):
     """Body of `/v1/completions`."""
 
-    prompt: Prompt
+    prompt: Prompt = Field(description="a text or token ids, or a list of such prompts")
+    add_special_tokens: bool | None = Field(None, description="false: texts get no beginning-of-text token")
+    max_tokens: Int | None = number("most tokens of an answer; 0 with echo only", 0)
     echo: bool | None = Field(None, description="true: the prompt is part of the text; max_tokens may then be 0")
-    logprobs: Int | None = Field(
-        None, description="log-probabilities of the answer's tokens, and of so many best ones beside each, 0 to 20"
-    )
-    add_special_tokens: bool | None = None
+    logprobs: Int | None = number("log-probabilities of the answer, and of so many best tokens beside each", 0, 20)
 
 
 class TokenizeRequest(TemplateFields):
     """Body of `/tokenize`: a text or a conversation."""
 
-    model: str | None = None
-    prompt: str | None = None
-    messages: Messages = None
+    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
+    prompt: str | None = Field(None, description="a text; give this or messages")
+    messages: OptionalMessages = Field(None, description="a conversation; give this or prompt")
+    tools: Tools = Field(None, description="functions that the conversation offers")
     add_special_tokens: bool | None = Field(None, description="false: a text gets no beginning-of-text token")
     return_token_strs: bool | None = Field(None, description="true: the vocabulary's entries too")
 
@@ -216,8 +249,8 @@ class TokenizeRequest(TemplateFields):
 class DetokenizeRequest(RequestFields):
     """Body of `/detokenize`."""
 
-    model: str | None = None
-    tokens: list[Int]
+    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
+    tokens: list[Int] = Field(description="token ids of the target's vocabulary")
 
 
 RequestModel = TypeVar("RequestModel", bound=BaseModel)

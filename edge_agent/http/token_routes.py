@@ -1,35 +1,43 @@
 """`/tokenize` and `/detokenize`: the target's own tokenizer, with the chat template that generation uses."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from edge_agent.http.api_docs import body_docs
+from edge_agent.http.answer_schema import DetokenizeAnswer, TokenizeAnswer
+from edge_agent.http.api_docs import token_docs
 from edge_agent.http.body import read_json_object
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids
 from edge_agent.http.schema import DetokenizeRequest, TokenizeRequest, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.tools import tool_use
 from specedge.errors import InvalidRequest
+
+UNBUILT_TOKENIZE_FIELDS: Final = ("chat_template", "mm_processor_kwargs")
 
 
 def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSettings) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.post("/tokenize", openapi_extra=body_docs(TokenizeRequest))
+    @router.post("/tokenize", response_model=None, **token_docs(TokenizeRequest, TokenizeAnswer))
     async def tokenize(request: Request) -> dict[str, Any]:
         """Token ids of a text, or of a conversation in the model's own format."""
-        fields = parse_fields(TokenizeRequest, await read_json_object(request, settings))
+        payload = await read_json_object(request, settings)
+        for name in UNBUILT_TOKENIZE_FIELDS:
+            if payload.get(name):
+                raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
+        fields = parse_fields(TokenizeRequest, payload)
         model.require_name(fields.model)
         max_len = model.require_info().max_len
         token_ids = await _encode(fields, encoder, max_len)
         answer: dict[str, Any] = {"count": len(token_ids), "max_model_len": max_len, "tokens": list(token_ids)}
         return answer | ({"token_strs": encoder.spell(token_ids)} if fields.return_token_strs else {})
 
-    @router.post("/detokenize", openapi_extra=body_docs(DetokenizeRequest))
+    @router.post("/detokenize", response_model=None, **token_docs(DetokenizeRequest, DetokenizeAnswer))
     async def detokenize(request: Request) -> dict[str, str]:
         """The text of token ids, special tokens included."""
         fields = parse_fields(DetokenizeRequest, await read_json_object(request, settings))
@@ -48,4 +56,5 @@ async def _encode(fields: TokenizeRequest, encoder: PromptEncoder, max_len: int)
         return await encoder.encode_text(
             fields.prompt, max_len, add_special_tokens=fields.add_special_tokens is not False
         )
-    return (await encoder.encode_chat(fields, normalise_messages(fields.messages), max_len)).token_ids
+    tools = tool_use(fields.tools, None, None).tools
+    return (await encoder.encode_chat(fields, normalise_messages(fields.messages), max_len, tools)).token_ids

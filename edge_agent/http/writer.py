@@ -45,7 +45,8 @@ class AnswerTotals:
         num_prompt_tokens: of all prompts together, each counted once.
         num_choices: answers being generated.
         has_begun: something has been generated.
-        num_cached_tokens: prompt tokens found in the prefix cache; None while unknown, and for several choices.
+        num_cached_tokens: prompt tokens that the first answer to each prompt found in the prefix cache; None while
+            unknown.
         num_predicted: by choice, tokens of the prediction that the answer took over.
         num_mispredicted: by choice, those that it did not; known when it has ended.
     """
@@ -64,8 +65,8 @@ class AnswerTotals:
         """Takes a piece of any choice into account."""
         self.has_begun = True
         self.num_completion_tokens += piece.num_tokens
-        if piece.num_cached_tokens is not None and self.num_choices == 1:
-            self.num_cached_tokens = piece.num_cached_tokens
+        if piece.num_cached_tokens is not None:
+            self.num_cached_tokens = (self.num_cached_tokens or 0) + piece.num_cached_tokens
         self.num_predicted[piece.choice] = piece.num_predicted
         self.num_mispredicted[piece.choice] = piece.num_mispredicted
         self.speculation.add(piece)

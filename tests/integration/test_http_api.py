@@ -237,7 +237,10 @@ async def test_usage_in_a_stream() -> None:
     assert summary["num_spec_steps"] + summary["num_accepted_draft_tokens"] == num_tokens
     assert summary["draft_acceptance_rate"] == 0.5
     assert summary["mean_acceptance_length"] == num_tokens / summary["num_spec_steps"]
-    assert sum(summary["acceptance_histogram"].values()) == summary["num_spec_steps"]
+    histogram = summary["acceptance_histogram"]
+    assert len(histogram) == summary["num_spec_tokens"] + 1
+    assert sum(histogram) == summary["num_spec_steps"]
+    assert sum(num * steps for num, steps in enumerate(histogram)) == summary["num_accepted_draft_tokens"]
 
 
 async def test_models() -> None:

@@ -44,6 +44,8 @@ async def test_a_conversation_as_generation_sees_it(fields: dict[str, Any]) -> N
         ("/tokenize", {"prompt": 3}, "prompt", "valid string"),
         ("/tokenize", {"prompt": "x" * 20_000}, "prompt", "20000 characters; at most 16384"),
         ("/tokenize", {"messages": []}, "messages", "at least 1 message"),
+        ("/tokenize", {"messages": MESSAGES, "chat_template": "x"}, "chat_template", "not supported here"),
+        ("/tokenize", {"messages": MESSAGES, "tools": {}}, "tools", "a list of tools"),
         ("/tokenize", {"prompt": "a", "model": "other"}, "model", "'other' does not exist"),
         ("/detokenize", {"tokens": [1, 5000]}, "tokens", "between 0 and 4095"),
         ("/detokenize", {"tokens": "no"}, "tokens", "valid list"),

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_DEVICES = EXTRAS.keys() - {"bench", "dev"}  # found by probing, and done without
+FOR_DEVICES = EXTRAS.keys() - {"bench", "clients", "dev"}  # found by probing, and done without
 PROCESSES = ("edge_agent", "services/specedge", "services/specedge_cli", "services/specedge_verifier")
 
 

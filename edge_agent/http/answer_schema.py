@@ -1,0 +1,365 @@
+"""Answers as `/openapi.json` describes them.
+
+Documentation only: what is sent is written by the writers and checked by no model; tests hold the two together.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+Json = dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    message: str = Field(description="for people: names the value and what is allowed")
+    type: str = Field(description="invalid_request_error, rate_limit_error or server_error")
+    param: str | None = Field(description="the field that is wrong, null where it is none in particular")
+    code: str | None = Field(description="for programs, such as context_length_exceeded; null where there is none")
+
+
+class ErrorAnswer(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorDetail
+
+
+class AnthropicErrorDetail(BaseModel):
+    """What is wrong."""
+
+    type: str = Field(description="invalid_request_error, not_found_error, overloaded_error, ...")
+    message: str = Field(description="for people: names the value and what is allowed")
+
+
+class AnthropicErrorAnswer(BaseModel):
+    """Anthropic's error object."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+
+
+class CompletionTokensDetails(BaseModel):
+    """Which tokens of the answer were what."""
+
+    reasoning_tokens: int | None = Field(None, description="tokens of thoughts")
+
+
+class PromptTokensDetails(BaseModel):
+    """Which tokens of the prompt were what."""
+
+    cached_tokens: int | None = Field(None, description="found in the verifier's prefix cache")
+
+
+class Usage(BaseModel):
+    """Tokens of a request: each prompt counts once, however many answers it gets."""
+
+    prompt_tokens: int
+    completion_tokens: int = Field(description="of all answers, each counted to the token that ended it")
+    total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class SpeculativeDecoding(BaseModel):
+    """What drafting did for an answer; only where something was drafted."""
+
+    mean_acceptance_length: float = Field(description="tokens for each verification that had a draft")
+    draft_acceptance_rate: float = Field(description="accepted draft nodes for each verified one")
+    acceptance_histogram: list[int] = Field(
+        description="verifications that accepted 0, 1, 2, ... draft nodes, up to num_spec_tokens"
+    )
+    num_spec_steps: int = Field(description="verifications that had a draft")
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int = Field(description="draft nodes that were verified")
+    num_spec_tokens: int = Field(description="most draft nodes in one verification")
+
+
+class Metrics(BaseModel):
+    """Measurements of a request with one answer."""
+
+    speculative_decoding: SpeculativeDecoding
+
+
+class FunctionCall(BaseModel):
+    """What is to be called."""
+
+    name: str
+    arguments: str = Field(description="JSON text as the model wrote it")
+
+
+class ToolCall(BaseModel):
+    """A tool call."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    """The assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str | None = Field(description="null where the answer is nothing but tool calls")
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = Field(None, description="what the model thought before it answered")
+    reasoning: str | None = Field(None, description="the same, under the name that other clients look for")
+
+
+StopReason = str | int | None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ChatMessage
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the answer")
+
+
+class ChatAnswer(BaseModel):
+    """A whole answer to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="seconds since 1970")
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    metrics: Metrics | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One continuation."""
+
+    index: int
+    text: str
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length"]
+    stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the text")
+
+
+class CompletionAnswer(BaseModel):
+    """Whole continuations, numbered by prompt."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int = Field(description="seconds since 1970")
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    metrics: Metrics | None = None
+
+
+class FunctionDelta(BaseModel):
+    """What is new of a call."""
+
+    name: str | None = None
+    arguments: str = Field(description="the next characters of the arguments' JSON text")
+
+
+class ToolCallDelta(BaseModel):
+    """What is new of a tool call; id, type and name come with its first part."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
+class ChatDelta(BaseModel):
+    """What is new of the assistant's turn."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    """What is new of one answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(
+        description="with the last chunk of an answer"
+    )
+    stop_reason: StopReason = None
+
+
+class ChatChunk(BaseModel):
+    """A part of streamed answers to a chat."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+class CompletionChunkChoice(BaseModel):
+    """What is new of one continuation."""
+
+    index: int
+    text: str
+    logprobs: Json | None = None
+    finish_reason: Literal["stop", "length"] | None = Field(description="with the last chunk of a continuation")
+    stop_reason: StopReason = None
+
+
+class CompletionChunk(BaseModel):
+    """A part of streamed continuations."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+class ResponseEvent(BaseModel):
+    """An event of a streamed response."""
+
+    type: str = Field(description="the event's name, such as response.output_text.delta")
+    sequence_number: int
+
+
+class MessageEvent(BaseModel):
+    """An event of a streamed message."""
+
+    type: str = Field(description="the event's name, such as content_block_delta")
+
+
+class CachedTokens(BaseModel):
+    """Which input tokens were what."""
+
+    cached_tokens: int = Field(description="found in the verifier's prefix cache")
+
+
+class ReasoningTokens(BaseModel):
+    """Which output tokens were what."""
+
+    reasoning_tokens: int = Field(description="tokens of thoughts")
+
+
+class ResponseUsage(BaseModel):
+    """Tokens of a response."""
+
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
+class IncompleteDetails(BaseModel):
+    """Why a response is incomplete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseAnswer(BaseModel):
+    """A whole response; the fields that the request had are repeated."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int = Field(description="seconds since 1970")
+    status: Literal["completed", "incomplete"]
+    error: None = None
+    incomplete_details: IncompleteDetails | None
+    model: str
+    output: list[Json] = Field(description="items of type reasoning, message and function_call")
+    store: Literal[False]
+    usage: ResponseUsage
+
+
+class MessageUsage(BaseModel):
+    """Tokens of a message."""
+
+    input_tokens: int = Field(description="without those found in the cache")
+    cache_read_input_tokens: int = Field(description="found in the verifier's prefix cache")
+    cache_creation_input_tokens: int
+    output_tokens: int
+
+
+class MessageAnswer(BaseModel):
+    """A whole message."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[Json] = Field(description="blocks of type thinking, text and tool_use")
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class TokenizeAnswer(BaseModel):
+    """Token ids of a text or a conversation."""
+
+    count: int
+    max_model_len: int = Field(description="the target's context in tokens")
+    tokens: list[int]
+    token_strs: list[str] | None = Field(None, description="the vocabulary's entry of each id, where asked for")
+
+
+class DetokenizeAnswer(BaseModel):
+    """The text of token ids."""
+
+    prompt: str
+
+
+class ModelEntry(BaseModel):
+    """A model."""
+
+    id: str = Field(description="the name that requests use")
+    object: Literal["model"]
+    created: int = Field(description="when this process started, in seconds since 1970")
+    owned_by: str
+    root: str | None = Field(None, description="the target as the verifier names it")
+    max_model_len: int | None = Field(None, description="the target's context in tokens")
+
+
+class ModelList(BaseModel):
+    """The models served here."""
+
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class HealthAnswer(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class ReadyAnswer(BaseModel):
+    """Whether requests sent now will be served."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None = Field(None, description="why not")
+
+
+class VersionAnswer(BaseModel):
+    """Versions, and what computes drafts."""
+
+    version: str
+    verifier_version: str | None = Field(description="null until the verifier has answered")
+    protocol_version: int | None
+    target_model: str | None
+    draft_model: str | None = Field(description="null: nothing drafts here")
+    draft_execution: Json | None = Field(description="device, engine and number format of the draft model")

@@ -10,12 +10,14 @@ import sys
 
 from benchmarks.lookup.replay import replay_all
 from benchmarks.lookup.services import NETWORKS, WAYS, WORKLOADS, measure
+from specedge_bench.pace.pace import Pace
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lookup", allow_abbrev=False)
     parser.add_argument("--replay", action="store_true", help="only the answers replayed, without a model")
     parser.add_argument("--rounds", type=int, default=3, help="times each request is made, after one to warm up")
+    parser.add_argument("--pace", default="30ms,5ms", metavar="TARGET,DRAFT", help="curves of the forwards, or none")
     options = parser.parse_args(arguments)
     print("| answers replayed | tokens | tokens per verification | nodes per verification | nodes accepted |")
     print("|---|---:|---:|---:|---:|")
@@ -26,12 +28,15 @@ def main(arguments: list[str]) -> int:
             accepted = f"{result.num_accepted / result.num_nodes:.0%}" if result.num_nodes else "-"
             name = f"{kind}{', with a prediction' if with_predictions else ''}"
             print(f"| {name} | {result.num_tokens} | {per_verification:.2f} | {nodes:.1f} | {accepted} |")
-    return 0 if options.replay else print_services(options.rounds)
+    if options.replay:
+        return 0
+    target, _, draft = options.pace.partition(",")
+    return print_services(options.rounds, None if options.pace == "none" else Pace(target, draft))
 
 
-def print_services(num_rounds: int) -> int:
+def print_services(num_rounds: int, pace: Pace | None) -> int:
     """Measures, prints, and returns 1 if an answer differed from plain decoding's."""
-    measured = asyncio.run(measure(num_rounds))
+    measured = asyncio.run(measure(num_rounds, pace))
     for network in NETWORKS:
         print(f"\n| {network.name}: tokens per verification, tokens/s | {' | '.join(WAYS)} |")
         print(f"|---|{'---:|' * len(WAYS)}")

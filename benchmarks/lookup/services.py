@@ -1,17 +1,24 @@
-"""The embedded pair behind real services: tokens per verification and tokens per second of each way to draft."""
+"""The embedded pair behind real services: tokens per verification and tokens per second of each way to draft.
+
+Its target is far smaller than any that is served, so by default forwards are stretched to what a large target takes on
+a data-centre GPU and a draft model on a consumer's.
+"""
 
 import asyncio
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from benchmarks.start_up import HOST, edge_is_ready, started, until, verifier_serves
+from benchmarks.start_up import HOST, edge_is_ready, until, verifier_serves
 from specedge_bench.network.profiles import NetworkProfile
 from specedge_bench.network.proxy import NetworkProxy
+from specedge_bench.pace.pace import Pace
 from specedge_cli.ports import free_port
 
 WAYS = ("plain", "lookup", "model", "both")
@@ -85,19 +92,19 @@ WORKLOADS = (
 )
 
 
-async def measure(num_rounds: int) -> Measured:
+async def measure(num_rounds: int, pace: Pace | None) -> Measured:
     """Every workload over every network, the ways by turns; a first round warms up and is not counted."""
     verifier_port = free_port(HOST)
     ports = {way: free_port(HOST) for way in _EDGES}
     with ExitStack() as stack:
         own = ["--host", HOST, "--port", str(verifier_port), "--metrics-port", "off", "--num-threads", "1"]
-        verifier = stack.enter_context(started(["verifier", *own]))
+        verifier = stack.enter_context(_started(["verifier", *own], pace))
         await asyncio.to_thread(until, verifier_serves(verifier_port), verifier)
         proxy = NetworkProxy(verifier_port, NETWORKS[0])
         proxy_port = await proxy.start()
         for way, flags in _EDGES.items():
             own = ["--host", HOST, "--port", str(ports[way]), "--verifier-address", f"{HOST}:{proxy_port}"]
-            edge = stack.enter_context(started(["edge", *own, "--num-threads", "1", *flags]))
+            edge = stack.enter_context(_started(["edge", *own, "--num-threads", "1", *flags], pace))
             await asyncio.to_thread(until, edge_is_ready(ports[way]), edge)
         measured = Measured()
         async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
@@ -109,6 +116,18 @@ async def measure(num_rounds: int) -> Measured:
                     await _round(client, urls, network.name, index + 1, measured)
         await proxy.stop()
     return measured
+
+
+@contextmanager
+def _started(arguments: Sequence[str], pace: Pace | None) -> Iterator[subprocess.Popen[bytes]]:
+    """A service, paced or not, ended with the block."""
+    command = [sys.executable, "-m", "specedge_cli", *arguments] if pace is None else pace.command(arguments)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 async def _round(

@@ -20,7 +20,7 @@ from edge_agent.http.delta import ChainedOutput, OutputParser, PlainOutput
 from edge_agent.http.logprobs import ChatLogprobs, CompletionLogprobs
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.openai_writer import AnswerHead, ChatShape, CompletionShape, OpenAIWriter
-from edge_agent.http.prediction import prediction_text
+from edge_agent.http.prediction import check_prediction_ids, prediction_text
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids, split_prompts
 from edge_agent.http.reasoning import ReasoningOutput, begins_inside
 from edge_agent.http.responses_writer import ResponsesWriter
@@ -121,6 +121,7 @@ class GenerationEndpoints:
             prediction_ids = await self._encoder.encode_text(
                 prediction, max_len, add_special_tokens=False, param="prediction"
             )
+            check_prediction_ids(prediction_ids, max_len)
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from edge_agent.http.errors import ContextLengthExceeded
 from edge_agent.http.schema import shown
 from specedge.drafting.lookup import prediction_follower
 from specedge.drafting.ngram_index import MAX_MATCH
@@ -31,6 +32,15 @@ def prediction_text(value: Any) -> str:
     if not isinstance(content, list):
         raise _refusal("prediction.content", content, "a string or a list of text parts")
     return "".join(_part_text(part, f"prediction.content[{index}]") for index, part in enumerate(content))
+
+
+def check_prediction_ids(token_ids: Sequence[int], max_len: int) -> None:
+    """Raises ContextLengthExceeded for a prediction that no answer could hold."""
+    if len(token_ids) > max_len:
+        raise ContextLengthExceeded(
+            f"this model's maximum context length is {max_len} tokens, but the prediction has {len(token_ids)}",
+            param="prediction",
+        )
 
 
 def _part_text(part: Any, place: str) -> str:

@@ -140,7 +140,7 @@ async def test_the_proxy_forwards_until_a_connection_has_carried_its_bytes_and_t
 
 def test_the_grid_has_every_combination_once() -> None:
     cells = grid()
-    assert len(cells) == len({cell.name for cell in cells}) == 3 * 4 * 2 * 2 * 2
+    assert len(cells) == len({cell.name for cell in cells}) == 3 * 6 * 2 * 2 * 2
     assert len(grid("T1 demo,random x8")) == 2 * 2 * 2
     with pytest.raises(ValueError, match="no cell is called x9; the words are"):
         grid("T1 x9")

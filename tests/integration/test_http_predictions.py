@@ -80,6 +80,7 @@ async def test_parts_are_one_text_and_an_empty_prediction_is_none() -> None:
         ({"type": "content", "content": 3}, "prediction.content"),
         ({"type": "content", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}, "prediction.content[1]"),
         ({"type": "content", "content": "word " * 200_000}, "prediction"),
+        ({"type": "content", "content": "a b c d " * 300}, "prediction"),
     ],
 )
 async def test_what_is_no_prediction_is_refused_by_name(prediction: Any, param: str) -> None:

@@ -178,7 +178,7 @@ class TreeGrowth:
         return self.trim()
 
     def graft(self, parent: int, token_ids: Sequence[int], log_probs: Sequence[float]) -> list[int]:
-        """Adds a chain that nothing was computed for; returns the nodes dropped for it.
+        """Adds a chain that nothing was computed for, and so without decay; returns the nodes dropped for it.
 
         Where the tree has such a node already, the better score counts. A node that gains much by it is fresh again, so
         that it is sent once more.
@@ -194,7 +194,7 @@ class TreeGrowth:
         is_full = 0 < trie.max_live_nodes <= len(nodes)
         least = max(self._floor, self._worst_score()) if is_full else self._floor
         for token, log_prob in zip(token_ids, log_probs, strict=True):
-            loss -= self.log_decay + log_prob
+            loss -= log_prob
             known = trie.children(parent).get(token)
             if known is not None:
                 if (gain := nodes[known][0] - loss) >= _LEAST_GAIN:

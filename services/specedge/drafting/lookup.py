@@ -11,7 +11,7 @@ from typing import NamedTuple
 from specedge.drafting.lookup_acceptance import LookupAcceptance, SessionAcceptance, Source
 from specedge.drafting.ngram_index import MAX_MATCH, MIN_MATCH, Match, NGramIndex
 
-MAX_CHAIN = 32
+MAX_CHAIN = 64
 """Most tokens looked up at a time."""
 
 MIN_PATH_PROBABILITY = 0.05

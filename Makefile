@@ -67,17 +67,22 @@ test-browser: $(INSTALLED_DEV)
 test-api: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q --timeout 900 --api-cases 200 tests/integration/test_http_fuzz.py $(ARGS)
 
-# Some clients want older packages than ours: they lie in an environment of their own on top of the other one.
+# Some clients want older packages than ours or each other: they lie in environments of their own. The first is laid on
+# top of ours; LiteLLM asks for mcp only when it is given tools.
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(INSTALLED_CLIENTS): $(INSTALLED_DEV)
 	$(RUN) -m venv $(CLIENTS)
-	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-	  "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(RUN) $(PURELIB) > "$$($(CLIENTS)/bin/python $(PURELIB))/below.pth"
 	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install -e '.[clients]'
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install mcp
+	$(RUN) -m venv $(CLIENTS)/aiperf
+	$(CLIENTS)/aiperf/bin/python -m pip --disable-pip-version-check --no-input install aiperf
 	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(CLIENTS)/node openai; fi
 	@touch $@
 
 test-clients: $(INSTALLED_CLIENTS)
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(CLIENTS)/node/node_modules" \
+	  SPECEDGE_AIPERF="$(CURDIR)/$(CLIENTS)/aiperf/bin/aiperf" \
 	  $(CLIENTS)/bin/python -m pytest -q tests/clients $(ARGS)
 
 bench: $(INSTALLED_DEV)

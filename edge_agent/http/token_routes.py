@@ -52,9 +52,9 @@ def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSetti
 async def _encode(fields: TokenizeRequest, encoder: PromptEncoder, max_len: int) -> PromptIds:
     if (fields.prompt is None) == (fields.messages is None):
         raise InvalidRequest("give either prompt or messages, and not both", param="prompt")
+    tools = tool_use(fields.tools, None, None).tools
     if fields.prompt is not None:
         return await encoder.encode_text(
             fields.prompt, max_len, add_special_tokens=fields.add_special_tokens is not False
         )
-    tools = tool_use(fields.tools, None, None).tools
     return (await encoder.encode_chat(fields, normalise_messages(fields.messages), max_len, tools)).token_ids

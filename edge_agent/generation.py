@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from edge_agent.answer_stream import AnswerStream, Burst, BurstStats, GenerationOptions, GenerationRequest
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
-from specedge.errors import VerifierUnavailable
-from specedge.wire.messages import DRAFT_TRIES, ServerInfo, check_token_ids
+from specedge.errors import InvalidRequest, VerifierUnavailable
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, ServerInfo, check_token_ids
 
 __all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "GenerationService"]
 
@@ -54,6 +54,9 @@ class GenerationService:
             raise VerifierUnavailable(f"the verifier at {self._client.address} has not answered yet")
         request.sampling.validate(self._info.vocab_size)
         check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
+        grammar = request.sampling.grammar
+        if grammar is not None and GRAMMARS not in self._info.capabilities:
+            raise InvalidRequest("this verifier cannot make answers follow a grammar", grammar.param)
         is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._client, source, self._info, self._options)

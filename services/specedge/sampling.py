@@ -1,14 +1,15 @@
 """What a user asks of the sampler, checked once where it enters.
 
 How these values turn logits into a token is stated by :mod:`specedge.reference_sampler` (numpy, one row) and done by
-:mod:`specedge.sampler` (torch, batches): logit_bias, penalties and the min_tokens mask, then division by the
-temperature, then min_p, top_k and top_p, then position-keyed Gumbel noise and argmax.
+:mod:`specedge.sampler` (torch, batches): logit_bias, penalties, the min_tokens mask and the grammar, then
+division by the temperature, then min_p, top_k and top_p, then position-keyed Gumbel noise and argmax.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from specedge.errors import InvalidRequest
+from specedge.grammar.spec import GrammarSpec
 
 GREEDY_BELOW: Final = 1e-5
 """Temperatures below this are zero: dividing by them would leave float32 without telling tokens apart any better."""
@@ -36,6 +37,8 @@ class SamplingParams:
         min_tokens: end-of-sequence and stop ids are masked until this many tokens are generated.
         ignore_eos: the end-of-sequence tokens do not end the answer.
         stop_token_ids: further ids that end the answer.
+        grammar: what the text of the answer must follow; its end ends the answer whatever ignore_eos says, and where
+            nothing but stop tokens may follow, min_tokens does not hold them back.
     """
 
     temperature: float = 1.0
@@ -51,6 +54,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    grammar: GrammarSpec | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -77,7 +81,7 @@ class SamplingParams:
         return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0
 
     def validate(self, vocab_size: int) -> None:
-        """Refuse values outside their limits.
+        """Refuse values outside their limits; a grammar is checked where it is compiled.
 
         Raises:
             InvalidRequest: names the field, its value and the limit.

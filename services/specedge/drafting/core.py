@@ -7,7 +7,7 @@ that drafts for itself between its own steps, a simulator in virtual time. A ste
 
 import logging
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest, SessionDrafting
@@ -16,6 +16,9 @@ from specedge.drafting.draft_step import DraftStep, Share, share_rows
 from specedge.drafting.growth import Candidates
 from specedge.drafting.rounds import RoundDrafting
 from specedge.wire.messages import DraftNodes
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,11 @@ class DraftCore(Generic[Key]):
         """Starts drafting after the request's committed tokens."""
         kind = SessionDrafting if self._settings.mode == "streamed" else RoundDrafting
         self._sessions[key] = kind(request, self._settings, self.pool, self.stats)
+
+    def bind(self, key: Key, grammar: "GrammarState", num_followed: int) -> None:
+        """See `SessionDrafting.bind`; a session that has ended is left alone."""
+        if key in self._sessions:
+            self._sessions[key].bind(grammar, num_followed)
 
     def verdict(self, key: Key, token_ids: Sequence[int]) -> None:
         """Tokens were committed next."""

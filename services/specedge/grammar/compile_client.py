@@ -36,14 +36,17 @@ class CompileClient:
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._is_closed = False
 
     def start(self) -> None:
         """Start the process, or start it again when it has ended; takes some seconds, then nothing.
 
         Raises:
-            CapacityExceeded: it did not become ready.
+            CapacityExceeded: it did not become ready, or was closed.
         """
         with self._lock:
+            if self._is_closed:
+                raise CapacityExceeded("grammars are no longer compiled: the service is shutting down")
             if self._process is None or self._process.poll() is not None:
                 self._start()
 
@@ -75,7 +78,11 @@ class CompileClient:
         return serialised.decode()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, for good."""
+        self._is_closed = True
+        process = self._process
+        if process is not None:
+            process.kill()  # what waits for it, perhaps under the lock, goes on
         with self._lock:
             self._stop()
 

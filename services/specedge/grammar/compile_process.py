@@ -23,6 +23,8 @@ from specedge.grammar.productive import admits_something
 
 MAX_COMPILED_BYTES: Final = 16 * 1024 * 1024
 MAX_SERIALISED_BYTES: Final = 16 * 1024 * 1024
+MAX_WHITESPACE: Final = 8
+"""Blank characters in a row between the tokens of JSON; without a limit, a model may write nothing else to the end."""
 _ORIGIN: Final = re.compile(
     r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: |(Invalid JSON error: )(?=\[)"
 )
@@ -122,7 +124,7 @@ def _parsed(kind: str, source: str) -> xgrammar.Grammar | None:
 
 def _compiled(compiler: xgrammar.GrammarCompiler, kind: str, source: str) -> xgrammar.CompiledGrammar:
     if kind == "json_schema":
-        return compiler.compile_json_schema(source)
+        return compiler.compile_json_schema(source, max_whitespace_cnt=MAX_WHITESPACE)
     if kind == "regex":
         return compiler.compile_regex(source)
     if kind == "ebnf":

@@ -1,7 +1,7 @@
 """Which grammar an answer must follow, as plain data."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NoReturn, get_args
 
 from specedge.errors import InvalidRequest
@@ -25,15 +25,17 @@ class GrammarSpec:
         kind: the language of the source.
         source: JSON text for "json_schema", "choice" (a list of strings) and "structural_tag"; a regular expression;
             EBNF as llama.cpp writes it (GBNF), whose root rule is named root; nothing for "json_object".
+        asked_in: the request's field that it came in; what is asked is the same without it.
     """
 
     kind: GrammarKind
     source: str = ""
+    asked_in: str = field(default="", compare=False)
 
     @property
     def param(self) -> str:
-        """The request's field that such a grammar usually comes in."""
-        return _PARAMS.get(self.kind, "structured_outputs")
+        """The request's field that it came in, or that such a grammar usually comes in."""
+        return self.asked_in or _PARAMS.get(self.kind, "structured_outputs")
 
     def validate(self) -> None:
         """Refuse what is wrong at first sight: an unknown kind, a source too long, not JSON, or nested too deeply.

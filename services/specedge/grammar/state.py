@@ -27,17 +27,23 @@ class GrammarState:
         grammar: compiled for the target's vocabulary.
         vocab_size: the width of the target's logits.
         end_ids: tokens that end the answer, allowed only where the grammar may end; at least one.
+        matcher: where to begin; None: at the beginning.
     """
 
-    def __init__(self, grammar: xgrammar.CompiledGrammar, vocab_size: int, end_ids: Sequence[int]) -> None:
-        self._matcher = xgrammar.GrammarMatcher(grammar, override_stop_tokens=list(end_ids))
+    def __init__(
+        self,
+        grammar: xgrammar.CompiledGrammar,
+        vocab_size: int,
+        end_ids: Sequence[int],
+        matcher: xgrammar.GrammarMatcher | None = None,
+    ) -> None:
+        self._grammar = grammar
+        self._end_ids = end_ids
+        self._matcher = matcher or xgrammar.GrammarMatcher(grammar, override_stop_tokens=list(end_ids))
         self._num_words = -(-vocab_size // 32)
         self._vocab_size = vocab_size
         self._row = np.zeros((1, self._num_words), dtype=np.int32)  # what may follow the committed tokens
         self._has_row = False
-        self._others = np.full(self._num_words, EVERY_TOKEN, dtype=np.int32)  # every bit but the end tokens'
-        for end_id in end_ids:
-            self._others[end_id // 32] &= np.int32(~np.uint32(1 << end_id % 32).astype(np.int32))
         self._spent_s = 0.0
         self._num_rows = 0
         self._is_too_slow = False
@@ -137,10 +143,9 @@ class GrammarState:
         allowed: NDArray[np.bool_] = is_inside & ((row[ids >> 5] >> (ids & 31)) & 1).astype(np.bool_)
         return allowed
 
-    def must_end(self, masks: MaskArray) -> NDArray[np.bool_]:
-        """Which rows allow end tokens only, so that the answer ends there whatever min_tokens says; bool [rows]."""
-        ends_only: NDArray[np.bool_] = ~np.any(masks & self._others, axis=1) & np.any(masks, axis=1)
-        return ends_only
+    def fork(self) -> "GrammarState":
+        """A second state at the same place, to be moved on by itself."""
+        return GrammarState(self._grammar, self._vocab_size, self._end_ids, self._matcher.fork())
 
     def _root(self) -> MaskArray:
         """What may follow the committed tokens: int32 [1, num_words]; nothing after the end."""

@@ -5,6 +5,7 @@ Draft nodes, whose numbers run through a whole stream, have a module of their ow
 """
 
 from specedge.errors import InvalidRequest, ProtocolError
+from specedge.grammar.spec import GRAMMAR_KINDS, GrammarSpec
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire.messages import (
@@ -20,7 +21,7 @@ from specedge.wire.messages import (
 )
 
 MAX_NAME_CHARS = 256
-"""Longest request id, drafter id or fingerprint."""
+"""Longest request id, drafter id, fingerprint or name of a field."""
 MAX_UINT32 = 2**32 - 1
 
 _SYSTEMS: dict[System, pb.DraftSystem.ValueType] = {
@@ -37,6 +38,8 @@ _FINISH_REASONS: dict[FinishReason, pb.FinishReason.ValueType] = {
     "length": pb.FINISH_REASON_LENGTH,
 }
 _FINISH_NAMES: dict[int, FinishReason] = {value: name for name, value in _FINISH_REASONS.items()}
+_GRAMMAR_KINDS = {kind: pb.GrammarKind.Value(f"GRAMMAR_KIND_{kind.upper()}") for kind in GRAMMAR_KINDS}
+_GRAMMAR_NAMES = {value: kind for kind, value in _GRAMMAR_KINDS.items()}
 
 
 def encode_open(message: OpenSession) -> pb.GenerateRequest:
@@ -61,6 +64,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
                 min_tokens=sampling.min_tokens,
                 ignore_eos=sampling.ignore_eos,
                 stop_token_ids=sampling.stop_token_ids,
+                grammar=_encode_grammar(sampling.grammar),
             ),
             tokenizer_fingerprint=message.tokenizer_fingerprint,
             drafter_id=message.drafter_id,
@@ -127,9 +131,25 @@ def _decode_sampling(message: pb.SamplingParams, vocab_size: int) -> SamplingPar
         min_tokens=message.min_tokens,
         ignore_eos=message.ignore_eos,
         stop_token_ids=tuple(message.stop_token_ids),
+        grammar=_decode_grammar(message.grammar) if message.HasField("grammar") else None,
     )
     sampling.validate(vocab_size)
     return sampling
+
+
+def _encode_grammar(grammar: GrammarSpec | None) -> pb.Grammar | None:
+    if grammar is None:
+        return None
+    return pb.Grammar(kind=_GRAMMAR_KINDS[grammar.kind], source=grammar.source, param=grammar.asked_in)
+
+
+def _decode_grammar(message: pb.Grammar) -> GrammarSpec:
+    kind = _GRAMMAR_NAMES.get(message.kind)
+    if kind is None:
+        raise ProtocolError(f"grammar kind {message.kind} is not one of {sorted(_GRAMMAR_NAMES)}")
+    if len(message.param) > MAX_NAME_CHARS:
+        raise ProtocolError(f"a grammar's param has {len(message.param)} characters; it may have {MAX_NAME_CHARS}")
+    return GrammarSpec(kind, message.source, message.param)
 
 
 def encode_response(message: SessionOpened | Verdict) -> pb.GenerateResponse:

@@ -17,6 +17,9 @@ PROTOCOL_VERSION = 1
 DRAFT_TRIES = "draft-tries"
 """Capability: the verifier accepts DraftNodes."""
 
+GRAMMARS = "grammars"
+"""Capability: the verifier enforces grammars."""
+
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 

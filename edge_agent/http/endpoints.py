@@ -33,12 +33,14 @@ from edge_agent.http.sampling_fields import (
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.structured import chat_grammar, grammar_of
 from edge_agent.http.tool_calls import tool_output
 from edge_agent.http.tools import ToolUse, tool_use
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
 from edge_agent.http.writer import AnswerWriter
 from specedge import __version__
 from specedge.errors import InvalidRequest
+from specedge.grammar.spec import GrammarSpec
 
 _COMPLETION_MAX_TOKENS = 16
 _NUM_CONTEXT_IDS = 8
@@ -74,7 +76,9 @@ class GenerationEndpoints:
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
         chat = responses_request.chat_body(payload)
-        return await self.answer_chat(chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload))
+        return await self.answer_chat(
+            chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload), format_in="text.format"
+        )
 
     async def answer_chat(
         self,
@@ -82,6 +86,7 @@ class GenerationEndpoints:
         arrived_s: float,
         id_prefix: str,
         make_writer: Callable[[AnswerHead, ChatRequest], AnswerWriter],
+        format_in: str = "response_format",
     ) -> Answer:
         """The answer to a conversation.
 
@@ -90,6 +95,7 @@ class GenerationEndpoints:
             arrived_s: when the request arrived, by `time.perf_counter`.
             id_prefix: what the answer's id begins with.
             make_writer: how the answer is written.
+            format_in: the client's field that `response_format` came in.
 
         Raises:
             InvalidRequest: names what is wrong and where.
@@ -101,6 +107,8 @@ class GenerationEndpoints:
         max_len = self._model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len, use.tools)
+        thinks_in = prompt_text if self._settings.splits_reasoning else None
+        grammar = chat_grammar(grammar_of(fields, format_in), use, self._settings.tool_format, thinks_in)
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
@@ -112,6 +120,7 @@ class GenerationEndpoints:
             asked_in=asked_in,
             default=self._settings.max_new_tokens,
             prompt_in="messages",
+            grammar=grammar,
         )
         writer = make_writer(head, fields)
         plan = self._plan(fields, choices, len(prompt_ids), writer, arrived_s)
@@ -135,6 +144,7 @@ class GenerationEndpoints:
             asked_in="max_tokens",
             default=_COMPLETION_MAX_TOKENS,
             prompt_in="prompt",
+            grammar=grammar_of(fields),
         )
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
         num_prompt_tokens = sum(len(prompt_ids) for prompt_ids in prompts)
@@ -168,6 +178,7 @@ class GenerationEndpoints:
         asked_in: str,
         default: int | None,
         prompt_in: str,
+        grammar: GrammarSpec | None,
     ) -> list[Choice]:
         info = self._model.require_info()
         num = num_choices(fields)
@@ -180,7 +191,7 @@ class GenerationEndpoints:
                 len(prompt_ids), asked, default, info.max_len, asked_in=asked_in, prompt_in=prompt_in
             )
             check_prompt_ids(prompt_ids, info.vocab_size, prompt_in)
-            sampling = build_sampling(fields, max_tokens, info, self._settings)
+            sampling = replace(build_sampling(fields, max_tokens, info, self._settings), grammar=grammar)
             for index in range(num):
                 request = GenerationRequest(
                     request_id=f"{answer_id}-{len(choices)}",

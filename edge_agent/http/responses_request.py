@@ -28,7 +28,7 @@ class ResponsesRequest(RequestFields):
     tools: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
     tool_choice: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = None
     parallel_tool_calls: bool | None = None
-    text: dict[str, Any] | None = Field(None, description="format of type text")
+    text: dict[str, Any] | None = Field(None, description="format: text, json_object or json_schema")
     reasoning: dict[str, Any] | None = Field(None, description="effort none turns thinking off where a model can")
     store: bool | None = Field(None, description="taken as false: nothing is stored")
     metadata: dict[str, Any] | None = Field(None, description="comes back with the response")

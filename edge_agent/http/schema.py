@@ -75,7 +75,46 @@ Tools = Annotated[
         }
     ),
 ]
-ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto"]})]
+ToolChoice = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["none", "auto", "required"]},
+                {
+                    "type": "object",
+                    "required": ["type", "function"],
+                    "properties": {
+                        "type": {"const": "function"},
+                        "function": {
+                            "type": "object",
+                            "required": ["name"],
+                            "properties": {"name": {"type": "string"}},
+                        },
+                    },
+                },
+            ]
+        }
+    ),
+]
+ResponseFormat = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "json_schema": {
+                    "type": "object",
+                    "required": ["schema"],
+                    "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+                },
+            },
+        }
+    ),
+]
+JsonSchema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]})]
 
 
 class RequestFields(BaseModel):
@@ -101,6 +140,17 @@ class Speculation(RequestFields):
 
     enabled: bool | None = Field(None, description="false: decode without drafts")
     budget: Int | None = Field(None, description="most draft nodes alive at a time, 1 to 4096")
+
+
+class StructuredOutputs(RequestFields):
+    """What the answer must follow: one of these."""
+
+    json_: JsonSchema = Field(None, alias="json", description="a JSON schema")
+    regex: str | None = Field(None, description="a regular expression that the whole answer matches")
+    choice: list[str] | None = Field(None, description="the answer is one of these")
+    grammar: str | None = Field(None, description="EBNF as in GBNF, with a rule named root")
+    json_object: bool | None = Field(None, description="true: any JSON object")
+    structural_tag: str | None = Field(None, description="a structural tag of xgrammar, in JSON")
 
 
 class GenerationFields(RequestFields):
@@ -130,6 +180,14 @@ class GenerationFields(RequestFields):
     speculation: Annotated[Speculation | None, _inline(Speculation)] = Field(
         None, description="how this request is drafted for; the text is the same"
     )
+    response_format: ResponseFormat = Field(None, description="what the answer must follow, in OpenAI's form")
+    structured_outputs: Annotated[StructuredOutputs | None, _inline(StructuredOutputs)] = Field(
+        None, description="what the answer must follow, in vLLM's form"
+    )
+    guided_json: JsonSchema = Field(None, description="older form of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older form of structured_outputs.regex")
+    guided_choice: list[str] | None = Field(None, description="older form of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older form of structured_outputs.grammar")
 
 
 class TemplateFields(RequestFields):

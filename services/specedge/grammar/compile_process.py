@@ -20,11 +20,10 @@ import xgrammar
 
 from specedge.grammar.probe import is_slow
 from specedge.grammar.productive import admits_something
+from specedge.grammar.schema import MAX_WHITESPACE
 
 MAX_COMPILED_BYTES: Final = 16 * 1024 * 1024
 MAX_SERIALISED_BYTES: Final = 16 * 1024 * 1024
-MAX_WHITESPACE: Final = 8
-"""Blank characters in a row between the tokens of JSON; without a limit, a model may write nothing else to the end."""
 _ORIGIN: Final = re.compile(
     r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: |(Invalid JSON error: )(?=\[)"
 )

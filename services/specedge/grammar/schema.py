@@ -17,6 +17,9 @@ from specedge.errors import InvalidRequest
 
 Schema = dict[str, Any]
 
+MAX_WHITESPACE: Final = 8
+"""Blank characters in a row between the tokens of JSON; without a limit, a model may write nothing else to the end."""
+
 _OBJECT: Final = frozenset(
     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"}
     | {"minProperties", "maxProperties"}
@@ -46,12 +49,13 @@ def enforceable_schema(schema: object, param: str) -> Schema | bool:
 
 
 def enforceable_tags(tag: object, param: str) -> Any:
-    """A structural tag with each JSON schema in it rewritten."""
+    """A structural tag with each JSON schema in it rewritten, and blank space limited."""
     if isinstance(tag, list):
         return [enforceable_tags(item, param) for item in tag]
     if not isinstance(tag, dict):
         return tag
-    return {
+    limits = {"max_whitespace_cnt": MAX_WHITESPACE} if tag.get("type") == "json_schema" else {}
+    return limits | {
         key: enforceable_schema(value, param) if key == "json_schema" else enforceable_tags(value, param)
         for key, value in tag.items()
     }

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from grammar_support import EOS, VOCAB_SIZE, allowed, compiled, ids
 
+from specedge.grammar.hold_back import hold_back
+
 IM_START = 1  # special, and no end-of-sequence token
 
 
@@ -18,7 +20,11 @@ def test_the_end_is_allowed_exactly_where_the_grammar_may_end() -> None:
     assert allowed(masks[1]) == {token("b"), EOS}
     assert allowed(masks[2]) == {EOS}
     assert (masks[3] == -1).all()
-    assert state.must_end(masks).tolist() == [False, False, True, False]
+    hold_back(masks, np.array([False, True, True, True]), [EOS, token("a")])
+    assert token("a") in allowed(masks[0])
+    assert allowed(masks[1]) == {token("b")}
+    assert allowed(masks[2]) == {EOS}  # nothing else is allowed
+    assert not {EOS, token("a")} & allowed(masks[3])
 
 
 def test_a_refused_node_and_what_is_below_it_allow_everything_and_siblings_are_not_harmed() -> None:
@@ -59,7 +65,6 @@ def test_a_path_without_a_way_on_is_stuck_and_its_tokens_are_not_taken() -> None
     assert state.accept([token("a"), 0, 0]) == 1
     assert state.is_stuck
     assert not state.is_ended
-    assert not state.must_end(state.masks([], [])).any()
 
 
 def test_special_tokens_are_not_text() -> None:

@@ -268,27 +268,20 @@ NEUTRAL_CHAT = {
 
 
 def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
-    refuse_unbuilt_chat_fields({**NEUTRAL_CHAT, "audio": None, "prediction": None, "guided_json": None})
+    refuse_unbuilt_chat_fields({**NEUTRAL_CHAT, "audio": None, "prediction": None})
     refuse_unbuilt_completion_fields({"best_of": 1, "suffix": "", "echo": False, "logprobs": None, "stop": None})
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("functions", [{}]),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", "text"),
         ("logprobs", True),
         ("top_logprobs", 3),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
         ("prediction", {"type": "content", "content": "x"}),
         ("reasoning_effort", "high"),
-        ("guided_json", {}),
-        ("guided_regex", ""),
-        ("structured_outputs", {"regex": "a"}),
         ("echo", True),
         ("echo", 0),
         ("bad_words", ["x"]),

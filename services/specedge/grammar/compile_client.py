@@ -57,8 +57,8 @@ class CompileClient:
             InvalidRequest: the grammar is refused, or uses too much time or memory.
             CapacityExceeded: too many grammars are being compiled, or the machine is too busy to compile one.
         """
-        deadline = time.monotonic() + WALL_S
         self.start()
+        deadline = time.monotonic() + WALL_S
         if not self._places.acquire(timeout=WALL_S):
             raise CapacityExceeded(f"{MAX_AT_ONCE} grammars are being compiled, and none was ready in {WALL_S} s")
         try:

@@ -74,9 +74,7 @@ def _variants(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[SamplingP
         SamplingParams(stop_token_ids=stops, min_tokens=9, frequency_penalty=1.0, top_p=0.8),
         SamplingParams(presence_penalty=-0.5, logit_bias=((stops[0], -4.0), (stops[1], 2.0), *ends), min_tokens=3),
         SamplingParams(grammar=GrammarSpec("json_schema", schema)),
-        SamplingParams(
-            grammar=GrammarSpec("regex", r"[A-Z][a-z ,]+\. [A-Z][a-z ]{9,40}[.!?]"), top_p=0.9, min_tokens=4
-        ),
+        SamplingParams(grammar=GrammarSpec("regex", r"[A-Z][a-z ,]+\. [A-Z][a-z ]{5,30}!"), top_p=0.9, min_tokens=4),
         SamplingParams(grammar=GrammarSpec("ebnf", 'root ::= ("- " [^\\n]+ "\\n")+'), repetition_penalty=1.2),
     ]
 

@@ -118,6 +118,15 @@ async def test_drafts_change_nothing_and_every_answer_follows(pair: Pair, kind: 
         assert follows(kind, without.text), without.text
 
 
+async def test_a_verifier_that_drafts_for_itself_gives_the_same_answers(pair: Pair) -> None:
+    wanted = [request(PROMPT, kind, SOURCES[kind], temperature=0.7, seed=6, max_tokens=160) for kind in SOURCES]
+    plain = await asyncio.gather(*(pair.answer(plainly(each)) for each in wanted))
+    async with structured_pair("--system", "server-only", is_drafting=False) as alone:
+        found = await asyncio.gather(*(alone.answer(each) for each in wanted))
+    assert [answer.token_ids for answer in found] == [answer.token_ids for answer in plain]
+    assert sum(answer.num_accepted for answer in found) > 0
+
+
 async def test_an_answer_goes_on_in_the_middle_of_its_grammar_when_its_stream_breaks(pair: Pair) -> None:
     wanted = request(PROMPT, "json_schema", SCHEMA, temperature=0.7, seed=5, max_tokens=160)
     whole = await pair.answer(plainly(wanted))

@@ -19,7 +19,6 @@ from statistics import median
 from time import perf_counter, process_time, thread_time
 
 from edge_agent.verifier_client import VerifierClient
-from specedge.grammar.state import GrammarState
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
@@ -127,7 +126,7 @@ class InstantEngine:
     def info(self) -> ServerInfo:
         return INFO
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: GrammarState | None = None) -> int:
+    def open(self, message: OpenSession, sink: SessionSink, grammar: object | None = None) -> int:
         handle = len(self._sinks)
         self._sinks[handle] = sink
         sink.opened(SessionOpened(0, INFO.max_live_nodes))

@@ -11,7 +11,6 @@ import numpy as np
 
 from edge_agent.draft_source import OnNodes
 from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, ProtocolError, VerifierUnavailable
-from specedge.grammar.state import GrammarState
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
@@ -87,7 +86,7 @@ class FakeEngine:
     def info(self) -> ServerInfo:
         return self._info
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: GrammarState | None = None) -> int:
+    def open(self, message: OpenSession, sink: SessionSink, grammar: object | None = None) -> int:
         if self._is_draining:
             raise VerifierUnavailable("draining")
         num_prompt = len(message.prompt_ids)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specedge.errors import InvalidRequest, ProtocolError
+from specedge.grammar.spec import GRAMMAR_KINDS, GrammarSpec
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
@@ -22,6 +23,7 @@ counts = st.integers(0, 2**32 - 1)
 names = st.text(max_size=40).filter(lambda text: text.isprintable())
 penalties = st.floats(-2, 2)
 
+grammars = st.builds(GrammarSpec, st.sampled_from(GRAMMAR_KINDS), st.text(), st.text(max_size=64))
 samplings = st.builds(
     SamplingParams,
     temperature=st.floats(0, 2),
@@ -37,6 +39,7 @@ samplings = st.builds(
     min_tokens=st.integers(0, 100),
     ignore_eos=st.booleans(),
     stop_token_ids=st.lists(token_ids, max_size=4).map(tuple),
+    grammar=st.none() | grammars,
 )
 
 openings = st.builds(

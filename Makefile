@@ -14,6 +14,10 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 LOCK := requirements.lock
 TORCH := $(shell grep '^torch==' $(LOCK))
 
+# What structured output needs. xgrammar also names triton, which it does without here: several hundred megabytes.
+GRAMMARS := $(shell grep -E '^(apache-tvm-ffi|xgrammar)==' $(LOCK))
+INSTALL_GRAMMARS = $(PIP) install --no-deps $(GRAMMARS) || echo 'SpecEdge goes without structured output.'
+
 # Without an NVIDIA GPU, PyTorch's public index of CPU builds is asked as well, so that no CUDA packages are needed; an
 # index that cannot be reached is skipped.
 HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
@@ -132,11 +136,13 @@ $(WITH_TORCH): $(CREATED) $(LOCK)
 $(INSTALLED): $(WITH_TORCH) pyproject.toml
 	@echo 'Installing SpecEdge and what it needs ...'
 	$(PIP) install -c $(LOCK) -e '.$(if $(HAS_GPU),[gpu])'
+	$(INSTALL_GRAMMARS)
 	@touch $@
 
 $(INSTALLED_DEV): $(WITH_TORCH) pyproject.toml
 	@echo 'Installing SpecEdge, what it needs, and what tests and checks need ...'
 	$(PIP) install -c $(LOCK) -e '.[dev$(if $(HAS_GPU),$(COMMA)gpu)]'
+	$(INSTALL_GRAMMARS)
 	@touch $@ $(INSTALLED)
 
 clean:

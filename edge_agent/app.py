@@ -4,7 +4,9 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -31,6 +33,8 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.grammar.loading import make_compiler
+from specedge.grammar.session_grammars import SessionGrammars
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
@@ -153,6 +157,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
+        make_grammars=partial(draft_grammars, tokenizer),
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
@@ -167,6 +172,11 @@ def lookup_source(settings: EdgeSettings, metrics: EdgeMetrics) -> LookupSource:
     source = LookupSource(settings.max_budget)
     metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
     return source
+
+
+def draft_grammars(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> SessionGrammars:
+    """Grammars over the token ids that are drafted."""
+    return SessionGrammars(partial(make_compiler, tokenizer, len(tokenizer), eos_ids))
 
 
 def drafting_settings(settings: EdgeSettings) -> DraftingSettings:

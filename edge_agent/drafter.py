@@ -12,9 +12,11 @@ When nothing is worth drafting the thread sleeps until a command arrives.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,8 +28,13 @@ from specedge.drafting.draft_model import DraftRunner, RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.drafting.ranking import ChildRanking
+from specedge.grammar.session_grammars import SessionGrammars
+from specedge.grammar.spec import GrammarSpec
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,7 @@ class Drafter:
         vocab_size: token ids both models know; ids from here on are not drafted.
         coupled: rank children with the target's noise.
         on_step: told about every draft step, on the drafter's thread.
+        make_grammars: from the target's end-of-sequence tokens; None: drafts do not follow grammars.
     """
 
     def __init__(
@@ -53,8 +61,11 @@ class Drafter:
         vocab_size: int | None = None,
         coupled: bool = True,
         on_step: Callable[[StepReport], None] | None = None,
+        make_grammars: Callable[[Sequence[int]], SessionGrammars] | None = None,
     ) -> None:
         self.drafter_id = drafter_id
+        self._make_grammars = make_grammars
+        self._grammars: SessionGrammars | None = None
         self.ranking = ChildRanking.of(runner, settings, vocab_size=vocab_size, coupled=coupled)
         self._model = RankedDraftModel(runner, self.ranking)
         self._core: DraftCore[DraftHandle] = DraftCore(self._model, settings, runner.num_slots)
@@ -91,6 +102,8 @@ class Drafter:
         """Ends the thread after the step it is in and frees all slots; to be called before the event loop ends."""
         self.post(self._end)
         self._thread.join()
+        if self._grammars is not None:
+            self._grammars.close()
 
     def open(
         self,
@@ -109,7 +122,22 @@ class Drafter:
         )
         handle = DraftHandle(self, self._core, on_nodes)
         self.post(partial(self._core.open, handle, request))
+        if sampling.grammar is not None:
+            self._follow(handle, sampling.grammar, request)
         return handle
+
+    def _follow(self, handle: "DraftHandle", spec: GrammarSpec, request: DraftRequest) -> None:
+        """Has a session's drafts follow its grammar from when it is compiled; before, they are plain guesses."""
+        if self._make_grammars is None:
+            return
+        if self._grammars is None:
+            self._grammars = self._make_grammars(request.eos_ids)
+
+        def bind(state: "Future[GrammarState]") -> None:
+            if not state.cancelled() and state.exception() is None:
+                self.post(partial(self._core.bind, handle, state.result(), 0))
+
+        self._grammars.begin(spec, request.sampling).add_done_callback(bind)
 
     def post(self, command: Command) -> None:
         """Has the thread run a command between two forwards."""

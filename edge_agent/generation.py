@@ -9,7 +9,7 @@ from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
 from specedge.errors import InvalidRequest, VerifierUnavailable
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
 
 __all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "GenerationService"]
 
@@ -57,6 +57,9 @@ class GenerationService:
         check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
         _check_capabilities(request.sampling, self._info)
         check_token_ids(request.prediction_ids, self._info.vocab_size, "prediction_ids")
+        grammar = request.sampling.grammar
+        if grammar is not None and GRAMMARS not in self._info.capabilities:
+            raise InvalidRequest("this verifier cannot make answers follow a grammar", grammar.param)
         is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._client, source, self._info, self._options)

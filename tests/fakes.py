@@ -86,7 +86,7 @@ class FakeEngine:
     def info(self) -> ServerInfo:
         return self._info
 
-    def open(self, message: OpenSession, sink: SessionSink) -> int:
+    def open(self, message: OpenSession, sink: SessionSink, grammar: object | None = None) -> int:
         if self._is_draining:
             raise VerifierUnavailable("draining")
         num_prompt = len(message.prompt_ids)

@@ -58,6 +58,11 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children(recursive=True)
+
     @property
     def rss_bytes(self) -> int:
         """Memory that the process holds."""

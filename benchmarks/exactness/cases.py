@@ -6,6 +6,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.exactness.prompts import all_prompts
+from specedge.grammar.spec import GrammarSpec
 from specedge.sampling import MAX_SEED, SamplingParams
 
 _SEED_STEP = 0xD1B54A32D192ED03  # odd, so that all seeds differ
@@ -57,6 +58,7 @@ def _variants(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[SamplingP
     """Everything that makes a token depend on more than its own row; the EOS token is helped to come up at all."""
     stops = tuple(_token_id(tokenizer, text) for text in (",", ".", " the"))
     ends = ((eos_id, 7.0),)
+    schema = '{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}'
     return [
         SamplingParams(),
         SamplingParams(top_p=0.9),
@@ -72,6 +74,9 @@ def _variants(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[SamplingP
         SamplingParams(stop_token_ids=stops, min_tokens=9, frequency_penalty=1.0, top_p=0.8),
         SamplingParams(presence_penalty=-0.5, logit_bias=((stops[0], -4.0), (stops[1], 2.0), *ends), min_tokens=3),
         SamplingParams(bad_words=(stops[:1], stops[1:]), allowed_token_ids=tuple(range(3000)), num_logprobs=2),
+        SamplingParams(grammar=GrammarSpec("json_schema", schema)),
+        SamplingParams(grammar=GrammarSpec("regex", r"[A-Z][a-z ,]+\. [A-Z][a-z ]{5,30}!"), top_p=0.9, min_tokens=4),
+        SamplingParams(grammar=GrammarSpec("ebnf", 'root ::= ("- " [^\\n]+ "\\n")+'), repetition_penalty=1.2),
     ]
 
 

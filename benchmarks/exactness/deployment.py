@@ -58,7 +58,7 @@ async def deployed(
     """
     verifier = load(settings)
     engine = verifier.start_engine(asyncio.get_running_loop())
-    server = VerifierServer(engine, ServerOptions())
+    server = VerifierServer(engine, ServerOptions(), verifier.grammars)
     port = await server.start()
     await server.set_ready()
     proxy = CutProxy(port, cuts, seed) if cuts is not None else None
@@ -77,6 +77,7 @@ async def deployed(
         if proxy is not None:
             await proxy.stop()
         await server.stop()
+        verifier.grammars.close()
         engine.stop()
 
 

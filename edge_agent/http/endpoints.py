@@ -38,6 +38,7 @@ from edge_agent.http.sampling_fields import (
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.structured import chat_grammar, grammar_of
 from edge_agent.http.token_fields import TokenDetails, bad_words_of, chat_details, completion_details
 from edge_agent.http.tool_calls import tool_output
 from edge_agent.http.tools import ToolUse, tool_use
@@ -45,6 +46,7 @@ from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_c
 from edge_agent.http.writer import AnswerWriter
 from specedge import __version__
 from specedge.errors import InvalidRequest
+from specedge.grammar.spec import GrammarSpec
 
 _COMPLETION_MAX_TOKENS = 16
 _NUM_CONTEXT_IDS = 8
@@ -88,7 +90,9 @@ class GenerationEndpoints:
         payload = await read_json_object(request, self._settings)
         refuse_trace(payload)
         chat = responses_request.chat_body(payload)
-        return await self.answer_chat(chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload))
+        return await self.answer_chat(
+            chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload), format_in="text.format"
+        )
 
     async def answer_chat(
         self,
@@ -96,6 +100,7 @@ class GenerationEndpoints:
         arrived_s: float,
         id_prefix: str,
         make_writer: Callable[[AnswerHead, ChatRequest], AnswerWriter],
+        format_in: str = "response_format",
     ) -> Answer:
         """The answer to a conversation.
 
@@ -104,6 +109,7 @@ class GenerationEndpoints:
             arrived_s: when the request arrived, by `time.perf_counter`.
             id_prefix: what the answer's id begins with.
             make_writer: how the answer is written.
+            format_in: the client's field that `response_format` came in.
 
         Raises:
             InvalidRequest: names what is wrong and where.
@@ -122,6 +128,8 @@ class GenerationEndpoints:
                 prediction, max_len, add_special_tokens=False, param="prediction"
             )
             check_prediction_ids(prediction_ids, max_len)
+        thinks_in = prompt_text if self._settings.splits_reasoning else None
+        grammar = chat_grammar(grammar_of(fields, format_in), use, self._settings.tool_format, thinks_in)
         asked, asked_in = fields.max_tokens, "max_tokens"
         if fields.max_completion_tokens is not None:
             asked, asked_in = fields.max_completion_tokens, "max_completion_tokens"
@@ -135,6 +143,7 @@ class GenerationEndpoints:
             prompt_in="messages",
             details=details,
             bad_words=await self._encoder.encode_bad_words(bad_words_of(fields)),
+            grammar=grammar,
         )
         choices = [
             replace(choice, request=replace(choice.request, prediction_ids=prediction_ids)) for choice in choices
@@ -163,6 +172,7 @@ class GenerationEndpoints:
             prompt_in="prompt",
             details=details,
             bad_words=await self._encoder.encode_bad_words(bad_words_of(fields)),
+            grammar=grammar_of(fields),
         )
         choices = [replace(choice, context_ids=choice.request.prompt_ids[-_NUM_CONTEXT_IDS:]) for choice in choices]
         if details.echoes:
@@ -212,6 +222,7 @@ class GenerationEndpoints:
         prompt_in: str,
         details: TokenDetails,
         bad_words: tuple[tuple[int, ...], ...],
+        grammar: GrammarSpec | None,
     ) -> list[Choice]:
         info = self._model.require_info()
         num = num_choices(fields)
@@ -225,6 +236,7 @@ class GenerationEndpoints:
             )
             check_prompt_ids(prompt_ids, info.vocab_size, prompt_in)
             sampling = details.ask(build_sampling(fields, max_tokens, info, self._settings), bad_words)
+            sampling = replace(sampling, grammar=grammar)
             sampling.validate(info.vocab_size)
             for index in range(num):
                 request = GenerationRequest(

@@ -31,7 +31,7 @@ class ResponsesRequest(RequestFields):
     tools: Objects = Field(None, description="functions that the model may call")
     tool_choice: ToolChoice = Field(None, description="none, auto, required, or a function by type and name")
     parallel_tool_calls: bool | None = Field(None, description="false: at most one call in an answer")
-    text: dict[str, Any] | None = Field(None, description="format of type text")
+    text: dict[str, Any] | None = Field(None, description="format: text, json_object or json_schema")
     reasoning: dict[str, Any] | None = Field(None, description="effort none turns thinking off where a model can")
     store: bool | None = Field(None, description="taken as false: nothing is stored")
     metadata: dict[str, Any] | None = Field(None, description="comes back with the response")

@@ -100,7 +100,21 @@ _TOOL: Final = _object(
 Tools = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 128, "items": _TOOL}, {"type": "null"}]})
 ]
-ToolChoice = Annotated[Any, WithJsonSchema({"enum": ["none", "auto", None]})]
+ToolChoice = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["none", "auto", "required", None]},
+                _object(
+                    ("type", "function"),
+                    type={"const": "function"},
+                    function=_object(("name",), name={"type": "string"}),
+                ),
+            ]
+        }
+    ),
+]
 
 
 Prediction = Annotated[
@@ -128,6 +142,22 @@ Prediction = Annotated[
         }
     ),
 ]
+ResponseFormat = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _object(
+                    ("type",),
+                    type={"enum": ["text", "json_object", "json_schema"]},
+                    json_schema=_object(("schema",), name={"type": "string"}, schema={"type": "object"}),
+                ),
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+JsonSchema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]})]
 
 
 class RequestFields(BaseModel):
@@ -165,6 +195,17 @@ class Speculation(RequestFields):
     )
 
 
+class StructuredOutputs(RequestFields):
+    """What the answer must follow: one of these."""
+
+    json_: JsonSchema = Field(None, alias="json", description="a JSON schema")
+    regex: str | None = Field(None, description="a regular expression that the whole answer matches")
+    choice: list[str] | None = Field(None, description="the answer is one of these")
+    grammar: str | None = Field(None, description="EBNF as in GBNF, with a rule named root")
+    json_object: bool | None = Field(None, description="true: any JSON object")
+    structural_tag: str | None = Field(None, description="a structural tag of xgrammar, in JSON")
+
+
 class GenerationFields(RequestFields):
     """What both endpoints take."""
 
@@ -199,6 +240,14 @@ class GenerationFields(RequestFields):
     return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
     priority: Int | None = number("lower is served earlier; 0 is normal", -(2**31) + 1, 2**31 - 1)
     speculation: Speculation | None = Field(None, description="how this request is drafted for; the text is the same")
+    response_format: ResponseFormat = Field(None, description="what the answer must follow, in OpenAI's form")
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="what the answer must follow, in vLLM's form"
+    )
+    guided_json: JsonSchema = Field(None, description="older form of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older form of structured_outputs.regex")
+    guided_choice: list[str] | None = Field(None, description="older form of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older form of structured_outputs.grammar")
 
 
 class TemplateFields(RequestFields):

@@ -20,11 +20,13 @@ class Tool:
     Attributes:
         parameters: JSON schema of its arguments.
         definition: as the client wrote it, for the chat template.
+        is_strict: its arguments follow the schema, even where the model is free not to call it.
     """
 
     name: str
     parameters: Mapping[str, Any]
     definition: Mapping[str, Any]
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def _tool(tool: Any, place: str) -> Tool:
     if description is not None and (not isinstance(description, str) or len(description) > MAX_DESCRIPTION_CHARS):
         message = f"{place}.description must be a string of at most {MAX_DESCRIPTION_CHARS} characters"
         raise InvalidRequest(message, param=f"{place}.description")
-    return Tool(name, parameters or {"type": "object", "properties": {}}, tool)
+    return Tool(name, parameters or {"type": "object", "properties": {}}, tool, function.get("strict") is True)
 
 
 def _choice(value: Any, names: Sequence[str]) -> tuple[Literal["none", "auto", "required"], tuple[str, ...]]:

@@ -15,29 +15,15 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: any(value is n or (value == n and type(value) is type(n)) for n in neutral)
 
 
-def _is_plain_text_format(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("type") == "text"
-
-
-def _is_left_to_the_model(value: Any) -> bool:
-    return value in ("none", "auto")
-
-
 _NOTHING = _one_of()
 _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "cache_salt": _NOTHING,
     "early_stopping": _one_of(False),
-    "guided_choice": _NOTHING,
     "guided_decoding_backend": _NOTHING,
-    "guided_grammar": _NOTHING,
-    "guided_json": _NOTHING,
-    "guided_regex": _NOTHING,
     "guided_whitespace_pattern": _NOTHING,
     "kv_transfer_params": _NOTHING,
     "length_penalty": _one_of(1, 1.0),
     "logits_processors": _one_of([]),
-    "response_format": _is_plain_text_format,
-    "structured_outputs": _NOTHING,
     "truncate_prompt_tokens": _NOTHING,
     "use_beam_search": _one_of(False),
 }
@@ -55,7 +41,6 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "reasoning_effort": _one_of("none"),
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
-    "tool_choice": _is_left_to_the_model,
     "verbosity": _one_of("medium"),
     "web_search_options": _NOTHING,
 }

@@ -1,7 +1,8 @@
-"""The edits that come before the temperature: logit_bias, penalties and masks, in this order.
+"""The edits that come before the temperature: logit_bias, penalties, masks and grammars, in this order.
 
 Only the edited entries are touched: their rows, ids and values are collected on the host for the whole batch, and each
-kind of edit is one gather and one scatter on the device. Rows with few allowed tokens are filled, and these put back.
+kind of edit is one gather and one scatter on the device. Rows with few allowed tokens are filled, and these put back;
+of grammars only the rows they bind are touched.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specedge.device_copy import Upload
+from specedge.grammar.apply_masks import apply_masks
 from specedge.penalties import PenalisedEntries, penalised_rows
 from specedge.row_group import RowGroup
 
@@ -29,7 +31,9 @@ class LogitEdits:
     def __init__(self, groups: Sequence[RowGroup], vocab_size: int, upload: Upload) -> None:
         self._places: list[tuple[int, int]] = []  # of each kind's (rows, ids) and (additive, multiplicative)
         self._allowed: tuple[int, int] | None = None  # of the rows, and of (rows, ids)
-        if not any(group.params.edits_logits for group in groups):
+        self._masks_place: int | None = None  # of the grammars' masks
+        self._bound_place: int | None = None  # of the rows with a grammar; None: all of them
+        if not any(group.edits_logits for group in groups):
             return
         biases, penalties, masks = _Entries(), _Entries(), _Entries()
         next_row = 0
@@ -46,10 +50,11 @@ class LogitEdits:
         if any(group.params.allowed_token_ids for group in groups):
             rows_and_ids = _allowed_entries(groups, vocab_size)
             self._allowed = upload.add(rows_and_ids[0]), upload.add(rows_and_ids[1])
+        self._bind(groups, upload)
 
     def applied(self, logits: Tensor, sent: Sequence[Tensor]) -> Tensor:
         """The logits after the edits, [rows, vocab]; the given tensor itself when nothing is edited."""
-        if not self._places and self._allowed is None:
+        if not self._places and self._allowed is None and self._masks_place is None:
             return logits
         edited = logits.clone()
         for index_place, values_place in self._places:
@@ -63,7 +68,31 @@ class LogitEdits:
             kept = edited[rows, ids]
             edited.index_fill_(0, sent[self._allowed[0]], -torch.inf)
             edited[rows, ids] = kept
+        if self._masks_place is not None:
+            self._apply_grammars(edited, sent)
         return edited
+
+    def _bind(self, groups: Sequence[RowGroup], upload: Upload) -> None:
+        masks = [group.allowed for group in groups if group.allowed is not None]
+        if not masks:
+            return
+        self._masks_place = upload.add(np.concatenate(masks))
+        if len(masks) < len(groups):
+            is_bound = np.repeat(
+                [group.allowed is not None for group in groups], [len(group.positions) for group in groups]
+            )
+            self._bound_place = upload.add(is_bound.nonzero()[0])
+
+    def _apply_grammars(self, logits: Tensor, sent: Sequence[Tensor]) -> None:
+        assert self._masks_place is not None
+        allowed = sent[self._masks_place]
+        if self._bound_place is None:
+            apply_masks(logits, allowed)
+            return
+        rows = sent[self._bound_place]
+        bound = logits.index_select(0, rows)
+        apply_masks(bound, allowed)
+        logits.index_copy_(0, rows, bound)
 
 
 class _Entries:
@@ -118,7 +147,7 @@ def _collect_mask(entries: _Entries, group: RowGroup, rows: range) -> None:
         for row, masked in zip(rows, bad_tokens(group), strict=True):
             ids = np.array(sorted(masked), dtype=np.int64)
             entries.add(row, _additions(ids, np.full(len(ids), -np.inf, dtype=np.float32)))
-    if group.params.min_tokens == 0:
+    if group.params.min_tokens == 0 or group.allowed is not None:
         return
     num_generated = group.positions - group.prompt_len
     stop_ids = np.array(sorted({*group.eos_ids, *group.params.stop_token_ids}), dtype=np.int64)

@@ -1,7 +1,7 @@
 """The sampler's definition: one row, numpy, written to be read. :mod:`specedge.sampler` is held to it by test."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -25,6 +25,7 @@ def reference_scores(
     prompt_ids: Sequence[int],
     generated_ids: Sequence[int],
     eos_ids: Sequence[int],
+    allowed: Collection[int] | None = None,
 ) -> NDArray[np.float32]:
     """Scores of the token that follows prompt and answer: the highest is chosen, the lowest id among equals.
 
@@ -37,9 +38,10 @@ def reference_scores(
         prompt_ids: the prompt.
         generated_ids: the answer before the token being chosen, with the row's own draft tokens.
         eos_ids: the model's end-of-sequence tokens.
+        allowed: ids that the request's grammar allows here; None without a grammar.
     """
     with np.errstate(all="ignore"):
-        scores = _edited(logits, params, prompt_ids, generated_ids, eos_ids)
+        scores = _edited(logits, params, prompt_ids, generated_ids, eos_ids, allowed)
         if not params.is_greedy:
             scores = scores / np.float32(params.temperature)
         scores = np.nan_to_num(scores, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
@@ -56,6 +58,7 @@ def _edited(
     prompt_ids: Sequence[int],
     generated_ids: Sequence[int],
     eos_ids: Sequence[int],
+    allowed: Collection[int] | None,
 ) -> NDArray[np.float32]:
     edited = logits.astype(np.float32)
     for token_id, bias in params.logit_bias:
@@ -72,8 +75,11 @@ def _edited(
     for *beginning, last in params.bad_words:
         if list(generated_ids[len(generated_ids) - len(beginning) :]) == beginning:
             edited[last] = -np.inf
-    if len(generated_ids) < params.min_tokens:
-        edited[list({*eos_ids, *params.stop_token_ids})] = -np.inf
+    refused = {*eos_ids, *params.stop_token_ids} if len(generated_ids) < params.min_tokens else set()
+    if allowed is not None:
+        kept = set(allowed) - refused or set(allowed)
+        refused = set(range(len(edited))) - kept
+    edited[list(refused)] = -np.inf
     return edited
 
 

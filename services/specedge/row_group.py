@@ -22,6 +22,8 @@ class RowGroup(NamedTuple):
         paths: for each row the draft tokens between the committed ones and its position, the row's own node included;
             None when no row has any. Read only when `params.needs_paths`.
         committed: the session's committed tokens, prompt and answer. Read only when `params.needs_paths`.
+        allowed: int32 [rows, words], what the grammar allows at each row: bit ``id % 32`` of word ``id // 32``. Stop
+            tokens that min_tokens holds back are out of it already. None: the session has no grammar.
     """
 
     params: SamplingParams
@@ -31,3 +33,9 @@ class RowGroup(NamedTuple):
     counts: TokenCounts | None = None
     paths: Sequence[Sequence[int]] | None = None
     committed: Sequence[int] = ()
+    allowed: NDArray[np.int32] | None = None
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits change before the temperature."""
+        return self.params.edits_logits or self.allowed is not None

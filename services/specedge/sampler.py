@@ -83,7 +83,7 @@ class Sampler:
             groups: the rows in order, as many in all as logits has.
             num_leaders: how many tokens each row must at least have.
         """
-        if all(group.params.is_greedy and not group.params.edits_logits for group in groups):
+        if all(group.params.is_greedy and not group.edits_logits for group in groups):
             return [ScoredRows(np.arange(len(logits)), only_numbers(logits))]
         settings = [row_settings(group.params, self._vocab_size) for group in groups]
         is_led = [setting.is_led(self._vocab_size) for setting in settings]
@@ -157,7 +157,8 @@ def _only(groups: Sequence[RowGroup], rows: IntArray) -> list[RowGroup]:
         first += len(group.positions)
         if len(own) > 0:
             paths = group.paths if group.paths is None else [group.paths[row] for row in own.tolist()]
-            parts.append(group._replace(positions=group.positions[own], paths=paths))
+            allowed = None if group.allowed is None else group.allowed[own]
+            parts.append(group._replace(positions=group.positions[own], paths=paths, allowed=allowed))
     return parts
 
 

@@ -1,14 +1,15 @@
 """What a user asks of the sampler, checked once where it enters.
 
 How these values turn logits into a token is stated by :mod:`specedge.reference_sampler` (numpy, one row) and done by
-:mod:`specedge.sampler` (torch, batches): logit_bias, penalties and masks, then division by the temperature, then min_p,
-top_k and top_p, then position-keyed Gumbel noise and argmax.
+:mod:`specedge.sampler` (torch, batches): logit_bias, penalties, masks and the grammar, then division by the
+temperature, then min_p, top_k and top_p, then position-keyed Gumbel noise and argmax.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from specedge.errors import InvalidRequest
+from specedge.grammar.spec import GrammarSpec
 
 GREEDY_BELOW: Final = 1e-5
 """Temperatures below this are zero: dividing by them would leave float32 without telling tokens apart any better."""
@@ -45,6 +46,8 @@ class SamplingParams:
         num_prompt_logprobs: the same of the prompt's tokens.
         bad_words: sequences that the answer never contains; the last token of one is masked after those before it.
         allowed_token_ids: unless empty, all other tokens are masked.
+        grammar: what the text of the answer must follow; its end ends the answer whatever ignore_eos says, and where
+            nothing but stop tokens may follow, min_tokens does not hold them back.
     """
 
     temperature: float = 1.0
@@ -64,6 +67,7 @@ class SamplingParams:
     num_prompt_logprobs: int | None = None
     bad_words: tuple[tuple[int, ...], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
+    grammar: GrammarSpec | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -92,7 +96,7 @@ class SamplingParams:
         )
 
     def validate(self, vocab_size: int) -> None:
-        """Refuse values outside their limits.
+        """Refuse values outside their limits; a grammar is checked where it is compiled.
 
         Raises:
             InvalidRequest: names the field, its value and the limit.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -18,13 +19,15 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import InvalidRequest
+from specedge.grammar.loading import make_compiler
+from specedge.grammar.session_grammars import SessionGrammars, has_grammars
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, graph_bytes_of, kv_bytes_of, load_for, make_runner
 from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
@@ -43,6 +46,9 @@ from specedge_verifier.warm_up import measure_step_time
 
 logger = logging.getLogger(__name__)
 
+GRAMMARS_AFTER_S = 3.0
+"""Seconds after which a verifier that is ready loads what grammars need: the first requests come first."""
+
 
 @dataclass(slots=True)
 class Verifier:
@@ -53,6 +59,7 @@ class Verifier:
     metrics: VerifierMetrics
     max_sessions: int
     observer: EngineObserver
+    grammars: SessionGrammars
 
     def start_engine(self, loop: asyncio.AbstractEventLoop) -> EngineThread:
         engine = EngineThread(self.core, self.info, self.max_sessions, loop, self.observer)
@@ -85,14 +92,18 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     server = VerifierServer(
         engine,
         ServerOptions(settings.host, settings.port, stream=StreamOptions(open_timeout_s=settings.open_timeout_s)),
+        verifier.grammars,
     )
     try:
         await server.start()
         await server.set_ready()
+        if has_grammars():
+            loop.call_later(GRAMMARS_AFTER_S, verifier.grammars.start)
         await stopped
         logger.info("draining: running sessions may take %g s to finish", settings.drain_timeout_s)
         await server.drain(settings.drain_timeout_s)
     finally:
+        verifier.grammars.close()
         engine.stop()
         if metrics_server is not None:
             metrics_server.shutdown()
@@ -161,7 +172,12 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         max_batch_size=settings.max_batch_size,
         server_version=__version__,
         default_sampling=defaults.sampling,
-        capabilities=(*((DRAFT_TRIES,) if settings.system == "specedge" else ()), LOGPROBS, TOKEN_MASKS),
+        capabilities=(
+            *([DRAFT_TRIES] if settings.system == "specedge" else []),
+            *([GRAMMARS] if has_grammars() else []),
+            LOGPROBS,
+            TOKEN_MASKS,
+        ),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
     metrics.runs("target", execution_of(model, runner))
@@ -175,7 +191,8 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
-    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer)
+    grammars = SessionGrammars(partial(make_compiler, tokenizer, runner.vocab_size, defaults.eos_ids))
+    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer, grammars)
 
 
 def local_drafts(

@@ -3,10 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import SpecEdgeError
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 
 class SessionSink(Protocol):
@@ -43,8 +46,8 @@ class Engine(Protocol):
     def info(self) -> ServerInfo:
         """What is served."""
 
-    def open(self, message: OpenSession, sink: SessionSink) -> int:
-        """Queues a session and returns its handle.
+    def open(self, message: OpenSession, sink: SessionSink, grammar: "GrammarState | None" = None) -> int:
+        """Queues a session and returns its handle; `grammar` is what it must follow, at its committed tokens.
 
         Raises InvalidRequest (a bad value), CapacityExceeded (queue full), VerifierUnavailable (draining), EngineDead.
         """

@@ -13,7 +13,7 @@ Rule 3  What a step taught is learnt while the model computes the next one.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import ProtocolError, SpecEdgeError
 from specedge.node_store import IntArray
@@ -27,6 +27,9 @@ from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 from specedge_verifier.step_logprobs import StepLogprobs, tell_logprobs
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 _MAX_LEAD = 64
 _NEARLY = 0.9  # of a step's expected time
@@ -160,8 +163,8 @@ class EngineCore:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
-    def open(self, handle: int, message: OpenSession) -> None:
-        """Queue a validated session."""
+    def open(self, handle: int, message: OpenSession, grammar: "GrammarState | None" = None) -> None:
+        """Queue a validated session; its grammar stands at the committed tokens."""
         params = message.sampling
         drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
         committed = [*message.prompt_ids, *message.committed_ids]
@@ -182,6 +185,7 @@ class EngineCore:
             drafter_id=drafter_id,
             speculative=self._drafts is not None or (message.system == "specedge" and bool(drafter_id)),
             counts=counts,
+            grammar=grammar,
         )
         session.gap.late_s = self.scheduler.calibrations.of(drafter_id).late_s
         self._sessions[handle] = session
@@ -303,27 +307,32 @@ class EngineCore:
             if path is None:
                 continue
             first_position = len(session.tokens)
-            tokens, finish_reason = session.stops.truncate(path.tokens, first_position - session.num_prompt)
-            if finish_reason is not None:
-                path.tokens = tokens
-                del path.rows[len(tokens) :]
-            verdict = Verdict(
-                first_position,
-                tuple(tokens),
-                finish_reason or "",
-                int(1e6 * item.queue_s),
-                step_us,
-                item.num_nodes,
-                len(path.rows),
-                lead_tokens(session, len(tokens), step_s),
-                logprobs.get(handle, ())[: len(tokens)],
-            )
-            events.append((handle, verdict))
+            end = session.end_of(path.tokens)
+            if end.finish_reason is not None:
+                path.tokens = end.tokens
+                del path.rows[len(end.tokens) :]
+            if end.tokens:
+                verdict = Verdict(
+                    first_position,
+                    tuple(end.tokens),
+                    end.finish_reason or "",
+                    int(1e6 * item.queue_s),
+                    step_us,
+                    item.num_nodes,
+                    min(len(path.rows), len(end.tokens)),
+                    lead_tokens(session, len(end.tokens), step_s),
+                    logprobs.get(handle, ())[: len(end.tokens)],
+                )
+                events.append((handle, verdict))
+            if end.error is not None:
+                events.append((handle, end.error))
         return events
 
     def _pass_on(self, events: list[Event]) -> None:
         """Tell the local drafts what was committed, and end the sessions that are finished."""
         for handle, event in events:
+            if isinstance(event, SpecEdgeError):
+                self.close(handle)
             if not isinstance(event, Verdict):
                 continue
             if self._drafts is not None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import (
     CapacityExceeded,
@@ -25,6 +25,9 @@ from specedge.errors import (
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.core import EngineCore, Event, StepInFlight, StepReport
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ class EngineThread:
     def drain(self) -> None:
         self._is_draining = True
 
-    def open(self, message: OpenSession, sink: SessionSink) -> int:
+    def open(self, message: OpenSession, sink: SessionSink, grammar: "GrammarState | None" = None) -> int:
         """See `Engine.open`."""
         if self._error is not None:
             raise EngineDead(f"the engine has stopped: {self._error}")
@@ -118,7 +121,7 @@ class EngineThread:
         self._next_handle += 1
         self._sinks[handle], self._drafts[handle] = sink, deque()
         sink.on_congestion = partial(self._pause, handle)
-        self._post(lambda: self._core.open(handle, message))
+        self._post(lambda: self._core.open(handle, message, grammar))
         if sink.is_congested:
             self._pause(handle, True)
         return handle

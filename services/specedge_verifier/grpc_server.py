@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specedge.errors import EngineDead, InvalidRequest
+from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import server_options
@@ -35,12 +36,12 @@ class ServerOptions:
 class VerifierServer:
     """Life cycle: start (NOT_SERVING), set_ready (SERVING), drain or stop."""
 
-    def __init__(self, engine: Engine, options: ServerOptions) -> None:
+    def __init__(self, engine: Engine, options: ServerOptions, grammars: SessionGrammars | None = None) -> None:
         self._engine = engine
         self._options = options
         self._server = grpc.aio.server(options=server_options())
         self._health = health.aio.HealthServicer()
-        self.service = VerificationService(engine, options.stream)
+        self.service = VerificationService(engine, options.stream, grammars)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None

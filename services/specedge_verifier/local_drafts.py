@@ -110,6 +110,8 @@ class LocalDrafts:
         )
         self._sessions[session.handle] = session
         self.core.open(session.handle, request)
+        if session.grammar is not None:
+            self.core.bind(session.handle, session.grammar.fork(), session.num_generated)
 
     def _hand_over(self) -> None:
         for handle, _, nodes in self.core.take_messages():

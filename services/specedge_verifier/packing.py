@@ -1,11 +1,14 @@
 """Turns a schedule into the packed batch of a forward and the row groups of the sampler: arrays only, no tensors."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from specedge.model.batch import BoolArray, PackedBatch, Segment
+from specedge.grammar.hold_back import hold_back
+from specedge.model.batch import BoolArray, IntArray, PackedBatch, Segment
 from specedge.row_group import RowGroup
 from specedge_verifier.draft_trees import DraftTrees
 from specedge_verifier.scheduler import Schedule
+from specedge_verifier.session import Session
 from specedge_verifier.step_logprobs import prompt_rows
 
 
@@ -101,7 +104,10 @@ def below_chunk(tree: BoolArray, num_chunk: int) -> BoolArray:
 
 
 def row_groups(schedule: Schedule) -> list[RowGroup]:
-    """What the sampler needs to know about the rows of each session that samples: the root's, then the nodes'."""
+    """What the sampler needs to know about the rows of each session that samples: the root's, then the nodes'.
+
+    Grammars are followed here, along every path of a tree: on a GPU while it computes the rows.
+    """
     trees = schedule.trees
     sampling = [item for item in schedule.planned if item.samples]
     positions = np.empty(trees.num_rows, dtype=np.int64)
@@ -112,19 +118,32 @@ def row_groups(schedule: Schedule) -> list[RowGroup]:
     for index, item in enumerate(sampling):
         session = item.session
         start, end = end, end + 1 + item.num_nodes
-        paths = tree_paths(trees, index) if session.params.needs_paths else None
+        own = positions[start:end]
         groups.append(
             RowGroup(
                 session.params,
-                positions[start:end],
+                own,
                 session.eos_ids,
                 session.num_prompt,
                 session.counts,
-                paths,
+                tree_paths(trees, index) if session.params.needs_paths else None,
                 session.tokens,
+                None if session.grammar is None else allowed_tokens(session, own, trees, index),
             )
         )
     return groups
+
+
+def allowed_tokens(session: Session, positions: IntArray, trees: DraftTrees, index: int) -> NDArray[np.int32]:
+    """What a session's grammar allows at each row of its tree, as in `RowGroup.allowed`."""
+    assert session.grammar is not None
+    root, size = int(trees.roots[index]), int(trees.sizes[index])
+    own = slice(root - index, root - index + size)
+    masks = session.grammar.masks(trees.parents[own] - root, trees.token_ids[own])
+    if session.params.min_tokens:
+        is_early = positions - session.num_prompt < session.params.min_tokens
+        hold_back(masks, is_early, (*session.eos_ids, *session.params.stop_token_ids))
+    return masks
 
 
 def tree_paths(trees: DraftTrees, index: int) -> list[list[int]]:

@@ -3,11 +3,20 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from specedge.errors import EngineDead, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    EngineDead,
+    InvalidRequest,
+    ModelLoadError,
+    ProtocolError,
+    SpecEdgeError,
+    VerifierUnavailable,
+)
+from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
@@ -15,6 +24,9 @@ from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.status import to_status
 from specedge_verifier.bridge import Engine, Outbox
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +51,17 @@ class StreamOptions:
 
 
 class VerificationService(pb_grpc.VerificationServiceServicer):
-    """Serves `specedge.verification.v1.VerificationService` from an engine."""
+    """Serves `specedge.verification.v1.VerificationService` from an engine.
 
-    def __init__(self, engine: Engine, options: StreamOptions) -> None:
+    Args:
+        engine: runs the sessions.
+        options: limits of one stream.
+        grammars: compiles what sessions must follow; None: such sessions are refused.
+    """
+
+    def __init__(self, engine: Engine, options: StreamOptions, grammars: SessionGrammars | None = None) -> None:
         self._engine = engine
+        self._grammars = grammars
         self._options = options
         self._outboxes: set[Outbox] = set()
         self._idle = asyncio.Event()
@@ -103,7 +122,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         if request is None:
             return
         opening = self._check_open(request)
-        handle = self._engine.open(opening, outbox)
+        grammar = None if opening.sampling.grammar is None else await self._follow(opening)
+        handle = self._engine.open(opening, outbox, grammar)
         logger.debug("session %s: opened with handle %d", opening.request_id, handle)
         reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
         try:
@@ -115,6 +135,14 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             self._engine.close(handle)
             reader.cancel()
             await asyncio.wait({reader})
+
+    async def _follow(self, opening: OpenSession) -> "GrammarState":
+        """What the session must follow, at its committed tokens."""
+        spec = opening.sampling.grammar
+        assert spec is not None
+        if self._grammars is None:
+            raise InvalidRequest("structured output is not served here", spec.param)
+        return await asyncio.wrap_future(self._grammars.begin(spec, opening.sampling, opening.committed_ids))
 
     def _check_open(self, request: pb.GenerateRequest) -> OpenSession:
         if not self._engine.is_healthy:

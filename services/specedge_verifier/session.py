@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
+from specedge.errors import InvalidRequest
 from specedge.penalties import TokenCounts
 from specedge.sampling import SamplingParams
-from specedge.stopping import TokenStops
+from specedge.stopping import FinishReason, TokenStops
 from specedge.trie import DraftTrie
 from specedge.wire.messages import TokenLogprob
 from specedge_verifier.session_blocks import SessionBlocks
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 _GAP_WEIGHT = 0.2  # of a new observation in the moving averages
 
@@ -39,6 +44,21 @@ def _average(mean: float, value: float) -> float:
     return value if mean == inf else mean + _GAP_WEIGHT * (value - mean)
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """What becomes of an answer with the next tokens.
+
+    Attributes:
+        tokens: those that belong to it.
+        finish_reason: why it ends with them; None: it goes on, or fails.
+        error: why it cannot go on after them.
+    """
+
+    tokens: list[int]
+    finish_reason: FinishReason | None
+    error: InvalidRequest | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One generation.
@@ -51,6 +71,7 @@ class Session:
         num_prompt: how many of the committed tokens are the prompt.
         num_computed: committed tokens whose keys and values are in the session's blocks.
         counts: token counts for penalties; None when no parameter needs them.
+        grammar: at the committed tokens; None when the answer need not follow one.
         speculative: whether draft nodes are taken at all.
         num_cached: prompt tokens the prefix cache spared at admission.
         prompt_logprobs: when they are wanted, those of the prompt's tokens from the second one on, as far as computed.
@@ -73,6 +94,7 @@ class Session:
     drafter_id: str = ""
     speculative: bool = True
     counts: TokenCounts | None = None
+    grammar: "GrammarState | None" = None
     num_computed: int = 0
     num_cached: int = 0
     is_paused: bool = False
@@ -92,6 +114,25 @@ class Session:
     def queued_s(self, now_s: float) -> float:
         """Seconds for which the session has had something to compute."""
         return 0.0 if self.ready_since_s is None else now_s - self.ready_since_s
+
+    def end_of(self, tokens: list[int]) -> "AnswerEnd":
+        """How far the answer goes along tokens of the target that follow it."""
+        kept, finish_reason = self.stops.truncate(tokens, self.num_generated)
+        if self.grammar is None:
+            return AnswerEnd(kept, finish_reason)
+        if self.grammar.is_too_slow:
+            return AnswerEnd([], None, self._grammar_error("takes too long to follow"))
+        num_followed = self.grammar.accept(kept)
+        if self.grammar.is_ended:
+            return AnswerEnd(kept[:num_followed], "stop")
+        if num_followed < len(kept):
+            return AnswerEnd(kept[:num_followed], None, self._grammar_error("allows no token here"))
+        return AnswerEnd(kept, finish_reason)
+
+    def _grammar_error(self, reason: str) -> InvalidRequest:
+        assert self.params.grammar is not None
+        message = f"{self.params.grammar.kind} {reason}, after {self.num_generated} tokens of the answer"
+        return InvalidRequest(message, self.params.grammar.param)
 
     @property
     def tokens(self) -> list[int]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specedge.errors import InvalidRequest, ProtocolError
+from specedge.grammar.spec import GRAMMAR_KINDS, GrammarSpec
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
@@ -23,6 +24,7 @@ counts = st.integers(0, 2**32 - 1)
 names = st.text(max_size=40).filter(lambda text: text.isprintable())
 penalties = st.floats(-2, 2)
 
+grammars = st.builds(GrammarSpec, st.sampled_from(GRAMMAR_KINDS), st.text(), st.text(max_size=64))
 samplings = st.builds(
     SamplingParams,
     temperature=st.floats(0, 2),
@@ -42,6 +44,7 @@ samplings = st.builds(
     num_prompt_logprobs=st.none() | st.integers(0, 20),
     bad_words=st.lists(st.lists(token_ids, min_size=1, max_size=4).map(tuple), max_size=4).map(tuple),
     allowed_token_ids=st.lists(token_ids, max_size=8).map(tuple),
+    grammar=st.none() | grammars,
 )
 
 openings = st.builds(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specedge import filters, row_scoring
+from specedge.grammar.hold_back import hold_back
 from specedge.penalties import TokenCounts, penalised_rows
 from specedge.reference_sampler import reference_scores
 from specedge.row_group import RowGroup
@@ -57,6 +58,17 @@ class Session:
     generated_ids: list[int]
     paths: list[list[int]]
     eos_ids: tuple[int, ...]
+    allowed: np.ndarray | None  # bool [rows, vocab]
+
+    def masks(self) -> np.ndarray | None:
+        if self.allowed is None:
+            return None
+        padded = np.pad(self.allowed, ((0, 0), (0, -self.allowed.shape[1] % 32)))
+        masks = np.packbits(padded, axis=1, bitorder="little").view(np.int32)
+        num_generated = np.array([len(self.generated_ids) + len(path) for path in self.paths])
+        stop_ids = (*self.eos_ids, *self.params.stop_token_ids)
+        hold_back(masks, num_generated < self.params.min_tokens, stop_ids)
+        return masks
 
     def group(self) -> RowGroup:
         counts = TokenCounts(self.prompt_ids)
@@ -70,6 +82,7 @@ class Session:
             counts=counts if self.params.has_penalties else None,
             paths=self.paths if self.params.needs_paths else None,
             committed=[*self.prompt_ids, *self.generated_ids],
+            allowed=self.masks(),
         )
 
     def reference(self, row: int, logits: np.ndarray) -> np.ndarray:
@@ -79,6 +92,7 @@ class Session:
             prompt_ids=self.prompt_ids,
             generated_ids=self.generated_ids + self.paths[row],
             eos_ids=self.eos_ids,
+            allowed=None if self.allowed is None else np.flatnonzero(self.allowed[row]).tolist(),
         )
 
 
@@ -88,12 +102,17 @@ def sessions(draw: st.DrawFn, vocab_size: int) -> Session:
     paths: list[list[int]] = [[]]
     for parent, token in draw(st.lists(st.tuples(st.integers(0, 9), st.integers(0, MAX_TOKEN)), max_size=6)):
         paths.append([*paths[parent % len(paths)], token])
+    allowed = None
+    if draw(st.booleans()):
+        random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        allowed = random.random((len(paths), vocab_size)) < draw(st.sampled_from([0.05, 0.5, 1.0]))
     return Session(
         params=draw(sampling_params(vocab_size)),
         prompt_ids=draw(TOKENS),
         generated_ids=draw(TOKENS),
         paths=paths,
         eos_ids=tuple(draw(st.sets(st.integers(0, MAX_TOKEN), max_size=2))),
+        allowed=allowed,
     )
 
 

@@ -7,7 +7,7 @@ that drafts for itself between its own steps, a simulator in virtual time. A ste
 
 import logging
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest, SessionDrafting
@@ -17,6 +17,9 @@ from specedge.drafting.growth import Candidates
 from specedge.drafting.lookup_acceptance import LookupAcceptance
 from specedge.drafting.rounds import RoundDrafting
 from specedge.wire.messages import DraftNodes
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,11 @@ class DraftCore(Generic[Key]):
         else:
             session = RoundDrafting(request, self._settings, self.pool, self.stats)
         self._sessions[key] = session
+
+    def bind(self, key: Key, grammar: "GrammarState", num_followed: int) -> None:
+        """See `SessionDrafting.bind`; a session that has ended is left alone."""
+        if key in self._sessions:
+            self._sessions[key].bind(grammar, num_followed)
 
     def verdict(self, key: Key, token_ids: Sequence[int]) -> None:
         """Tokens were committed next."""

@@ -7,7 +7,7 @@ nodes are sent as soon as they have survived the budget. `specedge.drafting.roun
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, log
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_stats import DrafterStats
@@ -23,6 +23,8 @@ from specedge.wire.messages import DraftNodes
 
 _MAX_TIPS = 2  # drafted nodes of a step whose last tokens are looked up
 _LEAST_TIP_SCORE = log(0.2)
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class SessionDrafting:
             self.counts = TokenCounts(committed[: self.prompt_len])
             self.counts.append(committed[self.prompt_len :])
         self.max_tree_nodes = min(settings.growth.max_budget, request.max_live_nodes)
+        self.grammar: GrammarState | None = None
         self.epoch = 0
         self.is_paused = False
         self.is_starved = False
@@ -160,6 +163,23 @@ class SessionDrafting:
         is_answer = len(text) > self.prompt_len  # a prompt may well end with a stop token
         return len(text) > self.settings.max_positions or (is_answer and self._is_final(text[-1], len(text) - 1))
 
+    def bind(self, grammar: "GrammarState", num_followed: int) -> None:
+        """Draft from now on only what the grammar allows.
+
+        Args:
+            grammar: this session's own, after the prompt and the first `num_followed` tokens of the answer.
+            num_followed: how many tokens of the answer it has accepted.
+        """
+        self.grammar = grammar
+        self._follow(self.committed[self.prompt_len + num_followed :])
+
+    def _follow(self, token_ids: Sequence[int]) -> None:
+        """A grammar that does not go along is given up: drafts are hints."""
+        if self.grammar is not None and (
+            self.grammar.accept(token_ids) < len(token_ids) or self.grammar.is_ended or self.grammar.is_too_slow
+        ):
+            self.grammar = None
+
     def demand(self) -> Demand | None:
         """What to compute next; None when nothing is worth a forward."""
         return self._growth_of(self.tree, self.settings.growth) if self.is_drafting else None
@@ -181,6 +201,7 @@ class SessionDrafting:
         self._stats.verdict(num_accepted)
         if self.counts is not None:
             self.counts.append(token_ids)
+        self._follow(token_ids)
         commit = self.tree.commit(token_ids)
         self._stats.num_confirmed += len(commit.accepted)
         self._lose(commit.dead, "rejected")

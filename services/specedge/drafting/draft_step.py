@@ -11,6 +11,7 @@ import numpy as np
 
 from specedge.drafting.draft_session import Demand, SessionDrafting
 from specedge.drafting.draft_tree import DraftTree, Rows
+from specedge.drafting.grammar_masks import allowed_children
 from specedge.model.batch import PackedBatch
 from specedge.row_group import RowGroup
 
@@ -94,12 +95,14 @@ class DraftStep:
 
 def _group(session: SessionDrafting, tree: DraftTree, rows: Rows) -> RowGroup:
     request = session.request
+    positions = np.array([rows.positions[row] + 1 for row in rows.wanted], dtype=np.int64)
     return RowGroup(
         params=request.sampling,
-        positions=np.array([rows.positions[row] + 1 for row in rows.wanted], dtype=np.int64),
+        positions=positions,
         eos_ids=request.eos_ids,
         prompt_len=session.prompt_len,
         counts=session.counts,
         paths=session.paths(tree, rows.references) if request.sampling.needs_paths else None,
         committed=session.committed,
+        allowed=None if session.grammar is None else allowed_children(session, tree, rows.references, positions),
     )

@@ -5,6 +5,7 @@ Draft nodes, whose numbers run through a whole stream, have a module of their ow
 """
 
 from specedge.errors import InvalidRequest, ProtocolError
+from specedge.grammar.spec import GRAMMAR_KINDS, GrammarSpec
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire.logprob_codec import decode_logprobs, encode_logprobs
@@ -21,7 +22,7 @@ from specedge.wire.messages import (
 )
 
 MAX_NAME_CHARS = 256
-"""Longest request id, drafter id or fingerprint."""
+"""Longest request id, drafter id, fingerprint or name of a field."""
 MAX_UINT32 = 2**32 - 1
 
 _SYSTEMS: dict[System, pb.DraftSystem.ValueType] = {
@@ -38,6 +39,8 @@ _FINISH_REASONS: dict[FinishReason, pb.FinishReason.ValueType] = {
     "length": pb.FINISH_REASON_LENGTH,
 }
 _FINISH_NAMES: dict[int, FinishReason] = {value: name for name, value in _FINISH_REASONS.items()}
+_GRAMMAR_KINDS = {kind: pb.GrammarKind.Value(f"GRAMMAR_KIND_{kind.upper()}") for kind in GRAMMAR_KINDS}
+_GRAMMAR_NAMES = {value: kind for kind, value in _GRAMMAR_KINDS.items()}
 
 
 def encode_open(message: OpenSession) -> pb.GenerateRequest:
@@ -66,6 +69,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
                 num_prompt_logprobs=sampling.num_prompt_logprobs,
                 bad_words=[pb.TokenSequence(token_ids=word) for word in sampling.bad_words],
                 allowed_token_ids=sampling.allowed_token_ids,
+                grammar=_encode_grammar(sampling.grammar),
             ),
             tokenizer_fingerprint=message.tokenizer_fingerprint,
             drafter_id=message.drafter_id,
@@ -136,9 +140,25 @@ def _decode_sampling(message: pb.SamplingParams, vocab_size: int) -> SamplingPar
         num_prompt_logprobs=message.num_prompt_logprobs if message.HasField("num_prompt_logprobs") else None,
         bad_words=tuple(tuple(word.token_ids) for word in message.bad_words),
         allowed_token_ids=tuple(message.allowed_token_ids),
+        grammar=_decode_grammar(message.grammar) if message.HasField("grammar") else None,
     )
     sampling.validate(vocab_size)
     return sampling
+
+
+def _encode_grammar(grammar: GrammarSpec | None) -> pb.Grammar | None:
+    if grammar is None:
+        return None
+    return pb.Grammar(kind=_GRAMMAR_KINDS[grammar.kind], source=grammar.source, param=grammar.asked_in)
+
+
+def _decode_grammar(message: pb.Grammar) -> GrammarSpec:
+    kind = _GRAMMAR_NAMES.get(message.kind)
+    if kind is None:
+        raise ProtocolError(f"grammar kind {message.kind} is not one of {sorted(_GRAMMAR_NAMES)}")
+    if len(message.param) > MAX_NAME_CHARS:
+        raise ProtocolError(f"a grammar's param has {len(message.param)} characters; it may have {MAX_NAME_CHARS}")
+    return GrammarSpec(kind, message.source, message.param)
 
 
 def encode_response(message: SessionOpened | Verdict) -> pb.GenerateResponse:

@@ -23,6 +23,9 @@ LOGPROBS = "logprobs"
 TOKEN_MASKS = "token-masks"
 """Capability: the verifier obeys `bad_words` and `allowed_token_ids`."""
 
+GRAMMARS = "grammars"
+"""Capability: the verifier enforces grammars."""
+
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 

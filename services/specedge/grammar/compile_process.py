@@ -1,0 +1,140 @@
+"""The process that compiles grammars, so that none of them can hold or harm the one that serves.
+
+A grammar of a few bytes can need minutes and gigabytes to compile, and the compiler cannot be interrupted. This process
+loads it once and forks for each grammar; the kernel ends a child that uses too much.
+"""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Final
+
+import xgrammar
+
+from specedge.grammar.probe import is_slow
+from specedge.grammar.productive import admits_something
+from specedge.grammar.schema import MAX_WHITESPACE
+
+MAX_COMPILED_BYTES: Final = 16 * 1024 * 1024
+MAX_SERIALISED_BYTES: Final = 16 * 1024 * 1024
+_ORIGIN: Final = re.compile(
+    r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: |(Invalid JSON error: )(?=\[)"
+)
+_WARNING: Final = re.compile(r"^.*?Warning: (.*)$", re.MULTILINE)
+_MAX_REASON_CHARS: Final = 300
+
+
+def main(control_fd: int) -> None:
+    """Serve until the other end closes: the first connection brings the vocabulary, each later one a grammar."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that serves
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
+    control = socket.socket(fileno=control_fd)
+    tokenizer_info = None
+    while (connection := _next_connection(control)) is not None:
+        with connection:
+            if tokenizer_info is None:
+                tokenizer_info = xgrammar.TokenizerInfo.deserialize_json(_received(connection).decode())
+                connection.sendall(b"ready")
+            elif os.fork() == 0:
+                control.close()
+                _serve(connection, tokenizer_info)
+
+
+def _next_connection(control: socket.socket) -> socket.socket | None:
+    content, fds, _, _ = socket.recv_fds(control, 1, 1)
+    return socket.socket(fileno=fds[0]) if content and fds else None
+
+
+def _received(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo) -> None:
+    """In the child: one grammar in, one answer out, and the end of the process, whatever happens."""
+    try:
+        request = json.loads(_received(connection))
+        _limit(request["cpu_s"], request["memory_bytes"])
+        with tempfile.TemporaryFile() as warnings:
+            os.dup2(warnings.fileno(), sys.stderr.fileno())
+            reason, serialised = _compile(request["kind"], request["source"], tokenizer_info, warnings)
+        connection.sendall(json.dumps({"reason": reason}).encode() + b"\n" + serialised.encode())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            connection.sendall(json.dumps({"reason": f"cannot be compiled: {type(error).__name__}"}).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _limit(cpu_s: float, memory_bytes: int) -> None:
+    """The kernel ends this process after so much processor time, and refuses it more memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        now = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, now + memory_bytes))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+
+
+def _compile(
+    kind: str, source: str, tokenizer_info: xgrammar.TokenizerInfo, warnings: IO[bytes]
+) -> tuple[str | None, str]:
+    """Why the grammar is refused, or None and the compiled grammar, serialised."""
+    compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
+    try:
+        grammar = _parsed(kind, source)
+        if grammar is not None and not admits_something(grammar.serialize_json()):
+            return "admits nothing: no finite text follows it", ""
+        compiled = _compiled(compiler, kind, source)
+    except RuntimeError as error:
+        return f"is refused: {_reason(str(error))}", ""
+    warnings.seek(0)
+    warning = _WARNING.search(warnings.read().decode(errors="replace"))
+    if warning is not None and kind != "ebnf":
+        return f"cannot be enforced: {warning[1][:_MAX_REASON_CHARS]}", ""
+    if compiled.memory_size_bytes > MAX_COMPILED_BYTES:
+        return f"needs {compiled.memory_size_bytes} bytes; it may need at most {MAX_COMPILED_BYTES}", ""
+    serialised = compiled.serialize_json()
+    if len(serialised) > MAX_SERIALISED_BYTES:
+        return f"has {len(serialised)} bytes when compiled; it may have at most {MAX_SERIALISED_BYTES}", ""
+    if is_slow(compiled, tokenizer_info.vocab_size):
+        return "is too ambiguous: following it takes too long for each token", ""
+    return None, serialised
+
+
+def _parsed(kind: str, source: str) -> xgrammar.Grammar | None:
+    """The grammar before it is compiled; None for a structural tag, which may name tokens and needs the vocabulary."""
+    if kind == "json_schema":
+        return xgrammar.Grammar.from_json_schema(source)
+    if kind == "regex":
+        return xgrammar.Grammar.from_regex(source)
+    return xgrammar.Grammar.from_ebnf(source) if kind == "ebnf" else None
+
+
+def _compiled(compiler: xgrammar.GrammarCompiler, kind: str, source: str) -> xgrammar.CompiledGrammar:
+    if kind == "json_schema":
+        return compiler.compile_json_schema(source, max_whitespace_cnt=MAX_WHITESPACE)
+    if kind == "regex":
+        return compiler.compile_regex(source)
+    if kind == "ebnf":
+        return compiler.compile_grammar(source)
+    assert kind == "structural_tag", kind
+    return compiler.compile_structural_tag(source)
+
+
+def _reason(message: str) -> str:
+    return " ".join(_ORIGIN.sub("", message).split())[:_MAX_REASON_CHARS]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

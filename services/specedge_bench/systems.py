@@ -50,7 +50,7 @@ class SystemVariant:
     def edge_arguments(self, draft_model: str) -> list[str]:
         """The edge's flags that make it this system."""
         if not self.drafts_at_edge:
-            return ["--draft-model", "none"]
+            return ["--draft-model", "none", "--lookup", "off"]
         growth = [part for name, value in self.growth for part in (f"--{name.replace('_', '-')}", value)]
         return ["--draft-model", draft_model, "--proactive.type", self.mode, *growth]
 

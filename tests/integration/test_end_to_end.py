@@ -52,7 +52,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     # Few blocks: 32 sessions hardly fit at once, so that some are preempted and prefilled again.
     verifier = Verifier(folder, "--num-kv-blocks", "72")
     edge = Edge(folder, "edge", verifier, "--num-draft-slots", "2048", "--verifier-deadline-s", "60")
-    impatient = Edge(folder, "impatient", verifier, "--draft-model", "none", "--verifier-deadline-s", str(DEADLINE_S))
+    no_drafts = ("--draft-model", "none", "--lookup", "off")
+    impatient = Edge(folder, "impatient", verifier, *no_drafts, "--verifier-deadline-s", str(DEADLINE_S))
     pair = Pair(verifier, edge, impatient)
     with running(*pair.services):
         yield pair

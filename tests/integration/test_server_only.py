@@ -19,7 +19,8 @@ async def test_texts_equal_plain_decoding_and_steps_are_logged(tmp_path: Path) -
     blocks = ("--num-kv-blocks", "256")
     plain = Verifier(plain_folder, *blocks, "--system", "autoregressive")
     local = Verifier(own_folder, *blocks, "--system", "server-only", "--step-log", str(log))
-    edges = [Edge(tmp_path, name, verifier, "--draft-model", "none") for name, verifier in (("a", plain), ("b", local))]
+    no_drafts = ("--draft-model", "none", "--lookup", "off")
+    edges = [Edge(tmp_path, name, verifier, *no_drafts) for name, verifier in (("a", plain), ("b", local))]
     with running(plain, local, *edges):
         texts = []
         for edge in edges:

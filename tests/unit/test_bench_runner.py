@@ -78,7 +78,7 @@ def test_a_missing_trace_is_named(tmp_path: Path) -> None:
 def test_a_system_is_settings_of_both_services() -> None:
     plain, beside, apart = (parse_system(name) for name in ("autoregressive", "server-only", "specedge:off:static"))
 
-    assert plain.edge_arguments("d") == beside.edge_arguments("d") == ["--draft-model", "none"]
+    assert plain.edge_arguments("d") == beside.edge_arguments("d") == ["--draft-model", "none", "--lookup", "off"]
     assert apart.edge_arguments("d") == ["--draft-model", "d", "--proactive.type", "off"]
     assert "--draft-model" not in plain.verifier_arguments("d") + apart.verifier_arguments("d")
     assert beside.verifier_arguments("d")[-2:] == ["--draft-model", "d"]

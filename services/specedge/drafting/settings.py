@@ -20,7 +20,7 @@ class DrafterSettings(ProcessSettings):
     draft_model: str | None = Field(
         default="demo",
         min_length=1,
-        description="draft model: a Hugging Face id, a local folder, demo (embedded), or none to draft nothing",
+        description="draft model: a Hugging Face id, a local folder, demo (embedded), or none for no draft model",
         json_schema_extra={"unset_word": "none"},
     )
     draft_quantization: Literal["none", "int8", "int4"] = Field(

@@ -67,9 +67,10 @@ class Oracle(ScriptedDrafts):
         eos_ids: Sequence[int],
         max_live_nodes: int,
         on_nodes: OnNodes,
+        prediction: Sequence[int] = (),
     ) -> ScriptedSession:
         self._answers = {session_id: self.known.get((tuple(committed), sampling), [])}
-        return super().open(session_id, committed, sampling, eos_ids, max_live_nodes, on_nodes)
+        return super().open(session_id, committed, sampling, eos_ids, max_live_nodes, on_nodes, prediction)
 
 
 class Learning:

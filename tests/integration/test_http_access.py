@@ -1,11 +1,9 @@
-"""API keys, their limits and their use, CORS, and the bounds on heads of requests, over real sockets."""
+"""API keys, their limits and their use, and CORS, over real sockets."""
 
 import asyncio
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +12,33 @@ import httpx
 import openai
 import pytest
 from fakes import until
-from http_support import FakeService, RunningApi, ids, serving, tokenizer
+from http_support import FakeService, serving, tokenizer
+from keyed_api import (
+    ALICE,
+    BOB,
+    BODY,
+    CHAT,
+    NUM_STORY_TOKENS,
+    PAGE,
+    STORY,
+    USER,
+    bearer,
+    clients_of,
+    guarded,
+    key_file_in,
+    put,
+)
 
 from edge_agent.app import LoadedModels, compose, run
 from edge_agent.http.api_keys import spell_entry
-from edge_agent.http.server import MAX_HEAD_BYTES, BoundedProtocol
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.errors import SettingsError
 
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
-USER: list[Any] = [{"role": "user", "content": "hi"}]
-BODY: dict[str, Any] = {"model": "demo", "messages": USER}
-PAGE = "https://chat.example.org"
-ALICE, BOB = "sk-specedge-alice", "sk-specedge-bob"
-STORY = "Once upon a time there was a rabbit."
-NUM_STORY_TOKENS = len(ids(STORY)) + 1
-
 
 @pytest.fixture
 def keys_file(tmp_path: Path) -> Path:
-    path = tmp_path / "keys.yaml"
-    put(path, spell_entry("alice", ALICE) + spell_entry("bob", BOB))
-    return path
-
-
-def put(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
-@asynccontextmanager
-async def guarded(service: FakeService, keys_file: Path, **settings: Any) -> AsyncIterator[RunningApi]:
-    """The API with keys, looking at their file before every request."""
-    async with serving(service, api_keys_file=keys_file, api_keys_check_s=0, **settings) as api:
-        yield api
-
-
-@asynccontextmanager
-async def clients_of(
-    api: RunningApi, key: str
-) -> AsyncIterator[tuple[openai.AsyncOpenAI, anthropic.AsyncAnthropic, httpx.AsyncClient]]:
-    async with (
-        openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0) as open_ai,
-        anthropic.AsyncAnthropic(base_url=api.url, api_key=key, max_retries=0) as claude,
-        httpx.AsyncClient(base_url=api.url, headers=bearer(key)) as plain,
-    ):
-        yield open_ai, claude, plain
+    return key_file_in(tmp_path)
 
 
 # Who
@@ -386,167 +361,3 @@ async def test_a_page_cannot_ask_without_asking_whether_it_may() -> None:
             assert refused.status_code == 415, "a browser sends such a request to any server at once"
         assert service.requests == []
         assert (await client.post(CHAT, content=json.dumps(BODY))).status_code == 200
-
-
-# Heads of requests
-
-
-@asynccontextmanager
-async def connection(api: RunningApi) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(*api.address)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def refusal_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
-    """Status and error of an answer after which the connection is closed."""
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    assert b"connection: close" in head.lower() and b"x-request-id: " in head.lower()
-    return int(head.split()[1]), json.loads(body)["error"]
-
-
-@asynccontextmanager
-async def others_unaffected(api: RunningApi) -> AsyncIterator[None]:
-    """Checks that other clients are served as ever, before, while and after."""
-    num_served, done = 0, asyncio.Event()
-
-    async def serve() -> None:
-        nonlocal num_served
-        async with httpx.AsyncClient(base_url=api.url) as client:
-            while not done.is_set():
-                assert (await client.post(CHAT, json=BODY)).status_code == 200
-                num_served += 1
-
-    task = asyncio.create_task(serve())
-    try:
-        await until(lambda: num_served > 0 or task.done())
-        yield
-        so_far = num_served
-        await until(lambda: num_served > so_far or task.done())
-    finally:
-        done.set()
-        await task
-
-
-@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 16_384, 100_000, 5_000_000])
-@pytest.mark.parametrize("form", ["one header", "many headers", "path", "no end of line"])
-async def test_large_heads_are_refused(size: int, form: str) -> None:
-    start = "GET /health HTTP/1.1\r\nhost: x\r\n"
-    filling = {
-        "one header": start + "a: " + "x" * size + "\r\n\r\n",
-        "many headers": start + "a: x\r\n" * (size // 6) + "\r\n",
-        "path": f"GET /{'x' * size} HTTP/1.1\r\nhost: x\r\n\r\n",
-        "no end of line": "x" * size,
-    }[form].encode()
-    async with serving(FakeService()) as api, others_unaffected(api), connection(api) as (reader, writer):
-        writer.write(filling)
-        try:
-            status, error = await refusal_of(reader)
-        except ConnectionResetError:
-            assert size > 1_000_000, "what does not fit into the buffers may be cut off while it is sent"
-            return
-        assert (status, error["type"]) == (431, "invalid_request_error")
-        assert str(MAX_HEAD_BYTES) in error["message"]
-
-
-async def test_a_head_within_the_bounds_is_taken(keys_file: Path) -> None:
-    headers = {f"x-{number}": "x" * 200 for number in range(100)} | {"x-long": "y" * 8000}
-    async with guarded(FakeService(), keys_file) as api, httpx.AsyncClient(base_url=api.url) as client:
-        assert (await client.post(CHAT, json=BODY, headers={**headers, **bearer(ALICE)})).status_code == 200
-
-
-async def test_too_many_headers_are_refused() -> None:
-    headers = {f"x-{number}": "" for number in range(200)}
-    async with serving(FakeService()) as api, httpx.AsyncClient(base_url=api.url) as client:
-        refused = await client.get("/health", headers=headers)
-        assert refused.status_code == 431
-        assert "at most 128" in refused.json()["error"]["message"]
-        assert (await client.get("/health")).status_code == 200, "on the same connection"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"hello\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET /\x00 HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
-        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    ],
-)
-async def test_what_is_no_request_gets_400(data: bytes) -> None:
-    async with serving(FakeService()) as api, others_unaffected(api), connection(api) as (reader, writer):
-        writer.write(data)
-        assert (await refusal_of(reader))[0] == 400
-
-
-async def test_slow_heads_and_silent_connections_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedProtocol, "head_timeout_s", 0.3)
-
-    async def drip(writer: asyncio.StreamWriter) -> None:
-        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode())
-        while not writer.is_closing():
-            writer.write(b"a: b\r\n")
-            await asyncio.sleep(0.02)
-
-    async def outcome(sends: Callable[[asyncio.StreamWriter], Awaitable[None]] | None) -> int:
-        async with connection(api) as (reader, writer):
-            sending = asyncio.create_task(sends(writer)) if sends else None
-            try:
-                async with asyncio.timeout(20):
-                    return int(((await reader.read(13)).split() or [b"0", b"0"])[1])
-            except ConnectionError:
-                return 0
-            finally:
-                if sending:
-                    sending.cancel()
-
-    async with serving(FakeService()) as api, others_unaffected(api):
-        started_s = time.monotonic()
-        outcomes = await asyncio.gather(*(outcome(drip) for _ in range(40)), *(outcome(None) for _ in range(40)))
-        assert outcomes == [408] * 40 + [0] * 40
-        assert time.monotonic() - started_s >= 0.3
-
-
-async def test_the_time_for_a_head_begins_anew_with_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedProtocol, "head_timeout_s", 0.2)
-    service = FakeService()
-    service.gate = asyncio.Event()
-    request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-    body = json.dumps(BODY).encode()
-    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-    async with serving(service) as api, connection(api) as (reader, writer):
-        for _ in range(5):
-            writer.write(request[:20])
-            await asyncio.sleep(0.05)
-            writer.write(request[20:])
-            assert (await reader.readuntil(b'{"status":"ok"}')).startswith(b"HTTP/1.1 200 ")
-        writer.write(chat)
-        await asyncio.sleep(0.5)
-        service.gate.set()
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200 "), "an answer may take longer than a head"
-        await reader.readuntil(b"\r\n\r\n")
-        await until(lambda: service.num_open == 0)
-        writer.write(request[:20])
-        rest = await reader.read()
-        assert b"HTTP/1.1 408 " in rest
-
-
-async def test_the_rest_of_a_refused_body_is_not_waited_for_without_end(
-    monkeypatch: pytest.MonkeyPatch, keys_file: Path
-) -> None:
-    monkeypatch.setattr(BoundedProtocol, "head_timeout_s", 0.2)
-    async with guarded(FakeService(), keys_file) as api, connection(api) as (reader, writer):
-        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n".encode())
-        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
-        with pytest.raises(ConnectionError):
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.02)

@@ -1,5 +1,6 @@
 """The HTTP API with API keys, and clients that have one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,3 +54,14 @@ async def clients_of(
         httpx.AsyncClient(base_url=api.url, headers=bearer(key)) as plain,
     ):
         yield open_ai, claude, plain
+
+
+@asynccontextmanager
+async def connection(api: RunningApi) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(*api.address)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

@@ -24,6 +24,7 @@ from keyed_api import (
     USER,
     bearer,
     clients_of,
+    connection,
     guarded,
     key_file_in,
     put,

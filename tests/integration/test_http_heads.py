@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,7 @@ import httpx
 import pytest
 from fakes import until
 from http_support import FakeService, RunningApi, serving
-from keyed_api import (
-    ALICE,
-    BODY,
-    CHAT,
-    bearer,
-    guarded,
-    key_file_in,
-)
+from keyed_api import ALICE, BODY, CHAT, bearer, connection, guarded, key_file_in
 
 from edge_agent.http.server import MAX_HEAD_BYTES, BoundedProtocol
 
@@ -30,17 +23,6 @@ def keys_file(tmp_path: Path) -> Path:
 
 
 # Heads of requests
-
-
-@asynccontextmanager
-async def connection(api: RunningApi) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(*api.address)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 async def refusal_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:

@@ -79,10 +79,11 @@ async def deployed(
         await server.stop()
         verifier.grammars.close()
         engine.stop()
+    verifier.core.scheduler.pool.check_integrity()
 
 
 async def _check_empty(verifier: Verifier, engine: EngineThread, server: VerifierServer) -> None:
-    """Waits for the streams that cut connections left behind, then holds free + held = total and held = 0."""
+    """Waits for the streams that cut connections left behind, then for all blocks to be free."""
     pool = verifier.core.scheduler.pool
     await asyncio.wait_for(server.service.wait_idle(), _EMPTY_WITHIN_S)
     for _ in range(_NUM_LOOKS):
@@ -92,5 +93,3 @@ async def _check_empty(verifier: Verifier, engine: EngineThread, server: Verifie
     else:
         left = f"{engine.num_sessions} sessions and {pool.num_held} KV blocks"
         raise AssertionError(f"{left} are left after the last answer")
-    engine.stop()
-    pool.check_integrity()

@@ -12,6 +12,7 @@ from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
 from edge_agent.draft_trace import DraftTracer, RoundTrace
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
+from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import (
@@ -181,15 +182,15 @@ class AnswerStream:
         )
         # Exists before the drafting begins, so that not one node of epoch 0 is lost.
         self._stream: VerifierStream | None = self._new_stream()
-        self._drafts: DraftSession = source.open(
-            request.request_id,
-            request.prompt_ids,
-            request.sampling,
-            info.eos_ids,
-            min(info.max_live_nodes, request.max_draft_nodes or info.max_live_nodes),
-            self._on_nodes,
-            request.prediction_ids,
+        self._draft_request = DraftRequest(
+            session_id=request.request_id,
+            committed=request.prompt_ids,
+            sampling=request.sampling,
+            eos_ids=info.eos_ids,
+            max_live_nodes=min(info.max_live_nodes, request.max_draft_nodes or info.max_live_nodes),
+            prediction=request.prediction_ids,
         )
+        self._drafts: DraftSession = source.open(self._draft_request, self._on_nodes)
 
     async def run(self) -> None:
         """Runs the answer to its end; whatever ends it reaches the consumer through the buffer."""
@@ -292,10 +293,7 @@ class AnswerStream:
     def _stop_drafting(self) -> None:
         self._drafts.close()
         self._drafter_id = ""
-        request, info = self._request, self._info
-        self._drafts = NullDraftSource().open(
-            request.request_id, (), request.sampling, info.eos_ids, info.max_live_nodes, self._on_nodes
-        )
+        self._drafts = NullDraftSource().open(self._draft_request, self._on_nodes)
 
     def _on_nodes(self, epoch: int, nodes: DraftNodes) -> None:
         """Sends nodes of the present epoch; a later one is being begun by `restart` at this moment."""

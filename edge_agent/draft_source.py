@@ -7,7 +7,7 @@ event loop thread and returns at once; `on_nodes` is called on the event loop th
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from specedge.sampling import SamplingParams
+from specedge.drafting.draft_session import DraftRequest
 from specedge.wire.messages import DraftNodes
 
 OnNodes = Callable[[int, DraftNodes], None]
@@ -40,17 +40,8 @@ class DraftSource(Protocol):
     def drafter_id(self) -> str:
         """Names the draft model and its settings; verifiers calibrate scores per drafter. Empty when nobody drafts."""
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> DraftSession:
-        """Starts drafting after `committed` (the prompt), in epoch 0; the user expects `prediction` to come next.
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> DraftSession:
+        """Starts drafting after the request's committed tokens (the prompt), in epoch 0.
 
         Nodes of an epoch are numbered 0, 1, 2, ... in the order they are handed to `on_nodes`.
         """
@@ -61,16 +52,7 @@ class NullDraftSource:
 
     drafter_id = ""
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> DraftSession:
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> DraftSession:
         """Starts nothing."""
         return _NullDraftSession()
 

@@ -30,7 +30,6 @@ from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.drafting.ranking import ChildRanking
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.grammar.spec import GrammarSpec
-from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes
 
 if TYPE_CHECKING:
@@ -105,25 +104,13 @@ class Drafter:
         if self._grammars is not None:
             self._grammars.close()
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> "DraftHandle":
-        """Starts drafting after `committed`; to be called on the event loop thread."""
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> "DraftHandle":
+        """Starts drafting after the committed tokens; to be called on the event loop thread."""
         self._loop = asyncio.get_running_loop()
-        request = DraftRequest(
-            session_id, tuple(committed), sampling, tuple(eos_ids), max_live_nodes, prediction=tuple(prediction)
-        )
         handle = DraftHandle(self, self._core, on_nodes)
         self.post(partial(self._core.open, handle, request))
-        if sampling.grammar is not None:
-            self._follow(handle, sampling.grammar, request)
+        if request.sampling.grammar is not None:
+            self._follow(handle, request.sampling.grammar, request)
         return handle
 
     def _follow(self, handle: "DraftHandle", spec: GrammarSpec, request: DraftRequest) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edge_agent.draft_source import OnNodes
+from specedge.drafting.draft_session import DraftRequest
 from specedge.drafting.draft_stats import LookupStats
 from specedge.drafting.lookup import Chain, SessionLookup
 from specedge.drafting.lookup_acceptance import LookupAcceptance, Source
-from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes
 
@@ -40,20 +40,12 @@ class LookupSource:
         self.acceptance = LookupAcceptance()
         self._max_nodes = max_nodes
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> "LookupSession":
-        """Sends what follows `committed` at once."""
-        ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
-        trie = DraftTrie(committed, max_live_nodes=min(self._max_nodes, max_live_nodes))
-        return LookupSession(self, trie, prediction, sampling.max_tokens, ends, on_nodes)
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> "LookupSession":
+        """Sends what follows the committed tokens at once."""
+        sampling = request.sampling
+        ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else request.eos_ids)}
+        trie = DraftTrie(request.committed, max_live_nodes=min(self._max_nodes, request.max_live_nodes))
+        return LookupSession(self, trie, request.prediction, sampling.max_tokens, ends, on_nodes)
 
 
 class LookupSession:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from edge_agent.drafter import Drafter, DraftHandle
-from specedge.drafting.draft_session import DraftingSettings
+from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.errors import SpecEdgeError
 from specedge.model.batch import PackedBatch, Segment
 from specedge.sampling import SamplingParams
@@ -109,9 +109,10 @@ class TrieKeeper:
         self.epoch = 0
         self._failure: Exception | None = None  # of a callback, where the event loop would only log it
         self.trie = DraftTrie(committed, max_live_nodes=1 << 20)
-        self.handle: DraftHandle = drafter.open(
-            "session", committed, sampling, eos_ids, max_live_nodes, self._receive, prediction
+        request = DraftRequest(
+            "session", tuple(committed), sampling, tuple(eos_ids), max_live_nodes, prediction=tuple(prediction)
         )
+        self.handle: DraftHandle = drafter.open(request, self._receive)
 
     def commit(self, token_ids: Sequence[int]) -> None:
         """Commits tokens on both sides."""

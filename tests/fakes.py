@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 
 from edge_agent.draft_source import OnNodes
+from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, ProtocolError, VerifierUnavailable
-from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.bridge import SessionSink
@@ -201,17 +201,8 @@ class TreeDrafts:
         self.gap_s = gap_s
         self.sessions: list[TreeSession] = []
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> "TreeSession":
-        self.sessions.append(TreeSession(self, committed, on_nodes))
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> "TreeSession":
+        self.sessions.append(TreeSession(self, request.committed, on_nodes))
         return self.sessions[-1]
 
 

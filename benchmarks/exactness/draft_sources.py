@@ -10,7 +10,7 @@ from itertools import count
 from random import Random
 
 from edge_agent.draft_source import OnNodes
-from specedge.sampling import SamplingParams
+from specedge.drafting.draft_session import DraftRequest
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes
 
@@ -48,20 +48,11 @@ class ScriptedDrafts:
         """Another one for every answer."""
         return f"{self._name}-{next(self._num_opened)}"
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> "ScriptedSession":
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> "ScriptedSession":
         """Starts drafting; sessions without a known answer draft from its first token on at random."""
-        text = [*committed, *self._answers.get(session_id, ())]
-        draw = Random(f"{self._seed} {session_id}")
-        return ScriptedSession(self._grow, text, len(committed), self._vocab_size, draw, on_nodes)
+        text = [*request.committed, *self._answers.get(request.session_id, ())]
+        draw = Random(f"{self._seed} {request.session_id}")
+        return ScriptedSession(self._grow, text, len(request.committed), self._vocab_size, draw, on_nodes)
 
 
 class ScriptedSession:

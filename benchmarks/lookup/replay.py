@@ -12,6 +12,7 @@ from itertools import count
 
 from benchmarks.lookup.texts import CASES, Case, Kind
 from edge_agent.lookup_source import LookupSource
+from specedge.drafting.draft_session import DraftRequest
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes
@@ -57,7 +58,7 @@ def replay(source: LookupSource, prompt: Sequence[int], answer: Sequence[int], p
         trie.extend(nodes.parents, nodes.token_ids, nodes.scores)
 
     sampling = SamplingParams(max_tokens=len(answer))
-    session = source.open("", prompt, sampling, (), _MAX_NODES, receive, prediction)
+    session = source.open(DraftRequest("", prompt, sampling, (), _MAX_NODES, prediction=prediction), receive)
     result, left = Replayed(), list(answer)
     while left:
         num_nodes, node, verdict = trie.num_live, ROOT, []

@@ -1,7 +1,6 @@
 """Answers survive whatever happens to stream and verifier, over real sockets."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -11,11 +10,11 @@ from fakes import VOCAB_SIZE, FakeEngine, TreeDrafts, expected_answer, serving, 
 from tcp_proxy import TcpProxy
 
 from edge_agent.draft_source import DraftSource, NullDraftSource, OnNodes
+from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import (
     SpecEdgeError,
     VerifierUnavailable,
 )
-from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes, Verdict
 
 
@@ -169,16 +168,7 @@ async def test_a_full_verifier_is_asked_again_when_an_answer_is_resumed() -> Non
 class RudeDrafts(TreeDrafts):
     """Drafts whose third message hangs on a committed position that does not exist."""
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> object:
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> object:
         num_calls = 0
 
         def spoil(epoch: int, nodes: DraftNodes) -> None:
@@ -186,7 +176,7 @@ class RudeDrafts(TreeDrafts):
             num_calls += 1
             on_nodes(epoch, replace(nodes, parents=[~100_000] * len(nodes.parents)) if num_calls == 3 else nodes)
 
-        return super().open(session_id, committed, sampling, eos_ids, max_live_nodes, spoil)
+        return super().open(request, spoil)
 
 
 async def test_an_answer_whose_drafts_are_refused_goes_on_without_drafts() -> None:

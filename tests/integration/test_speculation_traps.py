@@ -21,6 +21,7 @@ from benchmarks.exactness.deployment import Deployment, deployed
 from benchmarks.exactness.draft_sources import ScriptedDrafts, ScriptedSession
 from edge_agent.draft_source import OnNodes
 from edge_agent.generation import Burst, GenerationRequest, GenerationService
+from specedge.drafting.draft_session import DraftRequest
 from specedge.sampling import SamplingParams
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, ServerInfo
@@ -59,18 +60,9 @@ class Oracle(ScriptedDrafts):
         super().__init__("oracle", grow_right, {}, 4096, seed=3)
         self.known: dict[tuple[Sequence[int], SamplingParams], list[int]] = {}
 
-    def open(
-        self,
-        session_id: str,
-        committed: Sequence[int],
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        max_live_nodes: int,
-        on_nodes: OnNodes,
-        prediction: Sequence[int] = (),
-    ) -> ScriptedSession:
-        self._answers = {session_id: self.known.get((tuple(committed), sampling), [])}
-        return super().open(session_id, committed, sampling, eos_ids, max_live_nodes, on_nodes, prediction)
+    def open(self, request: DraftRequest, on_nodes: OnNodes) -> ScriptedSession:
+        self._answers = {request.session_id: self.known.get((tuple(request.committed), request.sampling), [])}
+        return super().open(request, on_nodes)
 
 
 class Learning:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.lookup_source import LookupSource
+from specedge.drafting.draft_session import DraftRequest
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes
@@ -39,7 +40,9 @@ class Verifier:
         self.trie = DraftTrie(prompt, max_live_nodes=1 << 20)
         self.num_prompt = len(prompt)
         params = SamplingParams(**{"max_tokens": len(answer), **sampling})  # type: ignore[arg-type]
-        self.session = source.open("s", prompt, params, [0], max_live_nodes, self.receive, prediction)
+        self.session = source.open(
+            DraftRequest("s", prompt, params, (0,), max_live_nodes, prediction=prediction), self.receive
+        )
 
     def receive(self, epoch: int, nodes: DraftNodes) -> None:
         assert epoch == self.epoch and nodes.token_ids and max(nodes.scores) <= 0

@@ -1,7 +1,6 @@
 """The drafter's own thread, and the embedded draft model behind it."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -30,12 +29,7 @@ GROWTH = GrowthSettings(max_n_beams=24, max_beam_len=8, max_branch_width=4, max_
 EOS_IDS = (2,)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(name: str, attention: str = ATTENTION_NAME) -> Any:

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.cut_proxy import CutProxy, CutSettings
 from benchmarks.exactness.cases import Answer, Case, make_cases
@@ -40,12 +38,7 @@ CELLS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -1,11 +1,10 @@
 """Log-probabilities and masked tokens over real gRPC: drafts, preemption and broken streams change nothing in them."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pytest
-import torch
 
 from benchmarks.cut_proxy import CutSettings
 from benchmarks.exactness.deployment import Deployment, deployed
@@ -39,12 +38,7 @@ class Told:
     num_accepted: int = 0
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def requests(**values: object) -> list[GenerationRequest]:

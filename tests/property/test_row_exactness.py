@@ -1,6 +1,5 @@
 """Torch models in 16 bits on the CPU: a row is the same bits alone, in a tree, and beside other sessions."""
 
-from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -16,12 +15,7 @@ TARGET = resolve_model("demo", "target")
 SHAPES = [(0, 5), (3, 9), (31, 1), (100, 24), (290, 5)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("engine", ["lean", "transformers"])

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.http.access import AccessControl
 from edge_agent.http.api_keys import ApiKeyFile
 from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
-from edge_agent.http.request_span import NO_ANSWER, RequestOutcome, observed_request
+from edge_agent.http.request_log import NO_ANSWER, RequestOutcome, logged_request
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
@@ -69,7 +69,7 @@ class RequestEnvelope:
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
-        with observed_request(scope, request_id) as outcome:
+        with logged_request(scope, request_id) as outcome:
             await self._answer(scope, receive, send, request_id, outcome)
 
     async def _answer(

@@ -8,12 +8,16 @@ import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 
+from opentelemetry import trace
+
 from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
 from edge_agent.draft_trace import DraftTracer, RoundTrace
+from edge_agent.session_span import SessionOutcome, session_span
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
 from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.logs import log_context
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import (
     DraftNodes,
@@ -177,6 +181,7 @@ class AnswerStream:
         self._was_opened = False
         self._drafter_id = source.drafter_id
         self._epoch = 0
+        self._num_streams = 0
         self._tracer = (
             DraftTracer(request.prompt_ids, info.max_live_nodes, self._loop.time) if request.is_traced else None
         )
@@ -194,8 +199,13 @@ class AnswerStream:
 
     async def run(self) -> None:
         """Runs the answer to its end; whatever ends it reaches the consumer through the buffer."""
+        request, model = self._request, self._info.target_model
+        span_of = session_span(
+            request.request_id, model, len(request.prompt_ids), request.sampling, lambda: self._outcome
+        )
         try:
-            await self._run_streams()
+            with log_context(session_id=request.request_id), span_of as span:
+                await self._run_streams(span)
             self.buffer.finish()
         except SpecEdgeError as error:
             self.buffer.fail(error)
@@ -206,14 +216,19 @@ class AnswerStream:
             logger.exception("session %s: failed", self._request.request_id)
             self.buffer.fail(SpecEdgeError("the edge failed to go on with the answer"))
 
+    @property
+    def _outcome(self) -> SessionOutcome:
+        return SessionOutcome(len(self._answer.token_ids), self._answer.finish_reason, self._num_streams)
+
     def close_drafts(self) -> None:
         """Ends drafting for this answer."""
         self._drafts.close()
 
-    async def _run_streams(self) -> None:
+    async def _run_streams(self, span: trace.Span) -> None:
         backoff = Backoff()
         while True:
             num_committed = len(self._answer.token_ids)
+            self._num_streams += 1
             try:
                 await self._run_stream()
                 return
@@ -223,6 +238,7 @@ class AnswerStream:
             self._stream = None
             self._drafts.pause()
             self._client.observer.broken(str(failure))
+            span.add_event("stream broken", {"reason": str(failure)})
             if len(self._answer.token_ids) > num_committed:
                 backoff.reset()
             pause_s = backoff.next_s()

@@ -17,6 +17,7 @@ from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, Spe
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
+from specedge.wire.call_context import outgoing_metadata
 from specedge.wire.channel import FRAMING_BYTES, client_options
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import PROTOCOL_VERSION, DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
@@ -166,7 +167,7 @@ class VerifierStream:
 
     async def __aenter__(self) -> Self:
         self._opened_at = asyncio.get_running_loop().time()
-        self._call: GenerateCall = self._stub.Generate()
+        self._call: GenerateCall = self._stub.Generate(metadata=outgoing_metadata())
         self._call.add_done_callback(self._keep_status)
         self._writer = asyncio.create_task(self._write())
         return self

@@ -1,7 +1,10 @@
 """Puts the HTTP API together."""
 
+from typing import Final
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
@@ -24,6 +27,13 @@ from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
 from specedge.errors import SpecEdgeError
 
+# FastAPI begins each request's span, within the client's trace. Its log records would hold what clients sent.
+_TELEMETRY: Final[TelemetryConfig] = {
+    "operation_spans": False,
+    "logs": False,
+    "exclude": lambda scope: scope.get("path") in {"/health", "/ready", "/metrics"},
+}
+
 
 def create_app(
     service: GenerationPort,
@@ -41,7 +51,7 @@ def create_app(
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
     """
-    app = FastAPI(title=TITLE, description=DESCRIPTION, version=__version__)
+    app = FastAPI(title=TITLE, description=DESCRIPTION, version=__version__, telemetry=_TELEMETRY)
     model = ServedModel(service, settings.model_name)
     detokenizers = DetokenizerFactory(tokenizer)
     runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.http.access import AccessControl
 from edge_agent.http.api_keys import ApiKeyFile
 from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
+from edge_agent.http.request_log import NO_ANSWER, RequestOutcome, logged_request
 from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", ANTHROPIC_PATH})
 _SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
-_CLIENT_LEFT: Final = "499"
 _MAX_HEADERS: Final = 128
 _SHOWN_TO_PAGES: Final = (
     "x-request-id",
@@ -69,12 +69,15 @@ class RequestEnvelope:
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
-        status = _CLIENT_LEFT
+        with logged_request(scope, request_id) as outcome:
+            await self._answer(scope, receive, send, request_id, outcome)
 
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, outcome: RequestOutcome
+    ) -> None:
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = str(message["status"])
+                outcome.status = str(message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["x-specedge-version"] = __version__
@@ -88,12 +91,12 @@ class RequestEnvelope:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             logger.exception("request %s failed", request_id)
-            if status != _CLIENT_LEFT:
+            if outcome.status != NO_ANSWER:
                 raise
             await describe(error).response(scope["path"])(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
-            self._metrics.http_requests.labels(getattr(route, "path", "other"), status).inc()
+            self._metrics.http_requests.labels(getattr(route, "path", "other"), outcome.status).inc()
 
 
 class ConcurrencyLimit:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")]
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
@@ -93,6 +94,17 @@ class ProcessSettings(SettingsGroup, BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log record that is printed"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="how log records are printed: json is one object a line, text is for people; auto is text on a "
+        "terminal, else json",
+    )
+    traces_endpoint: Url | None = Field(
+        default=None,
+        description="where OpenTelemetry traces are sent (OTLP over HTTP), such as "
+        "http://localhost:4318/v1/traces; off sends none; needs the extra `tracing`",
+        json_schema_extra={"unset_word": "off"},
     )
 
     @classmethod

@@ -8,9 +8,13 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from specedge import __version__
 from specedge.errors import SettingsError, SpecEdgeError
+
+if TYPE_CHECKING:
+    from specedge.settings import ProcessSettings
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -55,7 +59,7 @@ def _verifier(arguments: list[str]) -> int:
     from specedge_cli.processes import load_verifier_settings
 
     settings = load_verifier_settings(arguments)
-    _start_logging(settings.log_level, "verifier")
+    _start_process(settings, "verifier")
     importlib.import_module("specedge_verifier.app").run(settings)
     return 0
 
@@ -64,7 +68,7 @@ def _edge(arguments: list[str]) -> int:
     from specedge_cli.processes import load_edge_settings
 
     settings = load_edge_settings(arguments)
-    _start_logging(settings.log_level, "edge agent")
+    _start_process(settings, "edge")
     importlib.import_module("edge_agent.app").run(settings)
     return 0
 
@@ -116,14 +120,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _start_logging(level: str, process: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    if level != "debug":
-        for noisy in ("httpx", "httpcore", "urllib3", "huggingface_hub", "filelock", "asyncio"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        # Where torchao is installed, transformers imports it, which reports libraries that nobody here uses.
-        for noisy in ("torchao", "torch.utils._pytree"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+def _start_process(settings: "ProcessSettings", process: str) -> None:
+    """What both processes do before anything else: logging, and traces if they are wanted."""
+    from specedge.logs import start_logging
+
+    start_logging(settings.log_level, settings.log_format)
+    if settings.traces_endpoint is not None:
+        from specedge.tracing import start_tracing
+
+        start_tracing(settings.traces_endpoint, f"specedge-{process}")
     logging.getLogger(__name__).info("specedge %s: starting the %s", __version__, process)

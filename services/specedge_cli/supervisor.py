@@ -34,6 +34,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=None if show_output else self._output,
             stderr=None if show_output else subprocess.STDOUT,
+            env={"SPECEDGE_LOG_FORMAT": "text", **os.environ},  # it is people who are shown these lines
             start_new_session=True,
         )
 

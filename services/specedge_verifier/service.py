@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.message import DecodeError
+from opentelemetry import trace
 
 from specedge.errors import (
     EngineDead,
@@ -20,15 +21,19 @@ from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
+from specedge.wire.call_context import incoming_call
 from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.status import to_status
 from specedge_verifier.bridge import Engine, Outbox
+from specedge_verifier.session_record import session_record
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
+
+GENERATE = f"{pb.DESCRIPTOR.services_by_name['VerificationService'].full_name}/Generate"
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 InfoContext = grpc.aio.ServicerContext[pb.GetServerInfoRequest, pb.GetServerInfoResponse]
@@ -102,17 +107,23 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self._outboxes.add(outbox)
         self._idle.clear()
         try:
-            await self._serve(context, outbox)
-        except SpecEdgeError as error:
-            status = to_status(error)
-            logger.info("stream from %s ends with %s: %s", context.peer(), status.code.name, status.details)
-            await context.abort(status.code, status.details, status.metadata)
+            with incoming_call(GENERATE, context.invocation_metadata()) as span:
+                await self._answer(context, outbox, span)
         finally:
             self._outboxes.discard(outbox)
             if not self._outboxes:
                 self._idle.set()
 
-    async def _serve(self, context: GenerateContext, outbox: Outbox) -> None:
+    async def _answer(self, context: GenerateContext, outbox: Outbox, span: trace.Span) -> None:
+        try:
+            await self._serve(context, outbox, span)
+        except SpecEdgeError as error:
+            status = to_status(error)
+            logger.info("stream from %s ends with %s: %s", context.peer(), status.code.name, status.details)
+            span.set_status(trace.StatusCode.ERROR, f"{status.code.name}: {status.details}")
+            await context.abort(status.code, status.details, status.metadata)
+
+    async def _serve(self, context: GenerateContext, outbox: Outbox, span: trace.Span) -> None:
         try:
             async with asyncio.timeout(self._options.open_timeout_s):
                 request = await _read(context)
@@ -123,18 +134,19 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             return
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
-        handle = self._engine.open(opening, outbox, grammar)
-        logger.debug("session %s: opened with handle %d", opening.request_id, handle)
-        reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
-        try:
-            while (message := await outbox.get()) is not None:
-                await context.write(codec.encode_response(message))
-            self._engine.close(handle)
-            await asyncio.wait({reader}, timeout=self._options.linger_s)
-        finally:
-            self._engine.close(handle)
-            reader.cancel()
-            await asyncio.wait({reader})
+        with session_record(span, opening) as record:
+            handle = self._engine.open(opening, outbox, grammar)
+            reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
+            try:
+                while (message := await outbox.get()) is not None:
+                    await context.write(codec.encode_response(message))
+                    record.sent(message)
+                self._engine.close(handle)
+                await asyncio.wait({reader}, timeout=self._options.linger_s)
+            finally:
+                self._engine.close(handle)
+                reader.cancel()
+                await asyncio.wait({reader})
 
     async def _follow(self, opening: OpenSession) -> "GrammarState":
         """What the session must follow, at its committed tokens."""

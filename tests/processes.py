@@ -146,7 +146,8 @@ class Edge(Service):
         port = quiet_port()
         self.url = f"http://{HOST}:{port}"
         self.num_slots = int(flags[flags.index("--num-draft-slots") + 1]) if "--num-draft-slots" in flags else 0
-        arguments = ["edge", "--port", str(port), "--verifier-address", verifier.address, "--num-threads", "1", *flags]
+        where = ["--port", str(port), "--metrics-port", "off", "--public-metrics", "true"]
+        arguments = ["edge", *where, "--verifier-address", verifier.address, "--num-threads", "1", *flags]
         super().__init__(arguments, self.url, f"{self.url}/metrics", folder / f"{name}.log")
 
     async def num_held(self) -> int:

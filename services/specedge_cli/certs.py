@@ -105,7 +105,7 @@ def _write_all(folder: Path, server_names: list[str], edge_names: list[str], day
             raise FileExistsError(17, "exists", str(path))
     written: list[tuple[Path, str]] = []
     if has_authority:
-        authority = _read_authority(*authority_files)
+        authority = read_authority(*authority_files)
     else:
         authority = make_authority()
         _write(folder, "ca", authority)
@@ -208,7 +208,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _read_authority(certificate: Path, key: Path) -> Pair:
+def read_authority(certificate: Path, key: Path) -> Pair:
+    """An authority from its files; raises SettingsError where they hold none of this command's."""
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
         public = x509.load_pem_x509_certificate(certificate.read_bytes())

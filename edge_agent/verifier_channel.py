@@ -4,13 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from specedge.tls.diagnosis import ClientTls, TlsFailure, diagnose
-from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import client_options
 
 if TYPE_CHECKING:
@@ -54,10 +53,6 @@ class Link:
     channel: grpc.aio.Channel
     material: "TlsMaterial | None"
     num_users: int = 0
-    stub: "pb_grpc.VerificationServiceAsyncStub" = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.stub = pb_grpc.VerificationServiceStub(self.channel)
 
 
 class VerifierChannel:

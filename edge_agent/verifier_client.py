@@ -13,9 +13,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.stream_observer import StreamCounters, StreamObserver
-from edge_agent.verifier_channel import LinkTls, VerifierChannel
+from edge_agent.verifier_channel import Link, LinkTls, VerifierChannel
 from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
 from specedge.verification.v1 import verification_pb2 as pb
+from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftEncoder
@@ -111,7 +112,7 @@ class VerifierClient:
             try:
                 request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
                 async with self.connection.link() as link:
-                    answer = await link.stub.GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
+                    answer = await stub_of(link).GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
                 info = codec.decode_server_info(answer)
                 self.connection.works()
                 break
@@ -201,7 +202,7 @@ class VerifierStream:
     async def __aenter__(self) -> Self:
         self._opened_at = asyncio.get_running_loop().time()
         self._link = self._client.connection.take()
-        self._call: GenerateCall = self._link.stub.Generate(metadata=self._client.metadata())
+        self._call: GenerateCall = stub_of(self._link).Generate(metadata=self._client.metadata())
         self._call.add_done_callback(self._keep_status)
         self._writer = asyncio.create_task(self._write())
         return self
@@ -300,6 +301,11 @@ def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:
         scores=[score for part in parts for score in part.scores],
         num_verdicts_seen=num_verdicts_seen,
     )
+
+
+def stub_of(link: Link) -> "pb_grpc.VerificationServiceAsyncStub":
+    """The verification service at the other end."""
+    return pb_grpc.VerificationServiceStub(link.channel)
 
 
 def _value_of(ready: Awaitable[T]) -> T:

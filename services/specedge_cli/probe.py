@@ -29,13 +29,9 @@ def probe(address: str, timeout_s: float, tls: ClientTls | None = None) -> str |
 
 
 def _probe_http(url: str, timeout_s: float, tls: ClientTls | None) -> str | None:
-    try:
-        context = ssl.create_default_context(cafile=None if tls is None else tls.authority_file)
-        if tls is not None and tls.certificate_file is not None:
-            context.load_cert_chain(tls.certificate_file, tls.key_file)
-    except OSError as error:
-        raise SettingsError(f"the certificate files cannot be used: {error}") from None
-    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if url.startswith("https://"):
+        handlers.append(urllib.request.HTTPSHandler(context=_https_context(tls)))
     opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(url, timeout=timeout_s):
@@ -45,6 +41,16 @@ def _probe_http(url: str, timeout_s: float, tls: ClientTls | None) -> str | None
         return f"not ready (HTTP {error.code})"
     except (OSError, ValueError) as error:
         return f"no answer ({getattr(error, 'reason', error)})"
+
+
+def _https_context(tls: ClientTls | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=None if tls is None else tls.authority_file)
+        if tls is not None and tls.certificate_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file)
+    except OSError as error:
+        raise SettingsError(f"the certificate files cannot be used: {error}") from None
+    return context
 
 
 def _probe_grpc(address: str, timeout_s: float, tls: ClientTls | None) -> str | None:

@@ -139,7 +139,8 @@ def measure() -> dict[str, Cost]:
         until(verifier_serves(verifier_port), verifier)
         costs["specedge verifier"] = watch.cost_of(verifier)
         watch = Stopwatch()
-        own = ["--host", HOST, "--port", str(edge_port), "--verifier-address", f"{HOST}:{verifier_port}"]
+        own = ["--host", HOST, "--port", str(edge_port), "--metrics-port", "off"]
+        own += ["--verifier-address", f"{HOST}:{verifier_port}"]
         edge = stack.enter_context(started(["edge", *own]))
         until(edge_is_ready(edge_port), edge)
         costs["specedge edge"] = watch.cost_of(edge)

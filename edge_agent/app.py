@@ -1,13 +1,14 @@
 """Composes the edge agent: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from fastapi import FastAPI
@@ -35,10 +36,14 @@ from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
+from specedge.metrics_server import serve_metrics, stop_metrics
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+
+if TYPE_CHECKING:
+    from edge_agent.transport import EdgeTls
 
 logger = logging.getLogger(__name__)
 
@@ -73,47 +78,76 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         loop.add_signal_handler(number, stop.set)
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
-    listener = bind(settings.host, settings.port)
+    tls = edge_tls(settings)
     metrics = EdgeMetrics()
+    if tls is not None:
+        tls.show_expiry(metrics.registry)
     stopped = asyncio.create_task(stop.wait())
-    loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
-    first: set[asyncio.Future[Any]] = {loading, stopped}
-    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done() or loading.exception() is not None:
-        listener.close()
-    if not loading.done():
-        logger.info("stopped while loading")
-        return
-    models = loading.result()
-    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics))
+    with contextlib.ExitStack() as ports:
+        listener = ports.enter_context(bind(settings.host, settings.port))
+        if settings.metrics_port is not None:
+            metrics_server = serve_metrics(metrics.registry, settings.metrics_host, settings.metrics_port)
+            ports.callback(stop_metrics, metrics_server)
+        loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
+        first: set[asyncio.Future[Any]] = {loading, stopped}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            logger.info("stopped while loading")
+            return
+        await _serve_loaded(settings, loading.result(), metrics, tls, listener, stopped)
+    logger.info("stopped")
+
+
+async def _serve_loaded(
+    settings: EdgeSettings,
+    models: LoadedModels,
+    metrics: EdgeMetrics,
+    tls: "EdgeTls | None",
+    listener: socket.socket,
+    stopped: asyncio.Task[Any],
+) -> None:
+    """Meet the verifier, serve on `listener` until `stopped` is done, drain."""
+    link, https = (None, None) if tls is None else (tls.link, tls.https)
+    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link)
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     if models.drafter is not None:
         models.drafter.start()
     app = compose(settings, models, service, metrics)
-    server = http_server(app, settings.drain_timeout_s)
+    server = http_server(app, settings.drain_timeout_s, tls=None if https is None else https.context)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    pinging: asyncio.Task[None] | None = None
+    beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
     try:
         host, port = listener.getsockname()[:2]
-        logger.info("serving on http://%s:%d", host, port)
+        logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
         await asyncio.wait({stopped, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
         if meeting.done():
             meeting.result()
-            pinging = asyncio.create_task(client.measure_round_trips())
+            beside.append(asyncio.create_task(client.measure_round_trips()))
             await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
         logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
     finally:
-        meeting.cancel()
-        if pinging is not None:
-            pinging.cancel()
+        for task in (meeting, *beside):
+            task.cancel()
         server.should_exit = True
         await serving
         await client.close()
         if models.drafter is not None:
             models.drafter.stop()
-    logger.info("stopped")
+
+
+def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
+    """TLS of both links; None where both are plain text.
+
+    Raises:
+        SettingsError: a file is missing, unusable or expired.
+    """
+    if settings.verifier_ca_file is None and settings.tls_certificate_file is None:
+        return None
+    from edge_agent.transport import EdgeTls
+
+    return EdgeTls(settings)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -206,6 +240,7 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         tool_format=format_of_template(models.tokenizer) if settings.tool_parser == "auto" else settings.tool_parser,
         draft_model=settings.draft_model,
         draft_execution=models.execution,
+        public_metrics=settings.public_metrics,
     )
     return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
 

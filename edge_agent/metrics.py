@@ -140,6 +140,12 @@ class EdgeMetrics:
         self.resumed_tokens = Counter(
             f"{name}resumed_tokens", "Committed tokens sent again to resume answers", registry=registry
         )
+        self.failed_handshakes = Counter(
+            f"{name}failed_handshakes",
+            "Attempts that found no TLS connection to the verifier possible, at most one in 5 s",
+            ["reason"],
+            registry=registry,
+        )
         self.answers_lost = Counter(
             f"{name}answers_lost", "Answers given up because no verifier went on with them", registry=registry
         )

@@ -8,7 +8,8 @@ from pydantic.config import JsonDict
 from pydantic_settings import NoDecode
 
 from specedge.drafting.settings import DrafterSettings
-from specedge.settings import Address, Port, PositiveInt, Seconds, SettingsGroup
+from specedge.settings import Address, Port, PositiveInt, Seconds, SettingsGroup, file_setting
+from specedge.tls.rules import check_needs, check_plaintext, check_together, is_loopback, is_loopback_host
 
 _SAME: JsonDict = {"unset_word": "same"}
 
@@ -55,9 +56,44 @@ class EdgeSettings(DrafterSettings):
     verifier_address: Address = Field(
         default="127.0.0.1:50051",
         description="the verifier's gRPC address",
-        json_schema_extra={"allowed": "HOST:PORT"},
+        json_schema_extra={"allowed": "HOST:PORT or unix:PATH"},
     )
+    verifier_ca_file: Path | None = file_setting(
+        "PEM file of certificate authorities: the verifier is asked by TLS and must have a certificate of one of them; "
+        "off asks it in plain text"
+    )
+    verifier_certificate_file: Path | None = file_setting(
+        "PEM file of the certificate that this edge shows to the verifier; read again when it changes"
+    )
+    verifier_key_file: Path | None = file_setting("PEM file of that certificate's private key, without a passphrase")
+    verifier_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name that the verifier's certificate must have; auto is the host in verifier_address",
+        json_schema_extra={"unset_word": "auto"},
+    )
+    allow_plaintext: bool = Field(
+        default=False, description="whether a verifier on another machine may be asked without TLS"
+    )
+
     port: Port = Field(default=8000, description="HTTP port; 0 takes a free one and logs it")
+    tls_certificate_file: Path | None = file_setting(
+        "PEM file of the certificate of the HTTP API, which then is HTTPS; read again when it changes"
+    )
+    tls_key_file: Path | None = file_setting("PEM file of the API certificate's private key, without a passphrase")
+    allow_plaintext_http: bool = Field(
+        default=False, description="whether clients on other machines may be served without HTTPS"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address on which /metrics is served, as plain HTTP"
+    )
+    metrics_port: Port | None = Field(
+        default=9465,
+        description="port on which /metrics is served, apart from the API; 0 takes a free one and logs it, off serves "
+        "none",
+        json_schema_extra={"unset_word": "off"},
+    )
+    public_metrics: bool = Field(default=False, description="whether /metrics is at the API's port as well")
 
     proactive: ProactiveSettings = Field(default_factory=lambda: ProactiveSettings())
 
@@ -124,6 +160,34 @@ class EdgeSettings(DrafterSettings):
         """Whether drafts are looked up as well as computed."""
         can = self.draft_model is None or self.proactive.type == "streamed"
         return can and self.lookup != "off"
+
+    @model_validator(mode="after")
+    def _links_are_private(self) -> Self:
+        check_together(
+            verifier_certificate_file=self.verifier_certificate_file, verifier_key_file=self.verifier_key_file
+        )
+        check_needs(
+            "verifier_ca_file",
+            self.verifier_ca_file,
+            verifier_certificate_file=self.verifier_certificate_file,
+            verifier_name=self.verifier_name,
+        )
+        check_plaintext(
+            f"verifier_address = {self.verifier_address}",
+            "verifier_ca_file",
+            "allow_plaintext",
+            is_allowed=self.allow_plaintext or self.verifier_ca_file is not None or is_loopback(self.verifier_address),
+        )
+        check_together(tls_certificate_file=self.tls_certificate_file, tls_key_file=self.tls_key_file)
+        check_plaintext(
+            f"host = {self.host}",
+            "tls_certificate_file and tls_key_file",
+            "allow_plaintext_http",
+            is_allowed=self.allow_plaintext_http
+            or self.tls_certificate_file is not None
+            or is_loopback_host(self.host),
+        )
+        return self
 
     @model_validator(mode="after")
     def _lookup_has_its_mode(self) -> Self:

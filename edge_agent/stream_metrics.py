@@ -58,3 +58,7 @@ class StreamMetrics:
     def gave_up(self, reason: str) -> None:
         """Counts answers lost."""
         self._metrics.answers_lost.inc()
+
+    def handshake_failed(self, reason: str) -> None:
+        """Counts handshakes by reason."""
+        self._metrics.failed_handshakes.labels(reason).inc()

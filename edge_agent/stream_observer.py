@@ -1,5 +1,6 @@
 """What can be watched about the streams to a verifier; metrics plug in here."""
 
+from collections import Counter
 from typing import Protocol
 
 from specedge.wire.messages import SessionOpened, Verdict
@@ -29,6 +30,9 @@ class StreamObserver(Protocol):
     def gave_up(self, reason: str) -> None:
         """No verifier answered before the deadline; the user sees an error."""
 
+    def handshake_failed(self, reason: str) -> None:
+        """TLS with the verifier did not come about; `reason` is one of `specedge.tls.diagnosis.REASONS`."""
+
 
 class StreamCounters:
     """A StreamObserver that counts."""
@@ -44,6 +48,7 @@ class StreamCounters:
         self.num_pings = 0
         self.num_broken = 0
         self.num_given_up = 0
+        self.failed_handshakes: Counter[str] = Counter()
 
     def opened(self, message: SessionOpened, open_s: float, num_resumed_tokens: int) -> None:
         """Counts sessions and the tokens they began with."""
@@ -75,3 +80,7 @@ class StreamCounters:
     def gave_up(self, reason: str) -> None:
         """Counts answers lost."""
         self.num_given_up += 1
+
+    def handshake_failed(self, reason: str) -> None:
+        """Counts by reason."""
+        self.failed_handshakes[reason] += 1

@@ -1,10 +1,10 @@
-"""The gRPC client: one shared channel to a verifier, one stream per generation."""
+"""The gRPC client: one shared connection to a verifier, one stream per generation."""
 
 import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,15 +13,16 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.stream_observer import StreamCounters, StreamObserver
+from edge_agent.verifier_channel import Link, LinkTls, VerifierChannel
 from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.call_context import outgoing_metadata
-from specedge.wire.channel import FRAMING_BYTES, client_options
+from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import PROTOCOL_VERSION, DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
-from specedge.wire.status import from_status
+from specedge.wire.status import Metadata, from_status
 
 T = TypeVar("T")
 
@@ -57,24 +58,46 @@ class Backoff:
         return pause_s
 
 
+def no_metadata() -> Metadata:
+    """Calls carry nothing besides their messages."""
+    return ()
+
+
 class VerifierClient:
-    """Talks to the verifier at `address` (host:port). Create it on the event loop; close it there.
+    """Talks to a verifier. Create it on the event loop; close it there.
+
+    Args:
+        address: host:port or unix:path.
+        observer: is told what happens on the streams.
+        tls: makes sure of the verifier, and shows it who this edge is; None speaks plain text.
+        metadata: asked for at every call and sent with it.
 
     Attributes:
         round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
     """
 
-    def __init__(self, address: str, observer: StreamObserver | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        observer: StreamObserver | None = None,
+        tls: LinkTls | None = None,
+        metadata: Callable[[], Metadata] = no_metadata,
+    ) -> None:
         self.address = address
         self.observer: StreamObserver = StreamCounters() if observer is None else observer
         self.round_trip_s: float | None = None
-        self._channel = grpc.aio.insecure_channel(address, options=client_options(address))
-        self._stub: pb_grpc.VerificationServiceAsyncStub = pb_grpc.VerificationServiceStub(self._channel)
+        self.metadata = metadata
+        self.connection = VerifierChannel(address, tls)
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection stands, as far as is known without traffic; asks for one if not."""
-        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        return self.connection.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    @property
+    def failure(self) -> str | None:
+        """Why no TLS connection comes about, for people; None where that is not what is wrong."""
+        return None if self.connection.failure is None else self.connection.failure.text
 
     async def get_server_info(self, tokenizer_fingerprint: str, deadline_s: float) -> ServerInfo:
         """Asks what is served, again and again until `deadline_s` has passed.
@@ -89,12 +112,16 @@ class VerifierClient:
             timeout_s = min(INFO_TIMEOUT_S, max(give_up_at - loop.time(), 0.05))
             try:
                 request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
-                info = codec.decode_server_info(await self._stub.GetServerInfo(request, timeout=timeout_s))
+                async with self.connection.link() as link:
+                    answer = await stub_of(link).GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
+                info = codec.decode_server_info(answer)
+                self.connection.works()
                 break
             except grpc.aio.AioRpcError as call_error:
                 error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
                 if not isinstance(error, VerifierUnavailable | CapacityExceeded):
                     raise error from call_error
+            error = await self._explain(error)
             pause_s = backoff.next_s()
             if loop.time() + pause_s >= give_up_at:
                 raise VerifierUnavailable(f"no verifier answered at {self.address} within {deadline_s:g} s: {error}")
@@ -114,49 +141,57 @@ class VerifierClient:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
-                await self._channel.channel_ready()
+                await self.connection.channel.channel_ready()
+
+    async def _explain(self, error: SpecEdgeError) -> SpecEdgeError:
+        """The same error, or what is wrong with TLS if that is behind it."""
+        if not isinstance(error, VerifierUnavailable) or self.is_connected:
+            return error
+        found = await self.connection.diagnose()
+        if found is not None:
+            self.observer.handshake_failed(found.reason)
+        return error if self.failure is None else VerifierUnavailable(self.failure, error.retry_after_s)
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
         """A stream for one session; enter it to open it."""
-        return VerifierStream(self._stub, opening, info, self.observer)
+        return VerifierStream(self, opening, info)
 
     async def measure_round_trips(self) -> None:
         """Asks the verifier something small every second, for ever, and tells the observer how long that took.
 
         A verdict cannot tell it: between a draft and the verdict that could answer it lies the verifier's own waiting.
         """
-        health: Any = health_pb2_grpc.HealthStub(self._channel)
         loop = asyncio.get_running_loop()
         while True:
             asked_s = loop.time()
             try:
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=PING_TIMEOUT_S)
+                async with self.connection.link() as link:
+                    health: Any = health_pb2_grpc.HealthStub(link.channel)
+                    await health.Check(
+                        health_pb2.HealthCheckRequest(), timeout=PING_TIMEOUT_S, metadata=self.metadata()
+                    )
             except grpc.aio.AioRpcError as error:
                 logger.debug("verifier at %s: no answer to a ping: %s", self.address, error.code())
+                await self._explain(from_status(error.code(), error.details(), error.trailing_metadata()))
             else:
+                self.connection.works()
                 self.round_trip_s = loop.time() - asked_s
                 self.observer.round_trip(self.round_trip_s)
             await asyncio.sleep(PING_EVERY_S)
 
     async def close(self) -> None:
-        """Closes the channel and every stream on it."""
-        await self._channel.close()
+        """Closes the connection and every stream on it."""
+        await self.connection.close()
 
 
 class VerifierStream:
     """One session's stream. Leaving it cancels the session on the verifier."""
 
-    def __init__(
-        self,
-        stub: "pb_grpc.VerificationServiceAsyncStub",
-        opening: OpenSession,
-        info: ServerInfo,
-        observer: StreamObserver,
-    ) -> None:
-        self._stub = stub
+    def __init__(self, client: VerifierClient, opening: OpenSession, info: ServerInfo) -> None:
+        self._client = client
         self._opening = opening
         self._vocab_size = info.vocab_size
-        self._observer = observer
+        self._observer = client.observer
         self._encoder = DraftEncoder(info.max_nodes_per_message)
         self._queued: list[DraftNodes] = []
         self._has_queued = asyncio.Event()
@@ -167,7 +202,10 @@ class VerifierStream:
 
     async def __aenter__(self) -> Self:
         self._opened_at = asyncio.get_running_loop().time()
-        self._call: GenerateCall = self._stub.Generate(metadata=outgoing_metadata())
+        self._link = self._client.connection.take()
+        self._call: GenerateCall = stub_of(self._link).Generate(
+            metadata=(*self._client.metadata(), *outgoing_metadata())
+        )
         self._call.add_done_callback(self._keep_status)
         self._writer = asyncio.create_task(self._write())
         return self
@@ -177,7 +215,10 @@ class VerifierStream:
     ) -> None:
         self._call.cancel()
         self._writer.cancel()
-        await asyncio.wait({self._writer})
+        try:
+            await asyncio.wait({self._writer})
+        finally:
+            await self._client.connection.give_back(self._link)
 
     def send(self, nodes: DraftNodes) -> None:
         """Queues nodes; whatever is queued when the network is free leaves together."""
@@ -220,7 +261,10 @@ class VerifierStream:
         if error.details() == FAILED_WRITE_DETAILS:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_status.wait(), STATUS_PATIENCE_S)
-        return self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
+        found = self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
+        if isinstance(found, VerifierUnavailable) and self._client.failure is not None:
+            return VerifierUnavailable(self._client.failure, found.retry_after_s)
+        return found
 
     def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -260,6 +304,11 @@ def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:
         scores=[score for part in parts for score in part.scores],
         num_verdicts_seen=num_verdicts_seen,
     )
+
+
+def stub_of(link: Link) -> "pb_grpc.VerificationServiceAsyncStub":
+    """The verification service at the other end."""
+    return pb_grpc.VerificationServiceStub(link.channel)
 
 
 def _value_of(ready: Awaitable[T]) -> T:

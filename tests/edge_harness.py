@@ -9,6 +9,7 @@ from fakes import FINGERPRINT
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.generation import Burst, GenerationOptions, GenerationRequest, GenerationService
 from edge_agent.stream_observer import StreamCounters
+from edge_agent.verifier_channel import LinkTls
 from edge_agent.verifier_client import VerifierClient
 from specedge.sampling import SamplingParams
 
@@ -19,17 +20,24 @@ QUICK = GenerationOptions(verifier_deadline_s=5.0, stall_timeout_s=5.0)
 class Edge:
     """A generation service with its client and counters."""
 
-    def __init__(self, port: int, drafts: DraftSource, options: GenerationOptions) -> None:
+    def __init__(
+        self, address: int | str, drafts: DraftSource, options: GenerationOptions, tls: LinkTls | None = None
+    ) -> None:
         self.counters = StreamCounters()
-        self.client = VerifierClient(f"127.0.0.1:{port}", self.counters)
+        self.client = VerifierClient(
+            address if isinstance(address, str) else f"127.0.0.1:{address}", self.counters, tls
+        )
         self.service = GenerationService(self.client, drafts, FINGERPRINT, options)
 
 
 @asynccontextmanager
 async def edge_at(
-    port: int, drafts: DraftSource | None = None, options: GenerationOptions = QUICK
+    address: int | str,
+    drafts: DraftSource | None = None,
+    options: GenerationOptions = QUICK,
+    tls: LinkTls | None = None,
 ) -> AsyncIterator[Edge]:
-    edge = Edge(port, drafts or NullDraftSource(), options)
+    edge = Edge(address, drafts or NullDraftSource(), options, tls)
     try:
         await edge.service.start()
         yield edge

@@ -15,7 +15,7 @@ from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, Protoc
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.bridge import SessionSink
-from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.service import StreamOptions
 
 VOCAB_SIZE = 151_936
@@ -268,9 +268,11 @@ class TreeSession:
 
 
 @asynccontextmanager
-async def serving(engine: FakeEngine, port: int = 0, **stream_options: float) -> AsyncIterator[VerifierServer]:
+async def serving(
+    engine: FakeEngine, port: int = 0, tls: ServerTls | None = None, host: str = "127.0.0.1", **stream_options: float
+) -> AsyncIterator[VerifierServer]:
     """A verifier server over `engine`, ready, stopped at the end; a free port unless one is given."""
-    server = VerifierServer(engine, ServerOptions(port=port, stream=StreamOptions(**stream_options)))
+    server = VerifierServer(engine, ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls))
     await server.start()
     await server.set_ready()
     try:

@@ -75,6 +75,7 @@ class FakeService:
     ) -> None:
         self.info: ServerInfo | None = INFO
         self.is_ready = True
+        self.failure: str | None = None
         self.reply = reply
         self.burst_size = burst_size
         self.is_endless = is_endless
@@ -155,7 +156,9 @@ class RunningApi:
 @asynccontextmanager
 async def serving(service: FakeService, **settings: Any) -> AsyncIterator[RunningApi]:
     metrics = EdgeMetrics(lambda: "demo")
-    app = create_app(service, tokenizer(), HttpSettings(**{"model_name": "demo", **settings}), metrics)
+    app = create_app(
+        service, tokenizer(), HttpSettings(**{"model_name": "demo", "public_metrics": True, **settings}), metrics
+    )
     server = http_server(app, drain_timeout_s=5)
     task = asyncio.create_task(server.serve())
     try:

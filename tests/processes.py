@@ -17,6 +17,7 @@ import openai
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from specedge.tls.diagnosis import ClientTls
 from specedge_cli.ports import is_free
 from specedge_cli.probe import probe
 from specedge_cli.supervisor import specedge_command
@@ -43,12 +44,16 @@ class Service:
         address: where `specedge_cli.probe` asks whether it is ready.
         metrics_url: where it shows its metrics.
         log: file that takes what it prints.
+        tls: how it is asked; None is plain text.
     """
 
     command = staticmethod(specedge_command)
 
-    def __init__(self, arguments: Sequence[str], address: str, metrics_url: str, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], address: str, metrics_url: str, log: Path, tls: ClientTls | None = None
+    ) -> None:
         self.address = address
+        self.tls = tls
         self.metrics_url = metrics_url
         self._arguments = arguments
         self._log = log
@@ -91,7 +96,7 @@ class Service:
     def wait_ready(self) -> None:
         """Blocks until it serves."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while (reason := probe(self.address, timeout_s=2.0)) is not None:
+        while (reason := probe(self.address, 2.0, self.tls)) is not None:
             assert self.is_running, f"{self._arguments[0]} ended: {self.log()}"
             assert time.monotonic() < deadline, f"{self._arguments[0]}: {reason}: {self.log()}"
             time.sleep(POLL_S)
@@ -146,7 +151,8 @@ class Edge(Service):
         port = quiet_port()
         self.url = f"http://{HOST}:{port}"
         self.num_slots = int(flags[flags.index("--num-draft-slots") + 1]) if "--num-draft-slots" in flags else 0
-        arguments = ["edge", "--port", str(port), "--verifier-address", verifier.address, "--num-threads", "1", *flags]
+        where = ["--port", str(port), "--metrics-port", "off", "--public-metrics", "true"]
+        arguments = ["edge", *where, "--verifier-address", verifier.address, "--num-threads", "1", *flags]
         super().__init__(arguments, self.url, f"{self.url}/metrics", folder / f"{name}.log")
 
     async def num_held(self) -> int:

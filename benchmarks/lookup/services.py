@@ -104,7 +104,8 @@ async def measure(num_rounds: int, pace: Pace | None) -> Measured:
         proxy_port = await proxy.start()
         for way, flags in _EDGES.items():
             own = ["--host", HOST, "--port", str(ports[way]), "--verifier-address", f"{HOST}:{proxy_port}"]
-            edge = stack.enter_context(_started(["edge", *own, "--num-threads", "1", *flags], pace))
+            own += ["--metrics-port", "off", "--public-metrics", "true", "--num-threads", "1"]
+            edge = stack.enter_context(_started(["edge", *own, *flags], pace))
             await asyncio.to_thread(until, edge_is_ready(ports[way]), edge)
         measured = Measured()
         async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:

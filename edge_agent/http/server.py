@@ -1,6 +1,7 @@
 """The HTTP server: uvicorn, with bounds on what a client may send, and how slowly, before it is a request."""
 
 import asyncio
+import ssl
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,13 +108,14 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_server(app: ASGIApp, drain_timeout_s: float, port: int = 0) -> HttpServer:
+def http_server(app: ASGIApp, drain_timeout_s: float, port: int = 0, tls: ssl.SSLContext | None = None) -> HttpServer:
     """The server of an app.
 
     Args:
         app: what answers.
         drain_timeout_s: how long running requests may take to finish after the server was told to end.
         port: where it listens on the loopback interface, 0 taking a free port; unused by one that is given sockets.
+        tls: makes it HTTPS.
     """
     config = uvicorn.Config(
         app,
@@ -126,4 +128,7 @@ def http_server(app: ASGIApp, drain_timeout_s: float, port: int = 0) -> HttpServ
         lifespan="off",
         timeout_graceful_shutdown=int(drain_timeout_s),
     )
+    if tls is not None:
+        config.load()
+        config.ssl = tls
     return HttpServer(config)

@@ -28,6 +28,7 @@ class HttpSettings:
         cors_origins: web pages of these origins may use the API; "*" is any.
         tool_format: how the model writes tool calls.
         splits_reasoning: answers of chats are split into thought and content.
+        public_metrics: `/metrics` is a path of the API.
         draft_model, draft_execution: what drafts here and what computes it, for `/version`; None: nothing drafts.
         max_chars_per_token: prompts of more than this times the context are refused before they are tokenised.
     """
@@ -48,6 +49,7 @@ class HttpSettings:
     api_keys_file: Path | None = None
     api_keys_check_s: float = 1.0
     cors_origins: tuple[str, ...] = ()
+    public_metrics: bool = False
     tool_format: ToolFormat = "hermes"
     draft_model: str | None = None
     draft_execution: Execution | None = None

@@ -40,7 +40,7 @@ def status_router(
     Args:
         model: the served model.
         metrics: what `/metrics` shows.
-        settings: with what `/version` says of the draft model.
+        settings: with what `/version` says of the draft model, and whether `/metrics` is here.
         not_ready_reason: why requests cannot be served yet for reasons of this process, None when they can.
     """
     router = APIRouter()
@@ -77,7 +77,7 @@ def status_router(
         """Requests sent now will be served."""
         reason = not_ready_reason()
         if reason is None and not model.is_ready:
-            reason = "the verifier does not answer"
+            reason = model.failure
         if reason is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "1"})
@@ -95,12 +95,14 @@ def status_router(
             "draft_execution": None if execution is None else asdict(execution),
         }
 
-    @router.get("/metrics", responses=_metrics_docs(), response_class=PlainTextResponse, **_STATUS)
     async def show_metrics(request: Request) -> Response:
-        """Prometheus metrics."""
+        """Prometheus metrics; here with `public_metrics` only, else at a port of their own."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(metrics.registry), media_type=None, headers={"content-type": content_type})
 
+    if settings.public_metrics:
+        docs = _metrics_docs()
+        router.get("/metrics", responses=docs, response_class=PlainTextResponse, **_STATUS)(show_metrics)
     return router
 
 

@@ -10,13 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")]
-Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}$")]
+Address = Annotated[str, StringConstraints(pattern=r"^(unix:\S+|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5})$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 
 _UNSET_SPELLINGS = frozenset({"", "null", "~"})
+
+
+def file_setting(description: str) -> Any:
+    """A setting that names a file, or none by the word off."""
+    return Field(
+        default=None,
+        description=description,
+        json_schema_extra={"unset_word": "off", "allowed": "a file or off"},
+    )
 
 
 def unset_word(field: Any) -> str | None:

@@ -39,6 +39,8 @@ def _entries(group: type[SettingsGroup], prefix: str) -> list[SettingEntry]:
             continue
         word = unset_word(field)
         default = word if field.default is None and word else str(field.default)
+        if isinstance(field.default, bool):
+            default = default.lower()
         allowed = describe_allowed(schema["properties"][name])
         entries.append(SettingEntry(prefix + name, allowed, default, field.description or ""))
     return entries
@@ -58,6 +60,8 @@ def describe_allowed(schema: dict[str, Any]) -> str:
 def _describe_plain(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    if schema["type"] == "boolean":
+        return "true or false"
     kind = {"integer": "an integer", "number": "a number", "string": "text"}[schema["type"]]
     bounds = [
         (schema.get("minimum"), "from {:g}"),

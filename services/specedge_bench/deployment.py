@@ -122,7 +122,7 @@ def _way(
 def _verifier_arguments(
     variant: SystemVariant, options: Options, way: Way, ports: tuple[int, int], step_log: Path
 ) -> list[str]:
-    where = ["--host", way.listen_host, "--port", str(ports[0])]
+    where = ["--host", way.listen_host, "--port", str(ports[0]), "--allow-plaintext", "true"]
     metrics = ["--metrics-host", way.listen_host, "--metrics-port", str(ports[1]), "--step-log", str(step_log)]
     own = variant.verifier_arguments(options.draft_model)
     return ["verifier", *where, *metrics, *own, *options.shared_flags, *options.verifier_flags]
@@ -130,6 +130,8 @@ def _verifier_arguments(
 
 def _edge_arguments(variant: SystemVariant, options: Options, way: Way, number: int, port: int) -> list[str]:
     where = ["--host", way.listen_host, "--port", str(port), "--verifier-address", way.verifier_address(number)]
+    where += ["--allow-plaintext", "true", "--allow-plaintext-http", "true"]
+    where += ["--metrics-port", "off", "--public-metrics", "true"]
     return ["edge", *where, *variant.edge_arguments(options.draft_model), *options.shared_flags, *options.edge_flags]
 
 

@@ -20,6 +20,22 @@ from specedge_verifier.settings import VerifierSettings
 
 HOST = "127.0.0.1"
 SHARED_FLAGS = ("config", "target-model", "device", "dtype", "num-threads", "log-level")
+PRIVATE_VERIFIER = (
+    "--host",
+    HOST,
+    "--tls-certificate-file",
+    "off",
+    "--tls-key-file",
+    "off",
+    "--tls-client-ca-file",
+    "off",
+)
+PRIVATE_EDGE = (
+    *("--host", HOST, "--tls-certificate-file", "off", "--tls-key-file", "off", "--verifier-ca-file", "off"),
+    *("--verifier-certificate-file", "off", "--verifier-key-file", "off", "--verifier-name", "auto"),
+    *("--public-metrics", "true", "--metrics-host", HOST),
+)
+"""The demo is plain text on loopback, whatever the settings file says of the network."""
 EXAMPLE_PROMPT = "Tell me a tale about a fox who wanted to see the sea."
 POLL_S = 0.2
 REPORT_EVERY_S = 10.0
@@ -47,8 +63,7 @@ class Plan:
     def verifier_arguments(self) -> list[str]:
         metrics_port = "off" if self.verifier.metrics_port is None else str(self.verifier.metrics_port)
         own = [
-            "--host",
-            HOST,
+            *PRIVATE_VERIFIER,
             "--port",
             str(self.verifier.port),
             "--metrics-host",
@@ -59,7 +74,9 @@ class Plan:
         return ["verifier", *self.shared_arguments, *own, "--num-threads", str(self.verifier.num_threads)]
 
     def edge_arguments(self) -> list[str]:
-        own = ["--host", HOST, "--port", str(self.edge.port), "--verifier-address", f"{HOST}:{self.verifier.port}"]
+        metrics_port = "off" if self.edge.metrics_port is None else str(self.edge.metrics_port)
+        own = [*PRIVATE_EDGE, "--port", str(self.edge.port), "--verifier-address", f"{HOST}:{self.verifier.port}"]
+        own += ["--metrics-port", metrics_port]
         return [
             "edge",
             *self.shared_arguments,
@@ -117,8 +134,9 @@ def make_plan(options: argparse.Namespace) -> Plan:
         for text in (f"--{flag}", value)
     ]
     drafting = ["--draft-model", options.draft_model] if options.draft_model is not None else []
-    verifier = load_verifier_settings(shared + _port_flag(options.verifier_port))
-    edge = load_edge_settings(shared + drafting + _port_flag(options.port))
+    verifier = load_verifier_settings([*shared, *PRIVATE_VERIFIER, *_port_flag(options.verifier_port)])
+    address = ["--verifier-address", f"{HOST}:0"]
+    edge = load_edge_settings([*shared, *drafting, *PRIVATE_EDGE, *address, *_port_flag(options.port)])
     plain_verifier, plain_edge = VerifierSettings(), EdgeSettings()
     verifier_port = choose_port(
         HOST, verifier.port, bool(options.verifier_port) or verifier.port != plain_verifier.port, "port of the verifier"
@@ -126,13 +144,18 @@ def make_plan(options: argparse.Namespace) -> Plan:
     edge_port = choose_port(
         HOST, edge.port, bool(options.port) or edge.port != plain_edge.port, "port of the edge agent"
     )
-    metrics_port = verifier.metrics_port
-    if metrics_port is not None:
-        is_asked_for = metrics_port != plain_verifier.metrics_port
-        metrics_port = choose_port(HOST, metrics_port, is_asked_for, "metrics_port")
     return Plan(
-        verifier.replace(port=verifier_port, metrics_port=metrics_port), edge.replace(port=edge_port), shared, drafting
+        verifier.replace(
+            port=verifier_port, metrics_port=_metrics_port(verifier.metrics_port, plain_verifier.metrics_port)
+        ),
+        edge.replace(port=edge_port, metrics_port=_metrics_port(edge.metrics_port, plain_edge.metrics_port)),
+        shared,
+        drafting,
     )
+
+
+def _metrics_port(wanted: int | None, default: int | None) -> int | None:
+    return None if wanted is None else choose_port(HOST, wanted, wanted != default, "metrics_port")
 
 
 def _port_flag(port: str | None) -> list[str]:

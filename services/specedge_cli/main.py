@@ -49,6 +49,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
+    commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
     commands.add_parser("version", help="print the version", add_help=False)
     parser.parse_args(arguments[:1])
@@ -86,15 +87,15 @@ def _bench(arguments: list[str]) -> int:
 
 
 def _health(arguments: list[str]) -> int:
-    from specedge_cli.probe import probe
+    from specedge_cli.health import show_health
 
-    parser = argparse.ArgumentParser(prog="specedge health", allow_abbrev=False)
-    parser.add_argument("address", help="HOST:PORT of a verifier, or http://HOST:PORT of an edge agent")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for an answer (default 5)")
-    options = parser.parse_args(arguments)
-    failure = probe(options.address, options.timeout)
-    print(f"{options.address}: {failure or 'ready'}")
-    return FAILURE if failure else 0
+    return show_health(arguments)
+
+
+def _certs(arguments: list[str]) -> int:
+    from specedge_cli.certs import make_certs
+
+    return make_certs(arguments)
 
 
 def _key(arguments: list[str]) -> int:
@@ -115,6 +116,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "bench": _bench,
     "health": _health,
+    "certs": _certs,
     "key": _key,
     "version": _version,
 }

@@ -5,10 +5,10 @@ import logging
 import signal
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-from wsgiref.simple_server import WSGIServer
+from typing import TYPE_CHECKING, Any
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from specedge import __version__
 from specedge.background import start_in_background
@@ -18,9 +18,9 @@ from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
-from specedge.errors import InvalidRequest
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars, has_grammars
+from specedge.metrics_server import serve_metrics, stop_metrics
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, graph_bytes_of, kv_bytes_of, load_for, make_runner
 from specedge.model.loader import load_generation_defaults
@@ -31,7 +31,8 @@ from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS,
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
-from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
+from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
@@ -43,6 +44,9 @@ from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
 from specedge_verifier.waiting import BatchType
 from specedge_verifier.warm_up import measure_step_time
+
+if TYPE_CHECKING:
+    from specedge.tls.files import TlsSource
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    source = tls_source(settings)  # a mistake shows before minutes of loading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loading = start_in_background(lambda: load(settings, make_runner), "loading")
@@ -87,13 +92,18 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         return
     verifier = loading.result()
     spare_steps()
-    metrics_server = _serve_metrics(settings, verifier.metrics)
+    registry = verifier.metrics.registry
+    metrics_server = None
+    if settings.metrics_port is not None:
+        metrics_server = serve_metrics(registry, settings.metrics_host, settings.metrics_port)
     engine = verifier.start_engine(loop)
-    server = VerifierServer(
-        engine,
-        ServerOptions(settings.host, settings.port, stream=StreamOptions(open_timeout_s=settings.open_timeout_s)),
-        verifier.grammars,
+    options = ServerOptions(
+        settings.host,
+        settings.port,
+        stream=StreamOptions(open_timeout_s=settings.open_timeout_s),
+        tls=None if source is None else server_tls(source, registry),
     )
+    server = VerifierServer(engine, options, verifier.grammars)
     try:
         await server.start()
         await server.set_ready()
@@ -105,9 +115,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     finally:
         verifier.grammars.close()
         engine.stop()
-        if metrics_server is not None:
-            metrics_server.shutdown()
-            metrics_server.server_close()
+        stop_metrics(metrics_server)
     logger.info("stopped")
 
 
@@ -206,13 +214,29 @@ def local_drafts(
     return drafts
 
 
-def _serve_metrics(settings: VerifierSettings, metrics: VerifierMetrics) -> WSGIServer | None:
-    if settings.metrics_port is None:
+def tls_source(settings: VerifierSettings) -> "TlsSource | None":
+    """The files of the link to edges; None is plain text.
+
+    Raises:
+        SettingsError: one of them is missing, unusable or expired.
+    """
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return None
-    try:
-        server = metrics.serve(settings.metrics_host, settings.metrics_port)
-    except OSError as error:
-        address = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise InvalidRequest(f"cannot serve metrics on {address}: {error.strerror}", "metrics_port") from error
-    logger.info("metrics on http://%s:%d/metrics", settings.metrics_host, server.server_port)
-    return server
+    from specedge.tls.files import NamedFile, TlsFiles, TlsSource
+
+    authority = settings.tls_client_ca_file
+    return TlsSource(
+        TlsFiles(
+            NamedFile("tls_certificate_file", settings.tls_certificate_file),
+            NamedFile("tls_key_file", settings.tls_key_file),
+            None if authority is None else NamedFile("tls_client_ca_file", authority),
+        )
+    )
+
+
+def server_tls(source: "TlsSource", registry: CollectorRegistry) -> ServerTls:
+    """TLS of the server, and what `registry` shows of it."""
+    from specedge.tls.metrics import CertificateMetrics
+
+    CertificateMetrics(registry, "specedge_verifier").watch("link", source)
+    return ServerTls(source, Handshakes(registry))

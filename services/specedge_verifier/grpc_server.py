@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,11 +12,16 @@ from grpc_reflection.v1alpha import reflection
 
 from specedge.errors import EngineDead, InvalidRequest
 from specedge.grammar.session_grammars import SessionGrammars
+from specedge.tls.rules import UNIX
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
-from specedge.wire.channel import server_options
+from specedge.wire.channel import listening_address, server_options
 from specedge_verifier.bridge import Engine
+from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
+
+if TYPE_CHECKING:
+    from specedge.tls.files import TlsMaterial, TlsSource
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +30,70 @@ ABORT_GRACE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS of a verifier. Clients need a certificate where the files name an authority.
+
+    Args:
+        source: the files; an authority added to them later has no effect before a restart.
+        handshakes: counts.
+    """
+
+    source: "TlsSource"
+    handshakes: Handshakes
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a port; each handshake has the files as they are then."""
+        served = self.source.material
+        is_mutual = self.source.files.authority is not None
+
+        def fetch() -> Any:
+            nonlocal served
+            self.handshakes.began()
+            material = self.source.refresh()
+            if material is served:
+                return None
+            served = material
+            return _configuration(material)
+
+        return grpc.dynamic_ssl_server_credentials(_configuration(served), fetch, is_mutual)
+
+
+def _configuration(material: "TlsMaterial") -> Any:
+    assert material.key_pem is not None and material.certificate_pem is not None
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key_pem, material.certificate_pem)], material.authority_pem
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where and how a verifier listens. Port 0 takes a free one."""
+    """Where and how a verifier listens. Port 0 takes a free one; a host unix:PATH has none. Without TLS, plain text."""
 
     host: str = "127.0.0.1"
     port: int = 0
     health_poll_s: float = 0.2
     stream: StreamOptions = field(default_factory=StreamOptions)
+    tls: ServerTls | None = None
+
+
+class HealthServicer(health.aio.HealthServicer):
+    """gRPC's health service; a connection that asks it is in use."""
+
+    def __init__(self, tls: ServerTls | None) -> None:
+        super().__init__()
+        self._tls = tls
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """One answer."""
+        if self._tls is not None:
+            self._tls.handshakes.called(context.peer())
+        return await super().Check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        """Answers whenever the state changes."""
+        if self._tls is not None:
+            self._tls.handshakes.called(context.peer())
+        await super().Watch(request, context)
 
 
 class VerifierServer:
@@ -40,8 +103,9 @@ class VerifierServer:
         self._engine = engine
         self._options = options
         self._server = grpc.aio.server(options=server_options())
-        self._health = health.aio.HealthServicer()
-        self.service = VerificationService(engine, options.stream, grammars)
+        self._health = HealthServicer(options.tls)
+        on_call = None if options.tls is None else options.tls.handshakes.called
+        self.service = VerificationService(engine, options.stream, grammars, on_call)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -52,15 +116,20 @@ class VerifierServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(is_serving=False)
-        host, port = self._options.host, self._options.port
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host, tls = self._options.host, self._options.tls
+        address = listening_address(host, self._options.port)
         try:
-            self.port = self._server.add_insecure_port(address)
+            if tls is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, tls.credentials())
         except RuntimeError as error:
             raise InvalidRequest(f"cannot listen on {address}: the port is in use or not allowed", "port") from error
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_engine())
-        logger.info("listening on %s, port %d", host, self.port)
+        how = "plain text" if tls is None else "TLS" if tls.source.files.authority is None else "mutual TLS"
+        where = host if host.startswith(UNIX) else f"{host}, port {self.port}"
+        logger.info("listening on %s (%s)", where, how)
         return self.port
 
     async def set_ready(self) -> None:
@@ -94,6 +163,8 @@ class VerifierServer:
 
     async def _watch_engine(self) -> None:
         while self._engine.is_healthy:
+            if self._options.tls is not None:
+                self._options.tls.handshakes.settle()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._options.health_poll_s)
                 return

@@ -4,9 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -102,11 +101,6 @@ class VerifierMetrics:
     def rejected(self, reason: str) -> None:
         """Count a session refused or ended with an error; `reason` is a gRPC status name."""
         self._rejected.labels(reason).inc()
-
-    def serve(self, host: str, port: int) -> WSGIServer:
-        """Answer `/metrics` on a thread of its own; raises OSError when the port is taken."""
-        server, _ = start_http_server(port, host, registry=self.registry)
-        return server
 
 
 class _SchedulerCollector(Collector):

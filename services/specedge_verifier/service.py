@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,10 +63,18 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         engine: runs the sessions.
         options: limits of one stream.
         grammars: compiles what sessions must follow; None: such sessions are refused.
+        on_call: told the address of each call's peer.
     """
 
-    def __init__(self, engine: Engine, options: StreamOptions, grammars: SessionGrammars | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: StreamOptions,
+        grammars: SessionGrammars | None = None,
+        on_call: Callable[[str], None] | None = None,
+    ) -> None:
         self._engine = engine
+        self._on_call = on_call
         self._grammars = grammars
         self._options = options
         self._outboxes: set[Outbox] = set()
@@ -96,6 +105,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self, request: pb.GetServerInfoRequest, context: InfoContext
     ) -> pb.GetServerInfoResponse:
         """Says what is served."""
+        if self._on_call is not None:
+            self._on_call(context.peer())
         return codec.encode_server_info(self._engine.info())
 
     # Reading and writing by hand, not as a generator: a cancelled call then unwinds here at once.
@@ -103,6 +114,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self, request_iterator: object, context: GenerateContext
     ) -> None:
         """Runs one session."""
+        if self._on_call is not None:
+            self._on_call(context.peer())
         outbox = Outbox(self._options.max_unsent_verdicts)
         self._outboxes.add(outbox)
         self._idle.clear()

@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from specedge.drafting.settings import DrafterSettings
-from specedge.settings import Port, PositiveInt, Seconds
+from specedge.settings import Port, PositiveInt, Seconds, file_setting
+from specedge.tls.rules import check_needs, check_plaintext, check_together, is_loopback_host
 
 
 class VerifierSettings(DrafterSettings):
@@ -23,7 +24,20 @@ class VerifierSettings(DrafterSettings):
         json_schema_extra={"unset_word": "auto"},
     )
     port: Port = Field(default=50051, description="gRPC port; 0 takes a free one and logs it")
-    metrics_host: str = Field(default="127.0.0.1", min_length=1, description="address on which /metrics is served")
+    tls_certificate_file: Path | None = file_setting(
+        "PEM file of the verifier's certificate, followed by those between it and its authority; edges then speak TLS "
+        "to it; read again when it changes"
+    )
+    tls_key_file: Path | None = file_setting("PEM file of the certificate's private key, without a passphrase")
+    tls_client_ca_file: Path | None = file_setting(
+        "PEM file of certificate authorities: only edges with a certificate of one of them are let in (mutual TLS)"
+    )
+    allow_plaintext: bool = Field(
+        default=False, description="whether edges on other machines may be served without TLS"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address on which /metrics is served, as plain HTTP"
+    )
     metrics_port: Port | None = Field(
         default=9464,
         description="port on which /metrics is served; 0 takes a free one and logs it, off serves none",
@@ -80,6 +94,18 @@ class VerifierSettings(DrafterSettings):
     open_timeout_s: Seconds = Field(
         default=10.0, description="seconds a new stream may stay silent before its opening message; then it is ended"
     )
+
+    @model_validator(mode="after")
+    def _link_is_private(self) -> Self:
+        check_together(tls_certificate_file=self.tls_certificate_file, tls_key_file=self.tls_key_file)
+        check_needs("tls_certificate_file", self.tls_certificate_file, tls_client_ca_file=self.tls_client_ca_file)
+        check_plaintext(
+            f"host = {self.host}",
+            "tls_certificate_file and tls_key_file",
+            "allow_plaintext",
+            is_allowed=self.allow_plaintext or self.tls_certificate_file is not None or is_loopback_host(self.host),
+        )
+        return self
 
     @model_validator(mode="after")
     def _nodes_fit(self) -> Self:

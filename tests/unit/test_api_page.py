@@ -27,7 +27,9 @@ api_table = _load()
 
 
 def document() -> dict[str, Any]:
-    app = create_app(FakeService(), tokenizer(), HttpSettings(model_name="demo"), EdgeMetrics(lambda: "demo"))
+    app = create_app(
+        FakeService(), tokenizer(), HttpSettings(model_name="demo", public_metrics=True), EdgeMetrics(lambda: "demo")
+    )
     return app.openapi()
 
 

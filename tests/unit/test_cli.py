@@ -26,6 +26,7 @@ from specedge_cli.demo import make_plan, parse_arguments
 from specedge_cli.main import main
 from specedge_cli.ports import PortBusy, choose_port, free_port, is_free
 from specedge_cli.probe import probe
+from specedge_cli.processes import load_edge_settings, load_verifier_settings
 from specedge_cli.supervisor import Child, Interrupts, specedge_command
 
 HOST = "127.0.0.1"
@@ -198,9 +199,20 @@ def test_the_plan_gives_both_processes_matching_addresses_and_half_the_cores(tmp
     assert edge[edge.index("--verifier-address") + 1] == f"{HOST}:{plan.verifier.port}"
     assert edge[edge.index("--draft-model") + 1] == "none"
     assert verifier[verifier.index("--metrics-port") + 1] == "off"
+    assert edge[edge.index("--metrics-port") + 1] == str(plan.edge.metrics_port)
     threads = model_threads(available_cores())
     assert (plan.verifier.num_threads, plan.edge.num_threads) == (threads, threads)
     assert (plan.verifier.max_batch_size, plan.edge.max_budget) == (3, 8)
+
+
+def test_the_demo_stays_on_loopback_whatever_the_file_says(tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text((Path(__file__).parents[2] / "deploy" / "large-pair.yaml").read_text())
+    plan = make_plan(parse_arguments(["--config", str(config)]))
+    assert load_verifier_settings(plan.verifier_arguments()[1:]).tls_certificate_file is None
+    edge = load_edge_settings(plan.edge_arguments()[1:])
+    assert (edge.verifier_ca_file, edge.verifier_certificate_file, edge.public_metrics) == (None, None, True)
+    assert {plan.verifier.host, plan.edge.host, edge.host} == {HOST}
 
 
 def test_model_threads_leave_room_for_the_rest(tmp_path: Path) -> None:

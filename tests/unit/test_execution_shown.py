@@ -53,7 +53,7 @@ async def test_the_edge_shows_its_draft_model() -> None:
 
 async def test_without_a_draft_model_nothing_is_shown() -> None:
     metrics = EdgeMetrics()
-    app = create_app(FakeService(), tokenizer(), HttpSettings(), metrics)
+    app = create_app(FakeService(), tokenizer(), HttpSettings(public_metrics=True), metrics)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         version = (await client.get("/version")).json()
     assert (version["draft_model"], version["draft_execution"]) == (None, None)

@@ -127,7 +127,7 @@ def test_processes_may_share_an_environment(monkeypatch: pytest.MonkeyPatch) -> 
         (EDGE, "temperature", "-1", "a number from 0 to 2 or auto"),
         (EDGE, "seed", "18446744073709551616", "an integer from 0 to 18446744073709551615 or random"),
         (EDGE, "proactive.type", "on", "one of streamed, included, excluded, off"),
-        (EDGE, "verifier-address", "somewhere", "HOST:PORT"),
+        (EDGE, "verifier-address", "somewhere", "HOST:PORT or unix:PATH"),
     ],
 )
 def test_a_bad_value_names_setting_value_origin_and_what_is_allowed(

@@ -1,6 +1,6 @@
 """gRPC settings of both ends: message limits, liveness, reconnection, and nothing on the wire that is not needed."""
 
-import ipaddress
+from specedge.tls.rules import UNIX, is_loopback
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Largest message a verifier takes; a longer one ends its stream with RESOURCE_EXHAUSTED."""
@@ -30,13 +30,22 @@ def server_options() -> Options:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # A connection that has not got through TLS and to HTTP/2 by then is closed.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         # A prompt of 100,000 tokens arrives without waiting for window updates.
         ("grpc.http2.lookahead_bytes", 2**19),
     )
 
 
+def listening_address(host: str, port: int) -> str:
+    """A host, or the address of a unix socket, as gRPC wants to listen on it."""
+    if host.startswith(UNIX):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def client_options(address: str) -> Options:
-    """Options of an edge's channel to `address` (host:port)."""
+    """Options of an edge's channel to `address` (host:port or unix:path)."""
     return (
         *_COMMON,
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
@@ -50,14 +59,3 @@ def client_options(address: str) -> Options:
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0 if is_loopback(address) else 1),
     )
-
-
-def is_loopback(address: str) -> bool:
-    """Whether host:port names this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

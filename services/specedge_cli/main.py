@@ -48,6 +48,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("edge", help="run the edge agent: draft model and OpenAI-compatible HTTP API", add_help=False)
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
+    commands.add_parser("top", help="a live view of running processes, from their metrics", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
     commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
@@ -86,6 +87,12 @@ def _bench(arguments: list[str]) -> int:
     return bench(arguments)
 
 
+def _top(arguments: list[str]) -> int:
+    from specedge_cli.top.command import top
+
+    return top(arguments)
+
+
 def _health(arguments: list[str]) -> int:
     from specedge_cli.health import show_health
 
@@ -115,6 +122,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "edge": _edge,
     "demo": _demo,
     "bench": _bench,
+    "top": _top,
     "health": _health,
     "certs": _certs,
     "key": _key,

@@ -1,0 +1,1 @@
+"""`specedge top`: a live view of verifiers and edge agents, made of nothing but their `/metrics`."""

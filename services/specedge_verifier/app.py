@@ -93,6 +93,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         engine,
         ServerOptions(settings.host, settings.port, stream=StreamOptions(open_timeout_s=settings.open_timeout_s)),
         verifier.grammars,
+        verifier.metrics,
     )
     try:
         await server.start()
@@ -180,6 +181,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         ),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
+    metrics.costs(settings.price_per_hour)
     metrics.runs("target", execution_of(model, runner))
     drafts = None
     if draft_model is not None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from specedge.errors import ProtocolError, SpecEdgeError
 from specedge.node_store import IntArray
 from specedge.penalties import TokenCounts
@@ -96,6 +98,10 @@ class StepReport:
     draft_s: float = 0.0  # drafting beside the target, before the step
     accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
     queue_s: list[float] = field(default_factory=list)
+    admission_s: list[float] = field(default_factory=list)  # from arrival until now, of sessions in their first step
+    nodes_by_depth: list[int] = field(default_factory=list)  # [depth - 1] nodes verified
+    num_drafted_next: int = 0  # sessions that go on and have live nodes to go on with
+    num_bare_next: int = 0  # sessions that go on and have none
 
     @property
     def step_s(self) -> float:
@@ -157,6 +163,7 @@ class EngineCore:
         self._drafts = drafts
         self._sessions: dict[int, Session] = {}
         self._opened: set[int] = set()
+        self._begun: set[int] = set()  # sessions that have been in a step
         self._in_flight: StepInFlight | None = None
 
     @property
@@ -213,6 +220,7 @@ class EngineCore:
         """End a session and free its blocks (Rule 2); one that has ended already is left alone."""
         session = self._sessions.pop(handle, None)
         self._opened.discard(handle)
+        self._begun.discard(handle)
         if session is not None:
             if self._in_flight is None:
                 self.scheduler.remove(session)
@@ -263,10 +271,24 @@ class EngineCore:
         for session in step.closed:
             self.scheduler.remove(session)
         report = report_of(schedule, walks, num_moved)
+        self._count_sessions(schedule, report)
         report.draft_s, report.schedule_s = step.draft_s, step.scheduled_s - step.started_s
         report.forward_s, report.sample_s = step.launched_s - step.scheduled_s, sampled_s - step.learnt_s
         report.settle_s = self._clock() - sampled_s + step.learnt_s - step.launched_s
         return StepResult(events, report)
+
+    def _count_sessions(self, schedule: Schedule, report: StepReport) -> None:
+        """Which sessions began with this step, and what the others can go on with."""
+        for item in schedule.planned:
+            handle = item.session.handle
+            if handle not in self._begun:
+                report.admission_s.append(item.queue_s)
+            if handle in self._sessions:
+                self._begun.add(handle)
+                if item.samples:
+                    has_nodes = item.session.trie.num_live > 0
+                    report.num_drafted_next += has_nodes
+                    report.num_bare_next += not has_nodes
 
     def _keep_accepted(self, schedule: Schedule, walks: list[Walk | None]) -> int:
         """Close the gaps that rejected nodes leave between accepted tokens; nothing moves while the best path wins."""
@@ -366,6 +388,8 @@ def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> S
     done = [(item, path) for item, path in zip(schedule.planned, walks, strict=True) if path is not None]
     num_nodes = len(schedule.trees.rows)
     num_accepted = [len(path.rows) for _, path in done]
+    roots = np.array([item.start + item.num_chunk - 1 for item, _ in done], dtype=np.int64)
+    depths = schedule.trees.positions - roots.repeat(schedule.trees.sizes)
     return StepReport(
         num_sessions=len(schedule.planned),
         num_prefill=schedule.num_rows - num_nodes - len(done),
@@ -379,4 +403,5 @@ def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> S
         settle_s=0.0,
         accepted_depths=[count for (item, _), count in zip(done, num_accepted, strict=True) if item.num_nodes],
         queue_s=[item.queue_s for item, _ in done],
+        nodes_by_depth=np.bincount(depths)[1:].tolist(),
     )

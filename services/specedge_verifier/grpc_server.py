@@ -16,6 +16,7 @@ from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import server_options
 from specedge_verifier.bridge import Engine
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
+from specedge_verifier.stream_observer import StreamObserver
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,18 @@ class ServerOptions:
 class VerifierServer:
     """Life cycle: start (NOT_SERVING), set_ready (SERVING), drain or stop."""
 
-    def __init__(self, engine: Engine, options: ServerOptions, grammars: SessionGrammars | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: ServerOptions,
+        grammars: SessionGrammars | None = None,
+        observer: StreamObserver | None = None,
+    ) -> None:
         self._engine = engine
         self._options = options
         self._server = grpc.aio.server(options=server_options())
         self._health = health.aio.HealthServicer()
-        self.service = VerificationService(engine, options.stream, grammars)
+        self.service = VerificationService(engine, options.stream, grammars, observer)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None

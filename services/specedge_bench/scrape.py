@@ -6,7 +6,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 Samples = Mapping[str, float]
-"""By sample name, with labels as `name{label=value}` (in order of name, without those that every `vllm:` sample has)."""
+"""By sample name, with labels as `name{label=value}` (by name, without those that all `vllm:` samples have)."""
 
 _VLLM_LABELS = ("engine", "model_name")
 

@@ -68,7 +68,7 @@ class DraftMetrics(Collector):
         wasted = {reason: stats.wasted[reason] for reason in ("rejected", "trimmed", "guess_missed", "released")}
         yield self._by_label(
             "wasted_draft_nodes",
-            "Draft nodes lost: rejected by a verdict, trimmed by the budget, after a wrong guess, or with their session",
+            "Draft nodes lost: rejected by a verdict, trimmed by the budget, by a wrong guess, or with their session",
             "reason",
             wasted,
         )
@@ -117,7 +117,11 @@ class LookupMetrics(Collector):
         """The totals of this moment."""
         for name, documentation, counts in (
             ("lookup_draft_nodes", "Nodes looked up and added to draft tries, by source", self._stats.drafted),
-            ("confirmed_lookup_draft_nodes", "Those that a verdict committed, by source", self._stats.confirmed),
+            (
+                "confirmed_lookup_draft_nodes",
+                "Nodes looked up that a verdict committed, by source",
+                self._stats.confirmed,
+            ),
         ):
             family = CounterMetricFamily(f"{self._prefix}_{name}", documentation, labels=["source"])
             for source in SOURCES:

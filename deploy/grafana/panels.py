@@ -152,7 +152,7 @@ def number(
 
 
 def bars(title: str, description: str, unit: str, query: Query, *, maximum: float | None = None) -> Panel:
-    """One bar for each series, as of now."""
+    """One bar for each series, as of now; a query over time, since only of those the order is Prometheus' own."""
     options = {
         "displayMode": "basic",
         "orientation": "horizontal",
@@ -193,7 +193,9 @@ def heatmap(title: str, description: str, unit: str, expr: str, *, width: int = 
     return Panel("heatmap", title, description, [Query(expr, "{{le}}")], unit, width, 8, options, {}, minimum=None)
 
 
-def table(title: str, description: str, *columns: tuple[str, str, str], by: Sequence[str], width: int = 12) -> Panel:
+def table(
+    title: str, description: str, *columns: tuple[str, str, str], by: Sequence[str], width: int = 12, height: int = 8
+) -> Panel:
     """One row for each combination of the labels `by`, one column for each (title, unit, expression)."""
     overrides = [
         {
@@ -217,7 +219,7 @@ def table(title: str, description: str, *columns: tuple[str, str, str], by: Sequ
         queries,
         "short",
         width,
-        8,
+        height,
         options,
         custom,
         minimum=None,

@@ -27,6 +27,11 @@ def share(parts: str, whole: str) -> str:
     return f"{parts} / on () group_left () ({whole} > 0)"
 
 
+def padded(label: str, expr: str) -> str:
+    """Numbers of one or two digits in a label as two, so that their order as text is their order."""
+    return f'label_replace({expr}, "{label}", "0$1", "{label}", "(.)")'
+
+
 def ratio(part: str, whole: str) -> str:
     """One expression over another; nothing where that is 0."""
     return f"{part} / ({whole} > 0)"

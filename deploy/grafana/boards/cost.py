@@ -88,12 +88,14 @@ PRICES = (
             "What an hour of each device costs, by its price_per_hour",
             ("$ per hour", "currencyUSD", f"3600 * specedge_verifier_{PRICE}{{{VERIFIER}}}"),
             by=("instance",),
+            height=5,
         ),
         table(
             "Edge agents",
             "What an hour of each device costs, by its price_per_hour",
             ("$ per hour", "currencyUSD", f"3600 * specedge_edge_{PRICE}{{{EDGE}}}"),
             by=("instance",),
+            height=5,
         ),
     ],
 )

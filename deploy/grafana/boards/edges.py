@@ -21,7 +21,7 @@ def most(expr: str) -> Query:
 NOW = (
     "Now",
     [
-        number("Edge agents", "That answer Prometheus", "short", f"count (specedge_edge_info{{{EDGE}}})"),
+        number("Edge agents", "That answer Prometheus", "short", f"count (specedge_edge_info{{{EDGE}}})", decimals=0),
         number(
             "Round trip, p50",
             "A ping to the verifier and back",

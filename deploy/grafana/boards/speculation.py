@@ -1,7 +1,7 @@
 """What drafts are worth: acceptance by depth, tokens per verification, waste, the draft's lead."""
 
 from panels import EDGE, VERIFIER, YELLOW, Query, bars, dashboard, heatmap, lines, number
-from promql import mean, quantile, ratio, share, total
+from promql import mean, padded, quantile, ratio, share, total
 
 ROOTS = total("specedge_verifier_rows_total", f'{VERIFIER}, kind="root"')
 VERIFIED = total("specedge_verifier_rows_total", f'{VERIFIER}, kind="draft"')
@@ -76,14 +76,14 @@ ACCEPTANCE = (
             "Trees accepted to this depth",
             "Share of the verified trees whose accepted path reaches each depth",
             "percentunit",
-            Query(SURVIVAL, "depth {{depth}}", is_instant=True),
+            Query(padded("depth", SURVIVAL), "depth {{depth}}"),
             maximum=1,
         ),
         bars(
             "Nodes accepted at this depth",
             "Share of the draft nodes verified at each depth that were accepted",
             "percentunit",
-            Query(AT_DEPTH, "depth {{depth}}", is_instant=True),
+            Query(padded("depth", AT_DEPTH), "depth {{depth}}"),
             maximum=1,
         ),
         lines(

@@ -20,6 +20,7 @@ NOW = (
             "short",
             f"sum (specedge_verifier_sessions_waiting{{{VERIFIER}}})",
             limits=[(1, YELLOW), (32, RED)],
+            decimals=0,
         ),
         number("Steps per second", "Engine steps of all verifiers", "short", total(f"{STEP}_count", ALL), decimals=1),
         number("Step, p95", "Seconds of one engine step", "s", quantile(0.95, STEP, ALL)),
@@ -170,6 +171,7 @@ RUNS = (
             ("runs", "bool_yes_no", f"specedge_verifier_execution_info{{{VERIFIER}}}"),
             by=("instance",),
             width=24,
+            height=5,
         ),
     ],
 )

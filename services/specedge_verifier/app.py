@@ -93,7 +93,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         engine,
         ServerOptions(settings.host, settings.port, stream=StreamOptions(open_timeout_s=settings.open_timeout_s)),
         verifier.grammars,
-        verifier.metrics,
+        observer=verifier.metrics,
     )
     try:
         await server.start()

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from specedge.errors import ProtocolError, SpecEdgeError
 from specedge.node_store import IntArray
 from specedge.penalties import TokenCounts
@@ -29,6 +27,7 @@ from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 from specedge_verifier.step_logprobs import StepLogprobs, tell_logprobs
+from specedge_verifier.step_report import StepReport, report_of
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -79,33 +78,6 @@ class StepModel(Protocol):
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy accepted tokens' keys and values to the slots where committed tokens are looked for."""
-
-
-@dataclass(slots=True)
-class StepReport:
-    """One finished step, for metrics and benchmarks; times in seconds."""
-
-    num_sessions: int
-    num_prefill: int  # rows of committed tokens beyond the roots
-    num_nodes: int
-    num_accepted: int
-    num_committed: int
-    num_moved: int  # accepted tokens whose KV had to be copied
-    schedule_s: float
-    forward_s: float  # packing and the forward; on a GPU, launching all of its work
-    sample_s: float  # sampling; on a GPU, waiting for it
-    settle_s: float
-    draft_s: float = 0.0  # drafting beside the target, before the step
-    accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
-    queue_s: list[float] = field(default_factory=list)
-    admission_s: list[float] = field(default_factory=list)  # from arrival until now, of sessions in their first step
-    nodes_by_depth: list[int] = field(default_factory=list)  # [depth - 1] nodes verified
-    num_drafted_next: int = 0  # sessions that go on and have live nodes to go on with
-    num_bare_next: int = 0  # sessions that go on and have none
-
-    @property
-    def step_s(self) -> float:
-        return self.draft_s + self.schedule_s + self.forward_s + self.sample_s + self.settle_s
 
 
 @dataclass(slots=True)
@@ -381,27 +353,3 @@ def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
         return 0
     lead = ceil(num_tokens * (1 + late_s / step_s))
     return lead if lead < _MAX_LEAD else _MAX_LEAD
-
-
-def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:
-    """Count what a step did; its times are the caller's to fill in."""
-    done = [(item, path) for item, path in zip(schedule.planned, walks, strict=True) if path is not None]
-    num_nodes = len(schedule.trees.rows)
-    num_accepted = [len(path.rows) for _, path in done]
-    roots = np.array([item.start + item.num_chunk - 1 for item, _ in done], dtype=np.int64)
-    depths = schedule.trees.positions - roots.repeat(schedule.trees.sizes)
-    return StepReport(
-        num_sessions=len(schedule.planned),
-        num_prefill=schedule.num_rows - num_nodes - len(done),
-        num_nodes=num_nodes,
-        num_accepted=sum(num_accepted),
-        num_committed=sum([len(path.tokens) for _, path in done]),
-        num_moved=num_moved,
-        schedule_s=0.0,
-        forward_s=0.0,
-        sample_s=0.0,
-        settle_s=0.0,
-        accepted_depths=[count for (item, _), count in zip(done, num_accepted, strict=True) if item.num_nodes],
-        queue_s=[item.queue_s for item, _ in done],
-        nodes_by_depth=np.bincount(depths)[1:].tolist(),
-    )

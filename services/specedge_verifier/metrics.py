@@ -16,9 +16,9 @@ from specedge import __version__
 from specedge.model.execution import Execution
 from specedge.vllm_metrics import Alias, VllmAliases
 from specedge_verifier.batch_histogram import BatchHistogram
-from specedge_verifier.core import StepReport
 from specedge_verifier.scheduler import Scheduler
 from specedge_verifier.scheduler_metrics import scheduler_metrics
+from specedge_verifier.step_report import StepReport
 from specedge_verifier.stream_observer import Direction
 
 logger = logging.getLogger(__name__)

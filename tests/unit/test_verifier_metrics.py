@@ -4,9 +4,9 @@ import grpc
 import pytest
 
 from specedge.block_pool import BlockPool
-from specedge_verifier.core import StepReport
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
+from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
 
 OWN = "specedge_verifier_"

@@ -42,7 +42,7 @@ def rows(registry: CollectorRegistry) -> list[str]:
     for collector in registry._collector_to_names:
         for family in collector.collect():
             names: set[str] = {name for sample in family.samples for name in sample.labels}
-            names |= set(getattr(collector, "_labelnames", ()))
+            names |= {*getattr(collector, "_labelnames", ()), *getattr(family, "_labelnames", ())}
             labels = ", ".join(f"`{name}`" for name in sorted(names - {"le"}))
             name = f"{family.name}_total" if family.type == "counter" else family.name
             lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")

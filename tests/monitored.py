@@ -45,7 +45,9 @@ class Load:
         assert not self._thread.is_alive()
 
     async def _run(self) -> None:
-        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=60) as client:
+        # No connection is used again that the server may be closing at this moment.
+        limits = httpx.Limits(keepalive_expiry=1.0)
+        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=60, limits=limits) as client:
             users = [self._use(client, number) for number in range(NUM_USERS)]
             await asyncio.gather(*users, self._crowd(client), self._leave(client))
 

@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients bench exactness lint proto lock install \
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring bench exactness lint proto lock install \
   install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
@@ -45,6 +45,7 @@ help:
 	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
+	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -88,6 +89,20 @@ test-clients: $(INSTALLED_CLIENTS)
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(CLIENTS)/node/node_modules" \
 	  SPECEDGE_AIPERF="$(CURDIR)/$(CLIENTS)/aiperf/bin/aiperf" \
 	  $(CLIENTS)/bin/python -m pytest -q tests/clients $(ARGS)
+
+# Skipped with a word: what needs prometheus and promtool where they are missing, and Grafana's schema without npm.
+GRAFANA_SCHEMA := @grafana/schema@13.2.3 typescript@5.9.3
+INSTALLED_SCHEMA := $(VENV)/.installed-schema-$(PLACE)
+$(INSTALLED_SCHEMA): $(INSTALLED_DEV)
+	if command -v npm >/dev/null; then \
+	  npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/grafana $(GRAFANA_SCHEMA); fi
+	@touch $@
+
+test-monitoring: $(INSTALLED_SCHEMA)
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || \
+	  echo 'Without prometheus and promtool most of it is skipped. Debian and Ubuntu: apt install prometheus'
+	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(VENV)/grafana/node_modules" \
+	  $(RUN) -m pytest -q -rs tests/unit/test_monitoring.py tests/monitoring $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -1,6 +1,7 @@
 """Times and counts one answer: time to first token, gaps between tokens, why it ended."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ class AnswerMeter:
         self._num_prompt_tokens = num_prompt_tokens
         self._clock = clock
         self._last_burst_s: float | None = None
+        self._first_burst_s = math.inf
+        self._num_tokens = 0
         self._finished_reason: str | None = None
 
     def __enter__(self) -> "AnswerMeter":
@@ -41,6 +44,7 @@ class AnswerMeter:
         """Takes one verdict's tokens into account."""
         now_s, metrics = self._clock(), self._metrics
         if self._last_burst_s is None:
+            self._first_burst_s = now_s
             metrics.first_token.observe(now_s - self._arrived_s)
             metrics.prompt_tokens.inc(self._num_prompt_tokens)
             metrics.waiting.dec()
@@ -51,9 +55,21 @@ class AnswerMeter:
             for _ in range(num_tokens):
                 metrics.inter_token.observe(gap_s / num_tokens)
         self._last_burst_s = now_s
+        self._num_tokens += num_tokens
         metrics.generated_tokens.inc(num_tokens)
 
     def end(self, finished_reason: str) -> None:
         """The answer is complete; one that never gets here counts as "abort" when cancelled, else as "error"."""
         self._finished_reason = finished_reason
         self._metrics.answer_seconds.observe(self._clock() - self._arrived_s)
+        is_met = self._meets_slo()
+        self._metrics.slo_answers[is_met].inc()
+        if is_met:
+            self._metrics.slo_tokens.inc(self._num_tokens)
+
+    def _meets_slo(self) -> bool:
+        slo = self._metrics.slo
+        if self._last_burst_s is None or self._first_burst_s - self._arrived_s > slo.ttft_s:
+            return False
+        # A one-token answer has no pause between tokens that could break the promise.
+        return self._last_burst_s - self._first_burst_s <= slo.itl_s * (self._num_tokens - 1)

@@ -300,6 +300,7 @@ class AnswerStream:
             return
         if isinstance(error, ProtocolError) and self._drafter_id:
             logger.error("session %s: drafts were refused, going on without: %s", self._request.request_id, error)
+            self._client.observer.drafts_refused()
             self._stop_drafting()
             return
         if isinstance(error, InvalidRequest | CapacityExceeded):

@@ -24,7 +24,7 @@ from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
 from edge_agent.lookup_source import LookupSource
-from edge_agent.metrics import EdgeMetrics
+from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
@@ -79,7 +79,8 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
     tls = edge_tls(settings)
-    metrics = EdgeMetrics()
+    metrics = EdgeMetrics(slo=Slo(settings.slo_ttft_s, settings.slo_itl_s))
+    metrics.costs(settings.price_per_hour)
     if tls is not None:
         tls.show_expiry(metrics.registry)
     stopped = asyncio.create_task(stop.wait())
@@ -111,6 +112,8 @@ async def _serve_loaded(
     client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link)
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
+    metrics.target_model = lambda: service.info.target_model if service.info else ""
+    metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     if models.drafter is not None:
         models.drafter.start()
     app = compose(settings, models, service, metrics)

@@ -5,14 +5,17 @@ views of our own ones, made when scraped.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from edge_agent.vllm_metrics import Alias, VllmAliases
+from specedge import __version__
 from specedge.model.execution import Execution
+from specedge.vllm_metrics import Alias, VllmAliases
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +35,52 @@ _DRAFT_STEP_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01
 _ROUND_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 
 
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What users are promised: an answer meets it if its time to first token and its mean ITL per token both do."""
+
+    ttft_s: float = 1.0
+    itl_s: float = 0.1
+
+
 class EdgeMetrics:
     """All metrics of one edge agent, in a registry of their own.
 
     Args:
-        model_name: label of the `vllm:` families, asked for at each scrape since the verifier may give it late.
+        model_name: what clients call the model; asked for at each scrape since the verifier may give it late, "" until
+            then.
+        slo: what answers are measured against.
+
+    Attributes:
+        model_name, slo: these.
+        target_model: what the verifier calls the model, likewise.
     """
 
-    def __init__(self, model_name: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, model_name: Callable[[], str] = lambda: "", slo: Slo | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.model_name = self.target_model = model_name
+        self.slo = Slo() if slo is None else slo
         self._create_request_metrics()
         self._create_speculation_metrics()
         self._create_network_metrics()
         self._create_key_metrics()
-        self.registry.register(VllmAliases(self._aliases(), model_name))
+        self.registry.register(VllmAliases(self._aliases(), lambda: self.model_name()))
+        self.registry.register(_Info(lambda: self.model_name(), lambda: self.target_model()))
 
     def drafts_with(self, execution: Execution) -> None:
         """Show what computes the draft model."""
         logger.info("draft model: %s", execution)
         self._draft_execution.labels(**asdict(execution)).set(1)
+
+    def costs(self, price_per_hour: float | None) -> None:
+        """Show what the edge's device costs, in dollars; an unknown price is not shown."""
+        if price_per_hour is not None:
+            price = Gauge(
+                "specedge_edge_price_dollars_per_second",
+                "Dollars that a second of its device costs",
+                registry=self.registry,
+            )
+            price.set(price_per_hour / 3600)
 
     def _create_request_metrics(self) -> None:
         name, registry = "specedge_edge_", self.registry
@@ -60,32 +90,44 @@ class EdgeMetrics:
         self.running = Gauge(f"{name}requests_running", "Answers past their first token", registry=registry)
         self.waiting = Gauge(f"{name}requests_waiting", "Answers before their first token", registry=registry)
         self.finished = Counter(f"{name}answers", "Answers ended, by reason", ["finished_reason"], registry=registry)
+        for reason in ("stop", "length", "abort", "error"):
+            self.finished.labels(reason)
         self.prompt_tokens = Counter(f"{name}prompt_tokens", "Prompt tokens of started answers", registry=registry)
         self.cached_tokens = Counter(
             f"{name}cached_prompt_tokens", "Prompt tokens found in the verifier's prefix cache", registry=registry
         )
         self.generated_tokens = Counter(f"{name}generated_tokens", "Tokens of answers", registry=registry)
+        slo_answers = Counter(
+            f"{name}slo_answers", "Answers that ended well, by whether they met the SLO", ["met"], registry=registry
+        )
+        self.slo_answers = {is_met: slo_answers.labels("yes" if is_met else "no") for is_met in (True, False)}
+        self.slo_tokens = Counter(f"{name}slo_tokens", "Tokens of answers that met the SLO", registry=registry)
+        limits = Gauge(
+            f"{name}slo_seconds", "Limits of the SLO in seconds, by what is limited", ["of"], registry=registry
+        )
+        limits.labels("time_to_first_token").set(self.slo.ttft_s)
+        limits.labels("inter_token").set(self.slo.itl_s)
         self.first_token = Histogram(
             f"{name}time_to_first_token_seconds",
-            "From the request's arrival to its first token",
+            "Seconds from a request's arrival to its first token",
             buckets=_TTFT_BUCKETS_S,
             registry=registry,
         )
         self.inter_token = Histogram(
             f"{name}inter_token_seconds",
-            "Time between tokens: a burst's gap shared by its tokens",
+            "Seconds between tokens: a burst's gap shared by its tokens",
             buckets=_ITL_BUCKETS_S,
             registry=registry,
         )
         self.inter_burst = Histogram(
             f"{name}inter_burst_seconds",
-            "Time between bursts, the tokens of one verdict",
+            "Seconds between bursts, the tokens of one verdict",
             buckets=_ITL_BUCKETS_S,
             registry=registry,
         )
         self.answer_seconds = Histogram(
             f"{name}answer_seconds",
-            "From the request's arrival to its last token",
+            "Seconds from a request's arrival to its last token",
             buckets=_REQUEST_BUCKETS_S,
             registry=registry,
         )
@@ -99,42 +141,52 @@ class EdgeMetrics:
         self.verified_nodes = Counter(f"{name}verified_draft_nodes", "Draft nodes verified", registry=registry)
         self.accepted_nodes = Counter(f"{name}accepted_draft_nodes", "Draft nodes accepted", registry=registry)
         self.accepted_at_depth = Counter(
-            f"{name}accepted_draft_nodes_by_depth", "Accepted draft nodes by depth", ["depth"], registry=registry
+            f"{name}accepted_draft_nodes_by_depth", "Draft nodes accepted, by depth", ["depth"], registry=registry
         )
         self.draft_step = Histogram(
             f"{name}draft_step_seconds",
-            "One draft step of all sessions: choosing rows, forward, growing the tries",
+            "Seconds of a draft step of all sessions: choosing rows, forward, growing the tries",
             buckets=_DRAFT_STEP_BUCKETS_S,
             registry=registry,
         )
 
         names = [field.name for field in fields(Execution)]
         self._draft_execution = Gauge(
-            f"{name}draft_execution_info", "What computes the draft model", names, registry=registry
+            f"{name}draft_execution_info", "1; the labels say what computes the draft model", names, registry=registry
         )
 
     def _create_network_metrics(self) -> None:
         name, registry = "specedge_edge_", self.registry
         self.round = Histogram(
             f"{name}round_seconds",
-            "From a draft's first message to the verdict on it",
+            "Seconds from a draft's first message to the verdict on it",
             buckets=_ROUND_BUCKETS_S,
             registry=registry,
         )
+        parts = Counter(
+            f"{name}round_part_seconds",
+            "Seconds of rounds, by part: waiting on the verifier (queue), its step, and the rest (network)",
+            ["part"],
+            registry=registry,
+        )
+        self.round_parts = {part: parts.labels(part) for part in ("queue", "step", "network")}
         self.round_trip = Histogram(
             f"{name}round_trip_seconds",
-            "A ping to the verifier and back, once a second",
+            "Seconds of a ping to the verifier and back; there is one every second",
             buckets=_ROUND_BUCKETS_S,
             registry=registry,
         )
         self.stream_open = Histogram(
             f"{name}stream_open_seconds",
-            "From opening a stream to the verifier's admission",
+            "Seconds from opening a stream to the verifier's admission",
             buckets=_ROUND_BUCKETS_S,
             registry=registry,
         )
         self.bytes = Counter(
-            f"{name}verifier_bytes", "Bytes exchanged with the verifier", ["direction"], registry=registry
+            f"{name}verifier_bytes",
+            "Bytes exchanged with the verifier, by direction (up is to the verifier)",
+            ["direction"],
+            registry=registry,
         )
         self.reconnects = Counter(f"{name}reconnects", "Streams that broke and were opened again", registry=registry)
         self.resumed_tokens = Counter(
@@ -144,6 +196,11 @@ class EdgeMetrics:
             f"{name}failed_handshakes",
             "Attempts that found no TLS connection to the verifier possible, at most one in 5 s",
             ["reason"],
+            registry=registry,
+        )
+        self.drafts_refused = Counter(
+            f"{name}drafts_refused",
+            "Answers that went on without drafts because the verifier refused them",
             registry=registry,
         )
         self.answers_lost = Counter(
@@ -172,6 +229,7 @@ class EdgeMetrics:
             Alias(self.first_token, "time_to_first_token_seconds"),
             Alias(self.inter_burst, "inter_token_latency_seconds"),
             Alias(self.answer_seconds, "e2e_request_latency_seconds"),
+            Alias(self.stream_open, "request_queue_time_seconds"),
             Alias(self.running, "num_requests_running"),
             Alias(self.waiting, "num_requests_waiting"),
             Alias(self.prompt_tokens, "prompt_tokens"),
@@ -184,3 +242,21 @@ class EdgeMetrics:
             Alias(self.accepted_nodes, "spec_decode_num_accepted_tokens"),
             Alias(self.accepted_at_depth, "spec_decode_num_accepted_tokens_per_pos", zero_based=("depth", "position")),
         ]
+
+
+class _Info(Collector):
+    """Says which edge agent runs and what it serves; names are empty until the verifier has told them."""
+
+    def __init__(self, model_name: Callable[[], str], target_model: Callable[[], str]) -> None:
+        self._model_name = model_name
+        self._target_model = target_model
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        info = GaugeMetricFamily(
+            "specedge_edge_info",
+            "1; the labels say which edge agent runs, what the verifier calls its model and what clients call it",
+            labels=["version", "model", "served_model"],
+        )
+        info.add_metric([__version__, self._target_model(), self._model_name()], 1)
+        yield info

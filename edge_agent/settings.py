@@ -140,6 +140,20 @@ class EdgeSettings(DrafterSettings):
     verifier_deadline_s: Seconds = Field(
         default=30.0, description="how long a request survives without a verifier before its user gets an error"
     )
+    slo_ttft_s: float = Field(
+        default=1.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="time to first token, in seconds, within which an answer meets the SLO that /metrics count",
+    )
+    slo_itl_s: float = Field(
+        default=0.1,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="mean time per further token, in seconds, within which an answer meets that SLO",
+    )
     max_concurrent_requests: int = Field(
         default=256, ge=1, le=65536, description="most requests served at a time; one more gets 503 with Retry-After"
     )

@@ -40,6 +40,12 @@ class StreamMetrics:
         metrics = self._metrics
         if round_s is not None:
             metrics.round.observe(round_s)
+            # A step may have begun before the draft was sent: what survived the last verdict needs no draft.
+            step_s = min(1e-6 * message.step_us, round_s)
+            queue_s = min(1e-6 * message.queue_us, round_s - step_s)
+            metrics.round_parts["step"].inc(step_s)
+            metrics.round_parts["queue"].inc(queue_s)
+            metrics.round_parts["network"].inc(round_s - step_s - queue_s)
         if message.num_nodes_verified:
             metrics.verifications.inc()
             metrics.verified_nodes.inc(message.num_nodes_verified)
@@ -50,6 +56,10 @@ class StreamMetrics:
     def round_trip(self, seconds: float) -> None:
         """Takes the time of a ping."""
         self._metrics.round_trip.observe(seconds)
+
+    def drafts_refused(self) -> None:
+        """Counts fallbacks to plain decoding."""
+        self._metrics.drafts_refused.inc()
 
     def broken(self, reason: str) -> None:
         """Counts reconnections."""

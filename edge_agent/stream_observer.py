@@ -24,6 +24,9 @@ class StreamObserver(Protocol):
     def round_trip(self, seconds: float) -> None:
         """The verifier answered a ping."""
 
+    def drafts_refused(self) -> None:
+        """The verifier refused an answer's drafts; it goes on without."""
+
     def broken(self, reason: str) -> None:
         """A stream ended before its answer did; it is opened again after a while."""
 
@@ -46,6 +49,7 @@ class StreamCounters:
         self.num_nodes_sent = 0
         self.num_verdicts = 0
         self.num_pings = 0
+        self.num_drafts_refused = 0
         self.num_broken = 0
         self.num_given_up = 0
         self.failed_handshakes: Counter[str] = Counter()
@@ -72,6 +76,10 @@ class StreamCounters:
     def round_trip(self, seconds: float) -> None:
         """Counts pings."""
         self.num_pings += 1
+
+    def drafts_refused(self) -> None:
+        """Counts fallbacks to plain decoding."""
+        self.num_drafts_refused += 1
 
     def broken(self, reason: str) -> None:
         """Counts reconnections."""

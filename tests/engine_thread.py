@@ -16,9 +16,10 @@ from specedge.errors import (
 )
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import OpenSession, ServerInfo, SessionOpened, System, Verdict
-from specedge_verifier.core import EngineCore, StepReport
+from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineThread, monotonic_s
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
+from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
 
 MAX_LEN = 256

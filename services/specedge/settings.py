@@ -101,6 +101,15 @@ class ProcessSettings(SettingsGroup, BaseSettings):
         description="CPU threads for model execution; auto takes half of the cores",
         json_schema_extra={"unset_word": "auto"},
     )
+    price_per_hour: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="dollars that an hour of this process's device costs, shown in /metrics so that dashboards know "
+        "what a token costs",
+        json_schema_extra={"unset_word": "unknown"},
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log record that is printed"
     )

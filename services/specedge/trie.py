@@ -100,6 +100,13 @@ class DraftTrie:
         return len(self._live)
 
     @property
+    def reach(self) -> int:
+        """Depth of the deepest live node; 0 where none is."""
+        if not self.live_places:
+            return 0
+        return int(self._store.positions.take(self.live_places).max()) - len(self.committed) + 1
+
+    @property
     def num_committed(self) -> int:
         """Committed tokens, the prompt included."""
         return len(self.committed)

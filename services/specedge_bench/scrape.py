@@ -6,7 +6,9 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 Samples = Mapping[str, float]
-"""By sample name, with labels as `name{label=value}` (in order of name; the model's name is left out)."""
+"""By sample name, with labels as `name{label=value}` (by name, without those that all `vllm:` samples have)."""
+
+_VLLM_LABELS = ("engine", "model_name")
 
 
 async def scrape(client: httpx.AsyncClient, url: str) -> Samples:
@@ -27,7 +29,7 @@ def parse(text: str) -> Samples:
         for sample in family.samples:
             if not sample.name.endswith("_bucket"):
                 labels = ",".join(
-                    f"{key}={value}" for key, value in sorted(sample.labels.items()) if key != "model_name"
+                    f"{key}={value}" for key, value in sorted(sample.labels.items()) if key not in _VLLM_LABELS
                 )
                 samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return samples

@@ -103,7 +103,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         stream=StreamOptions(open_timeout_s=settings.open_timeout_s),
         tls=None if source is None else server_tls(source, registry),
     )
-    server = VerifierServer(engine, options, verifier.grammars)
+    server = VerifierServer(engine, options, verifier.grammars, observer=verifier.metrics)
     try:
         await server.start()
         await server.set_ready()
@@ -188,6 +188,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
         ),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)
+    metrics.costs(settings.price_per_hour)
     metrics.runs("target", execution_of(model, runner))
     drafts = None
     if draft_model is not None:

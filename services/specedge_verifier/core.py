@@ -27,6 +27,7 @@ from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 from specedge_verifier.step_logprobs import StepLogprobs, tell_logprobs
+from specedge_verifier.step_report import StepReport, report_of
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -77,29 +78,6 @@ class StepModel(Protocol):
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy accepted tokens' keys and values to the slots where committed tokens are looked for."""
-
-
-@dataclass(slots=True)
-class StepReport:
-    """One finished step, for metrics and benchmarks; times in seconds."""
-
-    num_sessions: int
-    num_prefill: int  # rows of committed tokens beyond the roots
-    num_nodes: int
-    num_accepted: int
-    num_committed: int
-    num_moved: int  # accepted tokens whose KV had to be copied
-    schedule_s: float
-    forward_s: float  # packing and the forward; on a GPU, launching all of its work
-    sample_s: float  # sampling; on a GPU, waiting for it
-    settle_s: float
-    draft_s: float = 0.0  # drafting beside the target, before the step
-    accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
-    queue_s: list[float] = field(default_factory=list)
-
-    @property
-    def step_s(self) -> float:
-        return self.draft_s + self.schedule_s + self.forward_s + self.sample_s + self.settle_s
 
 
 @dataclass(slots=True)
@@ -157,6 +135,7 @@ class EngineCore:
         self._drafts = drafts
         self._sessions: dict[int, Session] = {}
         self._opened: set[int] = set()
+        self._begun: set[int] = set()  # sessions that have been in a step
         self._in_flight: StepInFlight | None = None
 
     @property
@@ -213,6 +192,7 @@ class EngineCore:
         """End a session and free its blocks (Rule 2); one that has ended already is left alone."""
         session = self._sessions.pop(handle, None)
         self._opened.discard(handle)
+        self._begun.discard(handle)
         if session is not None:
             if self._in_flight is None:
                 self.scheduler.remove(session)
@@ -263,10 +243,24 @@ class EngineCore:
         for session in step.closed:
             self.scheduler.remove(session)
         report = report_of(schedule, walks, num_moved)
+        self._count_sessions(schedule, report)
         report.draft_s, report.schedule_s = step.draft_s, step.scheduled_s - step.started_s
         report.forward_s, report.sample_s = step.launched_s - step.scheduled_s, sampled_s - step.learnt_s
         report.settle_s = self._clock() - sampled_s + step.learnt_s - step.launched_s
         return StepResult(events, report)
+
+    def _count_sessions(self, schedule: Schedule, report: StepReport) -> None:
+        """Which sessions began with this step, and what the others can go on with."""
+        for item in schedule.planned:
+            handle = item.session.handle
+            if handle not in self._begun:
+                report.admission_s.append(item.queue_s)
+            if handle in self._sessions:
+                self._begun.add(handle)
+                if item.samples:
+                    has_nodes = item.session.trie.num_live > 0
+                    report.num_drafted_next += has_nodes
+                    report.num_bare_next += not has_nodes
 
     def _keep_accepted(self, schedule: Schedule, walks: list[Walk | None]) -> int:
         """Close the gaps that rejected nodes leave between accepted tokens; nothing moves while the best path wins."""
@@ -359,24 +353,3 @@ def lead_tokens(session: Session, num_tokens: int, step_s: float) -> int:
         return 0
     lead = ceil(num_tokens * (1 + late_s / step_s))
     return lead if lead < _MAX_LEAD else _MAX_LEAD
-
-
-def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> StepReport:
-    """Count what a step did; its times are the caller's to fill in."""
-    done = [(item, path) for item, path in zip(schedule.planned, walks, strict=True) if path is not None]
-    num_nodes = len(schedule.trees.rows)
-    num_accepted = [len(path.rows) for _, path in done]
-    return StepReport(
-        num_sessions=len(schedule.planned),
-        num_prefill=schedule.num_rows - num_nodes - len(done),
-        num_nodes=num_nodes,
-        num_accepted=sum(num_accepted),
-        num_committed=sum([len(path.tokens) for _, path in done]),
-        num_moved=num_moved,
-        schedule_s=0.0,
-        forward_s=0.0,
-        sample_s=0.0,
-        settle_s=0.0,
-        accepted_depths=[count for (item, _), count in zip(done, num_accepted, strict=True) if item.num_nodes],
-        queue_s=[item.queue_s for item, _ in done],
-    )

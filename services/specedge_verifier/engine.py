@@ -24,7 +24,8 @@ from specedge.errors import (
 )
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
-from specedge_verifier.core import EngineCore, Event, StepInFlight, StepReport
+from specedge_verifier.core import EngineCore, Event, StepInFlight
+from specedge_verifier.step_report import StepReport
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState

@@ -19,6 +19,7 @@ from specedge.wire.channel import listening_address, server_options
 from specedge_verifier.bridge import Engine
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
+from specedge_verifier.stream_observer import StreamObserver
 
 if TYPE_CHECKING:
     from specedge.tls.files import TlsMaterial, TlsSource
@@ -99,13 +100,19 @@ class HealthServicer(health.aio.HealthServicer):
 class VerifierServer:
     """Life cycle: start (NOT_SERVING), set_ready (SERVING), drain or stop."""
 
-    def __init__(self, engine: Engine, options: ServerOptions, grammars: SessionGrammars | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: ServerOptions,
+        grammars: SessionGrammars | None = None,
+        observer: StreamObserver | None = None,
+    ) -> None:
         self._engine = engine
         self._options = options
         self._server = grpc.aio.server(options=server_options())
         self._health = HealthServicer(options.tls)
         on_call = None if options.tls is None else options.tls.handshakes.called
-        self.service = VerificationService(engine, options.stream, grammars, on_call)
+        self.service = VerificationService(engine, options.stream, grammars, observer, on_call)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None

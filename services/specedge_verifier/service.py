@@ -23,11 +23,13 @@ from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.call_context import incoming_call
+from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.status import to_status
 from specedge_verifier.bridge import Engine, Outbox
 from specedge_verifier.session_record import session_record
+from specedge_verifier.stream_observer import NobodyWatches, StreamObserver
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -63,6 +65,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         engine: runs the sessions.
         options: limits of one stream.
         grammars: compiles what sessions must follow; None: such sessions are refused.
+        observer: told about bytes and refusals.
         on_call: told the address of each call's peer.
     """
 
@@ -71,9 +74,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         engine: Engine,
         options: StreamOptions,
         grammars: SessionGrammars | None = None,
+        observer: StreamObserver | None = None,
         on_call: Callable[[str], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._observer: StreamObserver = NobodyWatches() if observer is None else observer
         self._on_call = on_call
         self._grammars = grammars
         self._options = options
@@ -133,14 +138,16 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         except SpecEdgeError as error:
             status = to_status(error)
             logger.info("stream from %s ends with %s: %s", context.peer(), status.code.name, status.details)
+            self._observer.rejected(status.code.name)
             span.set_status(trace.StatusCode.ERROR, f"{status.code.name}: {status.details}")
             await context.abort(status.code, status.details, status.metadata)
 
     async def _serve(self, context: GenerateContext, outbox: Outbox, span: trace.Span) -> None:
         try:
             async with asyncio.timeout(self._options.open_timeout_s):
-                request = await _read(context)
+                request = await self._read(context)
         except TimeoutError:
+            self._observer.rejected(grpc.StatusCode.DEADLINE_EXCEEDED.name)
             details = f"no OpenSession arrived within {self._options.open_timeout_s:g} s"
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, details)
         if request is None:
@@ -152,7 +159,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
                 while (message := await outbox.get()) is not None:
-                    await context.write(codec.encode_response(message))
+                    response = codec.encode_response(message)
+                    await context.write(response)
+                    self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
                     record.sent(message)
                 self._engine.close(handle)
                 await asyncio.wait({reader}, timeout=self._options.linger_s)
@@ -187,7 +196,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         info = self._engine.info()
         decoder = DraftDecoder(info.vocab_size, info.max_nodes_per_message)
         try:
-            while (request := await _read(context)) is not None:
+            while (request := await self._read(context)) is not None:
                 nodes = decoder.decode(request, outbox.num_verdicts_taken)
                 if opening.system == "specedge":
                     self._engine.draft(handle, nodes)
@@ -199,16 +208,18 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             outbox.failed(SpecEdgeError("the verifier failed to read from the stream"))
         self._engine.close(handle)
 
+    async def _read(self, context: GenerateContext) -> pb.GenerateRequest | None:
+        """The next request; None when the client has closed its side."""
+        try:
+            request: object = await context.read()
+        except DecodeError as error:
+            raise ProtocolError(f"a message cannot be parsed as GenerateRequest: {error}") from error
+        if not isinstance(request, pb.GenerateRequest):
+            return None
+        self._observer.wire_bytes("up", request.ByteSize() + FRAMING_BYTES)
+        return request
+
 
 def draining_error() -> VerifierUnavailable:
     """What a stream is told that a verifier shutting down cannot serve."""
     return VerifierUnavailable("the verifier is shutting down; retryable", retry_after_s=1.0)
-
-
-async def _read(context: GenerateContext) -> pb.GenerateRequest | None:
-    """The next request; None when the client has closed its side."""
-    try:
-        request: object = await context.read()
-    except DecodeError as error:
-        raise ProtocolError(f"a message cannot be parsed as GenerateRequest: {error}") from error
-    return request if isinstance(request, pb.GenerateRequest) else None

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specedge.errors import InvalidRequest
-from specedge_verifier.core import StepReport
 from specedge_verifier.engine import EngineObserver
+from specedge_verifier.step_report import StepReport
 
 _MS = 1e3
 

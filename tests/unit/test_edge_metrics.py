@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from edge_agent.answer_meter import AnswerMeter
-from edge_agent.metrics import EdgeMetrics
+from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.stream_observer import StreamObserver
 from specedge.block_pool import BlockPool
@@ -75,6 +75,34 @@ def test_answers_that_do_not_end_well_leave_the_gauges_at_zero(
     assert value(metrics, f"{OWN}answer_seconds_count") == 0
 
 
+@pytest.mark.parametrize(
+    ("ttft_s", "gap_s", "num_tokens", "is_met"),
+    [(1.0, 0.3, 3, True), (1.1, 0.3, 3, False), (1.0, 0.31, 3, False), (1.0, 0.0, 0, True), (1.1, 0.0, 0, False)],
+)
+def test_an_answer_meets_the_slo_by_its_first_token_and_its_mean_pause(
+    ttft_s: float, gap_s: float, num_tokens: int, is_met: bool
+) -> None:
+    metrics, clock = EdgeMetrics(slo=Slo(ttft_s=1.0, itl_s=0.1)), Clock()
+    with AnswerMeter(metrics, clock.now_s - ttft_s, num_prompt_tokens=7, clock=clock) as answer:
+        answer.burst(num_tokens=1)
+        if num_tokens:
+            clock.now_s += gap_s
+            answer.burst(num_tokens)
+        answer.end("stop")
+    assert value(metrics, f"{OWN}slo_answers_total", met="yes") == is_met
+    assert value(metrics, f"{OWN}slo_answers_total", met="no") == (not is_met)
+    assert value(metrics, f"{OWN}slo_tokens_total") == is_met * (1 + num_tokens)
+    assert value(metrics, f"{OWN}slo_seconds", of="time_to_first_token") == 1.0
+
+
+def test_what_did_not_end_well_neither_meets_nor_misses_the_slo() -> None:
+    metrics = EdgeMetrics()
+    with pytest.raises(ValueError), meter(metrics, Clock()) as answer:
+        answer.burst(num_tokens=1)
+        raise ValueError
+    assert [value(metrics, f"{OWN}slo_answers_total", met=met) for met in ("yes", "no")] == [0, 0]
+
+
 def observed() -> EdgeMetrics:
     metrics = EdgeMetrics(lambda: "demo")
     observer: StreamObserver = StreamMetrics(metrics)
@@ -87,6 +115,7 @@ def observed() -> EdgeMetrics:
     observer.verdict(Verdict(13, (4,), "", 0, 90_000, num_nodes_verified=1, num_accepted=0), round_s=0.05)
     observer.round_trip(0.03)
     observer.round_trip(0.04)
+    observer.drafts_refused()
     observer.broken("reset")
     observer.opened(SessionOpened(num_cached_tokens=16, max_live_nodes=64), open_s=0.02, num_resumed_tokens=5)
     observer.gave_up("gone")
@@ -104,6 +133,14 @@ def test_streams_are_counted() -> None:
     assert value(metrics, f"{OWN}answers_lost_total") == 1
     assert value(metrics, f"{OWN}round_seconds_sum") == pytest.approx(0.15)
     assert value(metrics, f"{OWN}round_trip_seconds_sum") == pytest.approx(0.07)
+    assert value(metrics, f"{OWN}drafts_refused_total") == 1
+
+
+def test_a_rounds_time_is_the_verifiers_queue_its_step_and_the_rest() -> None:
+    metrics = observed()
+    parts = [value(metrics, f"{OWN}round_part_seconds_total", part=part) for part in ("queue", "step", "network")]
+    # Of 100 ms: 10, 20 and the rest; and a step that began before its round's draft was sent takes all of its 50 ms.
+    assert parts == pytest.approx([0.01, 0.02 + 0.05, 0.07])
 
 
 def test_acceptance_is_counted_by_depth() -> None:
@@ -150,10 +187,31 @@ def test_the_drafters_totals_are_read_when_scraped() -> None:
     assert value(metrics, f"{OWN}draft_guesses_total", outcome="hit") == 2
     assert value(metrics, f"{OWN}wasted_draft_nodes_total", reason="rejected") == 3
     pool.allocate(3)
-    stats.num_rows = 20
+    stats.num_rows, stats.num_rests = 20, 1
+    for num_tokens in (0, 3, 3, 100):
+        stats.lead(num_tokens)
     assert value(metrics, f"{OWN}draft_kv_slots", state="held") == 3
     assert value(metrics, f"{OWN}draft_kv_slots", state="free") == 13
     assert value(metrics, f"{OWN}draft_rows_total") == 20
+    assert value(metrics, f"{OWN}draft_rests_total") == 1
+    bounds = ("0.0", "2.0", "3.0", "32.0", "+Inf")
+    assert [value(metrics, f"{OWN}draft_lead_tokens_bucket", le=bound) for bound in bounds] == [1, 1, 3, 3, 4]
+    assert value(metrics, f"{OWN}draft_lead_tokens_sum") == 106
+
+
+def test_vllms_names_wait_until_the_model_has_one() -> None:
+    metrics = EdgeMetrics()
+    assert b"vllm:" not in generate_latest(metrics.registry)
+    metrics.model_name = lambda: "named"
+    assert b'vllm:generation_tokens_total{engine="0",model_name="named"}' in generate_latest(metrics.registry)
+
+
+def test_a_price_is_shown_once_it_is_known() -> None:
+    metrics = EdgeMetrics()
+    metrics.costs(None)
+    assert value(metrics, f"{OWN}price_dollars_per_second") is None
+    metrics.costs(3.6)
+    assert value(metrics, f"{OWN}price_dollars_per_second") == pytest.approx(0.001)
 
 
 def test_each_registry_is_its_own() -> None:

@@ -197,12 +197,15 @@ class SessionDrafting:
     def verdict(self, token_ids: Sequence[int]) -> list[tuple[Candidates, int]]:
         """Commits tokens, re-roots the tree, and returns what they tell about the ranking."""
         num_accepted = max(0, len(token_ids) - 1)  # the last one is the target's own
+        was_drafting = self._payoff.is_drafting
         self._payoff.verdict(num_accepted)
+        self._stats.num_rests += was_drafting and not self._payoff.is_drafting
         self._stats.verdict(num_accepted)
         if self.counts is not None:
             self.counts.append(token_ids)
         self._follow(token_ids)
         commit = self.tree.commit(token_ids)
+        self._stats.lead(self.tree.trie.reach)
         self._stats.num_confirmed += len(commit.accepted)
         self._lose(commit.dead, "rejected")
         for number in commit.accepted:

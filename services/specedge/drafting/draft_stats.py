@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from specedge.drafting.lookup_acceptance import Source
 
+MAX_LEAD = 64
+"""Tokens beyond the committed text up to which leads are told apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -49,6 +52,10 @@ class DrafterStats:
         num_verdicts: verdicts of drafting sessions.
         accepted_by_depth: [depth - 1] verdicts that accepted at least that many drafted tokens.
         num_guesses_hit, num_guesses_missed: outcomes of expansion heads.
+        leads: [num_tokens] verdicts after which the draft reached so far beyond the committed text; MAX_LEAD counts all
+            from there on.
+        num_lead_tokens: the sum of these reaches.
+        num_rests: times a session stopped drafting for a while because hardly anything was accepted.
         num_starved: times a session had to give its slots up.
         lookup: nodes that were looked up; they count as drafted too.
     """
@@ -68,6 +75,9 @@ class DrafterStats:
     accepted_by_depth: list[int] = field(default_factory=list)
     num_guesses_hit: int = 0
     num_guesses_missed: int = 0
+    leads: list[int] = field(default_factory=lambda: [0] * (MAX_LEAD + 1))
+    num_lead_tokens: int = 0
+    num_rests: int = 0
     num_starved: int = 0
     lookup: LookupStats = field(default_factory=LookupStats)
 
@@ -79,6 +89,11 @@ class DrafterStats:
         self.schedule_s += report.schedule_s
         self.forward_s += report.forward_s
         self.settle_s += report.settle_s
+
+    def lead(self, num_tokens: int) -> None:
+        """Counts how far the draft reaches after a verdict."""
+        self.leads[min(num_tokens, MAX_LEAD)] += 1
+        self.num_lead_tokens += num_tokens
 
     def verdict(self, num_accepted: int) -> None:
         """Counts a verdict that accepted this many drafted tokens."""

@@ -24,9 +24,10 @@ from specedge_bench.simulation.scenario import BLOCK_SIZE, Mode, Progress, Repla
 from specedge_bench.simulation.totals import VerifierTotals
 from specedge_bench.simulation.verifier import SimulatedVerifier
 from specedge_bench.simulation.workload import User, users_of
-from specedge_verifier.core import EngineCore, StepReport
+from specedge_verifier.core import EngineCore
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
+from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import BatchType
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from specedge_verifier.core import StepReport
+from specedge_verifier.step_report import StepReport
 
 
 @dataclass(slots=True)

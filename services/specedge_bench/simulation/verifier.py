@@ -10,7 +10,8 @@ from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdi
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.models import LocalDraft
 from specedge_bench.simulation.totals import VerifierTotals
-from specedge_verifier.core import EngineCore, Event, StepReport
+from specedge_verifier.core import EngineCore, Event
+from specedge_verifier.step_report import StepReport
 
 _SHORTEST_WAIT_S = 1e-5  # no real thread looks again sooner, and virtual time must move on
 OnVerdict = Callable[[Verdict], None]

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import sys
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -234,6 +235,10 @@ def _print_invitation(plan: Plan, console: Console) -> None:
     key = "" if plan.edge.api_keys_file is None else " -H 'Authorization: Bearer KEY'"
     command = f"curl -N {plan.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
     console.print(command, markup=False)
+    ports = [port for port in (plan.verifier.metrics_port, plan.edge.metrics_port) if port is not None]
+    if ports:
+        view = " ".join(f"{HOST}:{port}" for port in ports)
+        console.print(f"\nA live view: {sys.executable} -m specedge_cli top {view}", markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops both processes.", markup=False)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rich.columns import Columns
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -102,17 +103,15 @@ def edge_rows(window: Window) -> list[list[Row]]:
 
 
 def _panel(title: str, model: str | None, groups: Iterable[list[Row]]) -> Panel:
-    side_by_side = Table.grid(padding=(0, 4))
     columns = []
     for rows in groups:
         column = Table.grid(padding=(0, 2))
         column.add_column(style="dim", no_wrap=True)
-        column.add_column()
+        column.add_column(no_wrap=True)
         for name, value in rows:
             column.add_row(name, value)
         columns.append(column)
-    side_by_side.add_row(*columns)
-    return Panel(side_by_side, title=f"{title} [dim]{model or ''}[/]", title_align="left")
+    return Panel(Columns(columns, padding=(0, 4)), title=f"{title} [dim]{model or ''}[/]", title_align="left")
 
 
 def _running_and_waiting(window: Window, what: str) -> str:

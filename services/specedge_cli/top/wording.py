@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 NOTHING: Final = "-"
-BAR_CELLS: Final = 20
+BAR_CELLS: Final = 12
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 
 

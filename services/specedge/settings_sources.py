@@ -63,6 +63,24 @@ def load_settings(process: ProcessKind, others: Sequence[ProcessKind], arguments
         **_read_environment(process, f"{PREFIX}{process.name.upper()}__"),
         **flags,
     }
+    return _build(process, table, given)
+
+
+def settings_of(process: ProcessKind, section: dict[str, Any], origin: str) -> ProcessSettings:
+    """The settings that a section of some other file describes; environment and flags have no say.
+
+    Args:
+        process: whose settings they are.
+        section: keys and values, as `load_yaml` reads them.
+        origin: where the section stands, for messages.
+
+    Raises:
+        SettingsError: a setting is unknown, or a value is not allowed.
+    """
+    return _build(process, setting_table(process.settings_class), _check_keys(process, (), section, origin))
+
+
+def _build(process: ProcessKind, table: dict[str, SettingEntry], given: dict[str, _Given]) -> ProcessSettings:
     try:
         return process.settings_class(**_nest({name: entry.value for name, entry in given.items()}))
     except ValidationError as error:
@@ -166,17 +184,26 @@ class StrictLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file of keys and values, all scalars as text; an empty file has none.
+
+    Raises:
+        SettingsError: it cannot be read, or holds something else; `what` says in the message what the file is.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} ({what}) cannot be read: {error}") from None
+    if content in (None, ""):
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} ({what}) must hold keys and values, found {content!r:.60}")
+    return content
+
+
 class _FileSource(YamlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        try:
-            content = yaml.load(Path(file_path).read_text(encoding="utf-8"), Loader=StrictLoader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{file_path} (settings file) cannot be read: {error}") from None
-        if content in (None, ""):
-            return {}
-        if not isinstance(content, dict):
-            raise SettingsError(f"{file_path} (settings file) must hold keys and values, found {content!r:.60}")
-        return content
+        return load_yaml(Path(file_path), "settings file")
 
 
 def _read_file(process: ProcessKind, others: Sequence[ProcessKind], path: str | None) -> dict[str, _Given]:

@@ -113,6 +113,8 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         await client.close()
         if models.drafter is not None:
             models.drafter.stop()
+        if models.lookup is not None:
+            models.lookup.stop()
     logger.info("stopped")
 
 
@@ -146,7 +148,8 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         torch.set_num_threads(settings.num_threads)
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
     if settings.draft_model is None:
-        return LoadedModels(tokenizer, None, lookup=lookup_source(settings, metrics) if settings.looks_up else None)
+        lookup = lookup_source(settings, tokenizer, metrics) if settings.looks_up else None
+        return LoadedModels(tokenizer, None, lookup=lookup)
     model = load_draft_model(settings, tokenizer)
     num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
     runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
@@ -167,9 +170,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     return LoadedModels(tokenizer, drafter, execution)
 
 
-def lookup_source(settings: EdgeSettings, metrics: EdgeMetrics) -> LookupSource:
+def lookup_source(settings: EdgeSettings, tokenizer: Tokenizer, metrics: EdgeMetrics) -> LookupSource:
     """Drafts without a draft model."""
-    source = LookupSource(settings.max_budget)
+    source = LookupSource(settings.max_budget, partial(draft_grammars, tokenizer))
     metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
     return source
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from math import log
 from typing import NamedTuple
 
+from specedge.drafting.followed_grammar import FollowedGrammar
 from specedge.drafting.lookup_acceptance import LookupAcceptance, SessionAcceptance, Source
 from specedge.drafting.ngram_index import MAX_MATCH, MIN_MATCH, Match, NGramIndex
 
@@ -120,6 +121,7 @@ class SessionLookup:
         prediction: what the answer is expected to be; may be empty.
         acceptance: what all sessions have seen.
         is_final: tells whether nothing can follow a token at a position.
+        grammar: what it refuses is not proposed; its owner moves it on before `commit`.
     """
 
     def __init__(
@@ -130,8 +132,10 @@ class SessionLookup:
         prediction: Sequence[int],
         acceptance: LookupAcceptance,
         is_final: Callable[[int, int], bool],
+        grammar: FollowedGrammar,
     ) -> None:
         self._is_final = is_final
+        self._grammar = grammar
         self._num_committed = prompt_len
         text = NGramIndex(committed[max(0, prompt_len - MAX_INDEXED) : prompt_len], min(capacity, MAX_INDEXED))
         self._text = Follower("lookup", text, SessionAcceptance(acceptance, "lookup"), None)
@@ -155,11 +159,9 @@ class SessionLookup:
 
     def chains(self) -> list[Chain]:
         """What may follow the text, at most one chain of each source."""
-        chains = [
-            follower.chain(follower.match, (), self._num_committed, self._is_final)
-            for follower in self._followers
-            if follower.match is not None
-        ]
+        chains = (
+            self._chain(follower, follower.match, ()) for follower in self._followers if follower.match is not None
+        )
         return [chain for chain in chains if chain.token_ids]
 
     def chain_after(self, path: Sequence[int]) -> Chain | None:
@@ -169,10 +171,18 @@ class SessionLookup:
         for follower in self._followers:
             match = follower.index.find(tail, len(follower.index))
             if match is not None:
-                chain = follower.chain(match, path, self._num_committed + len(path), self._is_final)
+                chain = self._chain(follower, match, path)
                 if chain.token_ids and (best is None or chain.log_probs[0] > best.log_probs[0]):
                     best = chain
         return best
+
+    def _chain(self, follower: Follower, match: Match, path: Sequence[int]) -> Chain:
+        """What a source says after a match, as far as the grammar goes along."""
+        chain = follower.chain(match, path, self._num_committed + len(path), self._is_final)
+        num_admitted = self._grammar.num_admitted(path, chain.token_ids)
+        if num_admitted == len(chain.token_ids):
+            return chain
+        return Chain(chain.source, chain.token_ids[:num_admitted], chain.log_probs[:num_admitted])
 
     def _tail(self) -> Sequence[int]:
         return self._text.index.token_ids[-MAX_MATCH:]

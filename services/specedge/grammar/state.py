@@ -143,6 +143,21 @@ class GrammarState:
         allowed: NDArray[np.bool_] = is_inside & ((row[ids >> 5] >> (ids & 31)) & 1).astype(np.bool_)
         return allowed
 
+    def num_admitted(self, path: Sequence[int], token_ids: Sequence[int]) -> int:
+        """How many of these tokens may follow, one after the other, the committed tokens and a path of further ones.
+
+        The state stays as it is. An end token may be the last one.
+        """
+        depth, started = 0, time.thread_time()
+        for token_id in (*path, *token_ids):
+            if not self._advance(token_id):
+                break
+            depth += 1
+        if depth:
+            self._matcher.rollback(depth)
+        self._measure(time.thread_time() - started, depth + 1)
+        return max(0, depth - len(path))
+
     def fork(self) -> "GrammarState":
         """A second state at the same place, to be moved on by itself."""
         return GrammarState(self._grammar, self._vocab_size, self._end_ids, self._matcher.fork())

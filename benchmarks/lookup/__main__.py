@@ -1,14 +1,15 @@
 """What drafts by lookup bring, as the tables of docs/lookup.md.
 
-python -m benchmarks.lookup            # both tables: some minutes
-python -m benchmarks.lookup --replay   # only the answers replayed: a second
+python -m benchmarks.lookup            # all tables: some minutes
+python -m benchmarks.lookup --replay   # only the answers replayed: some seconds
 """
 
 import argparse
 import asyncio
 import sys
+from collections.abc import Mapping
 
-from benchmarks.lookup.replay import replay_all
+from benchmarks.lookup.replay import Replayed, replay_all, replay_structured
 from benchmarks.lookup.services import NETWORKS, WAYS, WORKLOADS, measure
 from specedge_bench.pace.pace import Pace
 
@@ -19,19 +20,31 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="times each request is made, after one to warm up")
     parser.add_argument("--pace", default="30ms,5ms", metavar="TARGET,DRAFT", help="curves of the forwards, or none")
     options = parser.parse_args(arguments)
-    print("| answers replayed | tokens | tokens per verification | nodes per verification | nodes accepted |")
-    print("|---|---:|---:|---:|---:|")
-    for with_predictions in (False, True):
-        for kind, result in replay_all(with_predictions).items():
-            per_verification = result.num_tokens / result.num_verifications
-            nodes = result.num_nodes / result.num_verifications
-            accepted = f"{result.num_accepted / result.num_nodes:.0%}" if result.num_nodes else "-"
-            name = f"{kind}{', with a prediction' if with_predictions else ''}"
-            print(f"| {name} | {result.num_tokens} | {per_verification:.2f} | {nodes:.1f} | {accepted} |")
+    plain, predicted = replay_all(with_predictions=False), replay_all(with_predictions=True)
+    print_replayed(
+        "answers replayed", plain | {f"{kind}, with a prediction": result for kind, result in predicted.items()}
+    )
+    following = replay_structured(is_following=True)
+    print_replayed(
+        "structured answers replayed",
+        replay_structured(is_following=False)
+        | {f"{kind}; drafts follow the grammar": result for kind, result in following.items()},
+    )
     if options.replay:
         return 0
     target, _, draft = options.pace.partition(",")
     return print_services(options.rounds, None if options.pace == "none" else Pace(target, draft))
+
+
+def print_replayed(title: str, results: Mapping[str, Replayed]) -> None:
+    """One table."""
+    print(f"\n| {title} | tokens | tokens per verification | nodes per verification | nodes accepted |")
+    print("|---|---:|---:|---:|---:|")
+    for name, result in results.items():
+        per_verification = result.num_tokens / result.num_verifications
+        nodes = result.num_nodes / result.num_verifications
+        accepted = f"{result.num_accepted / result.num_nodes:.0%}" if result.num_nodes else "-"
+        print(f"| {name} | {result.num_tokens} | {per_verification:.2f} | {nodes:.1f} | {accepted} |")
 
 
 def print_services(num_rounds: int, pace: Pace | None) -> int:

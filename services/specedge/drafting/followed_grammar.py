@@ -3,7 +3,7 @@
 Drafts are hints: without a state every token may be drafted, and the verifier refuses what its own grammar does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,3 +37,10 @@ class FollowedGrammar:
     def num_admitted(self, path: Sequence[int], token_ids: Sequence[int]) -> int:
         """How many of these tokens may follow a path below the committed tokens, one after the other."""
         return len(token_ids) if self.state is None else self.state.num_admitted(path, token_ids)
+
+    def admitted_after(self, path: Sequence[int]) -> Callable[[int], bool]:
+        """Tells of a token whether it may follow a path below the committed tokens."""
+        if self.state is None:
+            return lambda token_id: True
+        row = self.state.row_after(path)
+        return lambda token_id: 0 <= token_id < 32 * len(row) and bool(int(row[token_id >> 5]) >> (token_id & 31) & 1)

@@ -154,6 +154,11 @@ class SessionDrafting:
         return self.tree.num_slots
 
     @property
+    def num_looked_up(self) -> int:
+        """Live nodes that were looked up."""
+        return len(self._sources)
+
+    @property
     def num_slots_wanted(self) -> int:
         """KV slots with which a session that has none can draft for a while."""
         return len(self.committed) + 4 * self.max_tree_nodes

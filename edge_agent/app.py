@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from fastapi import FastAPI
 
+from edge_agent.draft_grammars import MakeGrammars
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -133,13 +134,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = make_runner) -> LoadedModels:
+def load(
+    settings: EdgeSettings,
+    metrics: EdgeMetrics,
+    make_runner: MakeRunner = make_runner,
+    make_grammars: MakeGrammars | None = None,
+) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:
         settings: the process's.
         metrics: told about draft steps.
         make_runner: from the loaded draft model and the number of KV slots; benchmarks put their own here.
+        make_grammars: what drafts follow; None: compiled by a process of this one's own.
 
     Raises:
         ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
@@ -147,8 +154,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
+    make_grammars = make_grammars or partial(draft_grammars, tokenizer)
     if settings.draft_model is None:
-        lookup = lookup_source(settings, tokenizer, metrics) if settings.looks_up else None
+        lookup = lookup_source(settings, make_grammars, metrics) if settings.looks_up else None
         return LoadedModels(tokenizer, None, lookup=lookup)
     model = load_draft_model(settings, tokenizer)
     num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
@@ -160,7 +168,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
-        make_grammars=partial(draft_grammars, tokenizer),
+        make_grammars=make_grammars,
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
@@ -170,9 +178,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     return LoadedModels(tokenizer, drafter, execution)
 
 
-def lookup_source(settings: EdgeSettings, tokenizer: Tokenizer, metrics: EdgeMetrics) -> LookupSource:
+def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
     """Drafts without a draft model."""
-    source = LookupSource(settings.max_budget, partial(draft_grammars, tokenizer))
+    source = LookupSource(settings.max_budget, make_grammars)
     metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
     return source
 

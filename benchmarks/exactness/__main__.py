@@ -25,8 +25,6 @@ from specedge.model.engines import Engine
 from specedge.model.loader import load_generation_defaults
 from specedge.tokenizer import load_tokenizer
 
-_NUM_PROMPTS = 34
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
@@ -96,12 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.exactness",
         description="Holds seeded answers with speculation to those of plain decoding, token for token.",
     )
-    parser.add_argument(
-        "--prompts",
-        type=_positive,
-        default=_NUM_PROMPTS,
-        help=f"prompts per cell, of {len(all_prompts())} (default: {_NUM_PROMPTS}: most parameter sets twice or more)",
-    )
+    parser.add_argument("--prompts", type=_positive, default=len(all_prompts()), help="prompts per cell (default: all)")
     parser.add_argument(
         "--cells",
         default="",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from fastapi import FastAPI
 
+from edge_agent.draft_grammars import MakeGrammars
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -138,6 +139,8 @@ async def _serve_loaded(
         await client.close()
         if models.drafter is not None:
             models.drafter.stop()
+        if models.lookup is not None:
+            models.lookup.stop()
 
 
 def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
@@ -168,13 +171,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = make_runner) -> LoadedModels:
+def load(
+    settings: EdgeSettings,
+    metrics: EdgeMetrics,
+    make_runner: MakeRunner = make_runner,
+    make_grammars: MakeGrammars | None = None,
+) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:
         settings: the process's.
         metrics: told about draft steps.
         make_runner: from the loaded draft model and the number of KV slots; benchmarks put their own here.
+        make_grammars: what drafts follow; None: compiled by a process of this one's own.
 
     Raises:
         ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
@@ -182,8 +191,10 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
+    make_grammars = make_grammars or partial(draft_grammars, tokenizer)
     if settings.draft_model is None:
-        return LoadedModels(tokenizer, None, lookup=lookup_source(settings, metrics) if settings.looks_up else None)
+        lookup = lookup_source(settings, make_grammars, metrics) if settings.looks_up else None
+        return LoadedModels(tokenizer, None, lookup=lookup)
     model = load_draft_model(settings, tokenizer)
     num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
     runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
@@ -194,7 +205,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
-        make_grammars=partial(draft_grammars, tokenizer),
+        make_grammars=make_grammars,
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
@@ -204,9 +215,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     return LoadedModels(tokenizer, drafter, execution)
 
 
-def lookup_source(settings: EdgeSettings, metrics: EdgeMetrics) -> LookupSource:
+def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
     """Drafts without a draft model."""
-    source = LookupSource(settings.max_budget)
+    source = LookupSource(settings.max_budget, make_grammars)
     metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
     return source
 

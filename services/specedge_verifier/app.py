@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from specedge import __version__
 from specedge.background import start_in_background
 from specedge.block_pool import BlockPool
-from specedge.drafting.draft_metrics import DraftMetrics
+from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
@@ -193,11 +193,11 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
     drafts = None
     if draft_model is not None:
         num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
-        draft, drafting = draft_runner(
-            draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
-        )
+        drafting = DraftingSettings(growth=settings.growth, looks_up=settings.looks_up)
+        draft, drafting = draft_runner(draft_model, drafting, num_draft_slots, make_runner)
         metrics.runs("draft", execution_of(draft_model, draft, settings.draft_quantization))
-        drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
+        drafter_id = f"local/{settings.draft_model}{'+lookup' * settings.looks_up}"
+        drafts = local_drafts(draft, drafting, drafter_id, len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
     grammars = SessionGrammars(partial(make_compiler, tokenizer, runner.vocab_size, defaults.eos_ids))
@@ -212,6 +212,8 @@ def local_drafts(
     model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=vocab_size))
     drafts = LocalDrafts(model, drafting, runner.num_slots, drafter_id, monotonic_s, on_step=steps.step)
     steps.watch(drafts.core.stats, drafts.core.pool)
+    if drafting.looks_up:
+        metrics.registry.register(LookupMetrics("specedge_verifier", drafts.core.stats.lookup))
     return drafts
 
 

@@ -12,13 +12,21 @@ The bound is the best of these over the nodes per tree and the number of groups.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from specedge.errors import SpecEdgeError
-from specedge_bench.curves import StepCurve
 
 TokensPerVerification = Callable[[int], float]
 MAX_NODES = 64
 NUM_FINE_GROUPS = 8
+
+
+class SecondsOf(Protocol):
+    """Step times; a `StepCurve`, or what a run measured."""
+
+    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
+        """Of one step, by its rows, the KV tokens of all its sessions, and their number."""
+        ...
 
 
 class BoundError(SpecEdgeError):
@@ -98,7 +106,7 @@ def tokens_from_points(points: Mapping[int, float]) -> TokensPerVerification:
 
 
 def physical_bound(
-    curve: StepCurve,
+    curve: SecondsOf,
     num_sessions: int,
     kv_tokens: int,
     tokens: TokensPerVerification = no_draft,
@@ -133,7 +141,7 @@ def physical_bound(
 
 
 def _bound(
-    curve: StepCurve,
+    curve: SecondsOf,
     num_sessions: int,
     kv_tokens: int,
     tokens_per_round: float,

@@ -1,8 +1,8 @@
 """The physical bound: the most tokens per second a verifier can give, from its step times, acceptance and RTT.
 
 Each session's verification follows from the outcome of its last one, so a session's round takes a step and, where its
-next tree was not sent ahead, a round trip. Drafting, scheduling, sampling and queues cost nothing here. Sessions may
-take turns in groups, so that one group's round trip hides behind the other groups' steps:
+next tree was not sent ahead, a round trip. Drafting, scheduling and queues cost nothing here. Sessions may take turns
+in groups, so that one group's round trip hides behind the other groups' steps:
 
     round = max(sum of the groups' steps, longest step + (1 - hit_rate) * RTT)
     ITL = round / tokens per verification        tokens per second = sessions / ITL

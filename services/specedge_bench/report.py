@@ -30,7 +30,8 @@ _PLOT_NOTES = {
     "Acceptance by depth": "Share of verified trees whose accepted path reached that depth.",
     "Timeline of one session": (
         "First bursts of the request of middling length. Steps are matched to bursts by time: the last step that ended "
-        "half a round trip before the burst arrived. Grey: steps that served others."
+        "half a round trip before the burst arrived. Grey: steps of other sessions, and those whose tokens arrived "
+        "together with a later step's."
     ),
 }
 

@@ -321,7 +321,10 @@ def _draw_timeline(axes: Axes, timeline: Timeline) -> None:
     for label, level, spans, color in lanes:
         bars = [(1e3 * start, 1e3 * (end - start)) for start, end in spans]
         axes.broken_barh(bars, (level - 0.35, 0.7), color=color, alpha=0.85, linewidth=0, label=label)
-    for arrival_s, count in labels_apart(timeline.bursts, _LABEL_SHARE * timeline.bursts[-1][0]):
+    last_s = timeline.bursts[-1][0]
+    # A burst that no step could be matched with has no bar; the axis has to reach it all the same.
+    axes.set_xlim(-0.03 * 1e3 * last_s, 1.03 * 1e3 * last_s)
+    for arrival_s, count in labels_apart(timeline.bursts, _LABEL_SHARE * last_s):
         axes.annotate(str(count), (1e3 * arrival_s, -1.0), ha="center", va="center", fontsize=9)
     axes.set_yticks([-1, 0, 1, 2], ["tokens", "edge", "network", "verifier"])
     axes.grid(False, axis="y")

@@ -9,6 +9,8 @@ from edge_agent.stream_metrics import StreamMetrics
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_stats import DrafterStats
+from specedge.tls.metrics import CertificateMetrics
+from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
@@ -22,6 +24,7 @@ def edge_registry() -> CollectorRegistry:
     metrics, stats = EdgeMetrics(lambda: "model"), DrafterStats()
     StreamMetrics(metrics)
     metrics.costs(price_per_hour=1.0)
+    CertificateMetrics(metrics.registry, "specedge_edge")
     DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_edge", stats.lookup))
     return metrics.registry
@@ -32,7 +35,11 @@ def verifier_registry() -> CollectorRegistry:
     scheduler = Scheduler(BlockPool(1, 16), SchedulerLimits(1, 16, 0), StepTime(16, [(1, 0.01)]))
     metrics = VerifierMetrics("model", scheduler)
     metrics.costs(price_per_hour=1.0)
-    DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(DrafterStats(), BlockPool(1, 1))
+    stats = DrafterStats()
+    DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(stats, BlockPool(1, 1))
+    metrics.registry.register(LookupMetrics("specedge_verifier", stats.lookup))
+    CertificateMetrics(metrics.registry, "specedge_verifier")
+    Handshakes(metrics.registry)
     return metrics.registry
 
 

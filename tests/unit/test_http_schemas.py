@@ -24,7 +24,9 @@ USER = [{"role": "user", "content": "hi"}]
 
 def sampling(settings: HttpSettings | None = None, **fields: Any) -> SamplingParams:
     request = parse_fields(ChatRequest, {"messages": USER, **fields})
-    return build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built = build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built.validate(INFO.vocab_size)
+    return built
 
 
 def refusal(call: Any, *args: Any, **kwargs: Any) -> InvalidRequest:
@@ -279,7 +281,8 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
         ("functions", [{}]),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
+        ("thinking_token_budget", 5),
+        ("watermarking", True),
         ("echo", True),
         ("echo", 0),
     ],

@@ -6,7 +6,8 @@ Every field may be left out or null, and unknown ones are ignored. Only types ar
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from edge_agent.http.field_forms import (
     JsonSchema,
@@ -21,10 +22,18 @@ from edge_agent.http.field_forms import (
     Tools,
 )
 from specedge.errors import InvalidRequest
+from specedge.sampling import MAX_LOGIT_BIAS_ENTRIES
 
 _MAX_SHOWN_CHARS = 60
 
 Int = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+
+
+def _few_biases(value: Any) -> Any:
+    """Refuses a large object before each of its entries is looked at, which other requests would wait for."""
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS_ENTRIES:
+        raise PydanticCustomError("too_long", "an object of at most {limit} entries", {"limit": MAX_LOGIT_BIAS_ENTRIES})
+    return value
 
 
 class RequestFields(BaseModel):
@@ -97,7 +106,7 @@ class SamplingFields(RequestFields):
     presence_penalty: float | None = number("subtracted once from tokens of the answer so far", -2, 2)
     frequency_penalty: float | None = number("subtracted for each occurrence in the answer so far", -2, 2)
     repetition_penalty: float | None = number("divides the logits of tokens of prompt and answer, above 0", 0)
-    logit_bias: dict[str, float] | None = Field(
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few_biases)] = Field(
         None, description="added to the logits of token ids, -100 to 100; at most 1024 entries"
     )
     bad_words: list[str] | None = Field(None, description="texts that the answer never contains")

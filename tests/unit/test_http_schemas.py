@@ -71,6 +71,7 @@ def test_broken_json_is_located(body: bytes, expected: str) -> None:
         ("n", [], "a list of 0"),
         ("seed", 2**64, str(2**64)),
         ("logit_bias", [1], "a list of 1"),
+        ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "an object of 1025"),
         ("stop_token_ids", 5, "5"),
         ("ignore_eos", 1, "1"),
         ("model", 3, "3"),

@@ -106,7 +106,7 @@ class ApiError:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        body = self.anthropic_body if path == ANTHROPIC_PATH else self.body
+        body = self.anthropic_body if path.startswith(ANTHROPIC_PATH) else self.body
         return JSONResponse(body, self.status, headers)
 
 

@@ -26,13 +26,15 @@ def build_sampling(
 ) -> SamplingParams:
     """The first choice's parameters; fields left out take the operator's setting, else the target's own default.
 
+    Values that are out of range are refused by `SamplingParams.validate`, once the parameters are complete.
+
     Raises:
-        InvalidRequest: a value is out of range; names field, value and limit.
+        InvalidRequest: a value has no meaning as a parameter; names field and value.
     """
     default = info.default_sampling
     default_temperature = default.temperature if settings.temperature is None else settings.temperature
     top_k = _or(fields.top_k, default.top_k)
-    sampling = SamplingParams(
+    return SamplingParams(
         temperature=_or(fields.temperature, default_temperature),
         top_p=_or(fields.top_p, default.top_p),
         top_k=0 if top_k == -1 else top_k,
@@ -48,8 +50,6 @@ def build_sampling(
         stop_token_ids=tuple(fields.stop_token_ids or ()),
         allowed_token_ids=_allowed_token_ids(fields.allowed_token_ids),
     )
-    sampling.validate(info.vocab_size)
-    return sampling
 
 
 def choice_seed(seed: int, choice: int) -> int:

@@ -1,11 +1,15 @@
 """Good grammars compile; bad ones are refused, and the process that serves does not notice."""
 
+import json
+import tempfile
 import time
 
 import pytest
 from grammar_support import EOS, allowed, compiled, compiler, ids, spec
 
 from specedge.errors import InvalidRequest
+from specedge.grammar import compile_process
+from specedge.grammar.spec import GrammarSpec
 
 PERSON = {
     "type": "object",
@@ -96,7 +100,7 @@ def test_another_text_is_not(kind, source, text) -> None:
         ("json_schema", {"properties": {"x": {"$ref": "#"}}, "required": ["x"]}, "admits nothing"),
         ("json_schema", {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "cannot be enforced: oneOf"),
         ("json_schema", {"type": "string", "pattern": "^a+$", "maxLength": 3}, "cannot be enforced: pattern"),
-        ("json_schema", branching(9), "too complex"),
+        ("json_schema", branching(12), "too complex"),
         ("regex", "([", "Unclosed"),
         ("regex", "(?=a)b", "Lookahead"),
         ("regex", r"[^\s\S]", "admits nothing"),
@@ -144,3 +148,26 @@ def test_a_dead_process_is_replaced() -> None:
     process.kill()
     process.wait()
     assert allowed(compiled("regex", "after[0-9]").start().masks([], [])[0]) >= {ids("a")[0]}
+
+
+@pytest.mark.parametrize("again_s", [60.0, -1.0])
+def test_a_grammar_is_the_same_compiled_again_or_read_back(again_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_process, "MAX_AGAIN_S", again_s)
+    info, source = compiler()._info, '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
+    with tempfile.TemporaryFile() as warnings:
+        reason, serialised = compile_process._checked("json_schema", source, info, warnings)
+    assert reason is None
+    assert bool(serialised) == (again_s < 0)
+    monkeypatch.setattr(compiler()._client, "compile", lambda *_: serialised)
+    compiled = compiler()._compiled(GrammarSpec("json_schema", source))
+    assert not isinstance(compiled, str)
+    state = compiled.start()
+    assert state.accept(ids('{"a": 12}')) == len(ids('{"a": 12}')) and state.is_complete
+
+
+def test_a_schema_of_many_properties_compiles_within_the_limits() -> None:
+    names = [f"property_{index}" for index in range(300)]
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in names}, "required": names}
+    state = compiler().compile(GrammarSpec("json_schema", json.dumps(schema))).start()
+    tokens = ids(json.dumps(dict.fromkeys(names, 7)))
+    assert state.accept(tokens) == len(tokens) and state.is_complete

@@ -24,7 +24,9 @@ USER = [{"role": "user", "content": "hi"}]
 
 def sampling(settings: HttpSettings | None = None, **fields: Any) -> SamplingParams:
     request = parse_fields(ChatRequest, {"messages": USER, **fields})
-    return build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built = build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built.validate(INFO.vocab_size)
+    return built
 
 
 def refusal(call: Any, *args: Any, **kwargs: Any) -> InvalidRequest:
@@ -69,6 +71,7 @@ def test_broken_json_is_located(body: bytes, expected: str) -> None:
         ("n", [], "a list of 0"),
         ("seed", 2**64, str(2**64)),
         ("logit_bias", [1], "a list of 1"),
+        ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "an object of 1025"),
         ("stop_token_ids", 5, "5"),
         ("ignore_eos", 1, "1"),
         ("model", 3, "3"),
@@ -279,7 +282,8 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
         ("functions", [{}]),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
+        ("thinking_token_budget", 5),
+        ("watermarking", True),
         ("echo", True),
         ("echo", 0),
     ],

@@ -51,7 +51,7 @@ class CompileClient:
                 self._start()
 
     def compile(self, kind: str, source: str, param: str) -> str:
-        """The compiled grammar, serialised.
+        """The compiled grammar, serialised; nothing where compiling it again takes less than reading it.
 
         Raises:
             InvalidRequest: the grammar is refused, or uses too much time or memory.

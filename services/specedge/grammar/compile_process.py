@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,6 +25,8 @@ from specedge.grammar.schema import MAX_WHITESPACE
 
 MAX_COMPILED_BYTES: Final = 16 * 1024 * 1024
 MAX_SERIALISED_BYTES: Final = 16 * 1024 * 1024
+MAX_AGAIN_S: Final = 0.2
+"""A grammar that took no longer is compiled again by who asked, beside its other threads: reading it takes longer."""
 _ORIGIN: Final = re.compile(
     r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: |(Invalid JSON error: )(?=\[)"
 )
@@ -66,7 +69,7 @@ def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo) ->
         _limit(request["cpu_s"], request["memory_bytes"])
         with tempfile.TemporaryFile() as warnings:
             os.dup2(warnings.fileno(), sys.stderr.fileno())
-            reason, serialised = _compile(request["kind"], request["source"], tokenizer_info, warnings)
+            reason, serialised = _checked(request["kind"], request["source"], tokenizer_info, warnings)
         connection.sendall(json.dumps({"reason": reason}).encode() + b"\n" + serialised.encode())
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -86,16 +89,17 @@ def _limit(cpu_s: float, memory_bytes: int) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
-def _compile(
+def _checked(
     kind: str, source: str, tokenizer_info: xgrammar.TokenizerInfo, warnings: IO[bytes]
 ) -> tuple[str | None, str]:
-    """Why the grammar is refused, or None and the compiled grammar, serialised."""
-    compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
+    """Why the grammar is refused, or None and the compiled grammar, serialised; nothing where it compiles at once."""
     try:
         grammar = _parsed(kind, source)
         if grammar is not None and not admits_something(grammar.serialize_json()):
             return "admits nothing: no finite text follows it", ""
-        compiled = _compiled(compiler, kind, source)
+        started_s = time.process_time()
+        compiled = compile_grammar(tokenizer_info, kind, source)
+        spent_s = time.process_time() - started_s
     except RuntimeError as error:
         return f"is refused: {_reason(str(error))}", ""
     warnings.seek(0)
@@ -104,11 +108,13 @@ def _compile(
         return f"cannot be enforced: {warning[1][:_MAX_REASON_CHARS]}", ""
     if compiled.memory_size_bytes > MAX_COMPILED_BYTES:
         return f"needs {compiled.memory_size_bytes} bytes; it may need at most {MAX_COMPILED_BYTES}", ""
+    if is_slow(compiled, tokenizer_info.vocab_size):
+        return "is too ambiguous: following it takes too long for each token", ""
+    if spent_s <= MAX_AGAIN_S and warning is None:
+        return None, ""
     serialised = compiled.serialize_json()
     if len(serialised) > MAX_SERIALISED_BYTES:
         return f"has {len(serialised)} bytes when compiled; it may have at most {MAX_SERIALISED_BYTES}", ""
-    if is_slow(compiled, tokenizer_info.vocab_size):
-        return "is too ambiguous: following it takes too long for each token", ""
     return None, serialised
 
 
@@ -121,7 +127,13 @@ def _parsed(kind: str, source: str) -> xgrammar.Grammar | None:
     return xgrammar.Grammar.from_ebnf(source) if kind == "ebnf" else None
 
 
-def _compiled(compiler: xgrammar.GrammarCompiler, kind: str, source: str) -> xgrammar.CompiledGrammar:
+def compile_grammar(tokenizer_info: xgrammar.TokenizerInfo, kind: str, source: str) -> xgrammar.CompiledGrammar:
+    """The compiled grammar; takes as long and as much memory as it takes.
+
+    Raises:
+        RuntimeError: the source is wrong.
+    """
+    compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
     if kind == "json_schema":
         return compiler.compile_json_schema(source, max_whitespace_cnt=MAX_WHITESPACE)
     if kind == "regex":

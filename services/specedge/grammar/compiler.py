@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specedge.errors import InvalidRequest
 from specedge.grammar.compile_client import CPU_S, CompileClient
+from specedge.grammar.compile_process import compile_grammar
 from specedge.grammar.schema import enforceable_schema, enforceable_tags
 from specedge.grammar.spec import GrammarSpec
 from specedge.grammar.state import GrammarState
@@ -113,7 +114,11 @@ class GrammarCompiler:
             serialised = self._client.compile(kind, source, spec.param)
         except InvalidRequest as error:
             return str(error)
-        grammar = xgrammar.CompiledGrammar.deserialize_json(serialised, self._info)
+        grammar = (
+            xgrammar.CompiledGrammar.deserialize_json(serialised, self._info)
+            if serialised
+            else compile_grammar(self._info, kind, source)
+        )
         compiled = CompiledGrammar(grammar, self._vocab_size, self._eos_ids, self._special_ids)
         state = compiled.start()
         return compiled if not state.is_stuck else f"{spec.kind} admits nothing: no token may begin an answer"

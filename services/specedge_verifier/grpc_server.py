@@ -14,6 +14,7 @@ from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import server_options
+from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
 
@@ -36,15 +37,25 @@ class ServerOptions:
 class VerifierServer:
     """Life cycle: start (NOT_SERVING), set_ready (SERVING), drain or stop."""
 
-    def __init__(self, engine: Engine, options: ServerOptions, grammars: SessionGrammars | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: ServerOptions,
+        grammars: SessionGrammars | None = None,
+        authentication: Authentication | None = None,
+    ) -> None:
         self._engine = engine
         self._options = options
-        self._server = grpc.aio.server(options=server_options())
+        self._authentication = authentication
+        self._server = grpc.aio.server(
+            options=server_options(), interceptors=() if authentication is None else (authentication,)
+        )
         self._health = health.aio.HealthServicer()
         self.service = VerificationService(engine, options.stream, grammars)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._tenant_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens and returns the port, also kept in `port`; raises InvalidRequest naming an address it cannot have."""
@@ -60,6 +71,8 @@ class VerifierServer:
             raise InvalidRequest(f"cannot listen on {address}: the port is in use or not allowed", "port") from error
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_engine())
+        if self._authentication is not None:
+            self._tenant_watch = asyncio.create_task(self._authentication.watch())
         logger.info("listening on %s, port %d", host, self.port)
         return self.port
 
@@ -90,6 +103,9 @@ class VerifierServer:
         self._stopping.set()
         if self._watch is not None:
             await self._watch
+        if self._tenant_watch is not None:
+            self._tenant_watch.cancel()
+            await asyncio.wait({self._tenant_watch})
         await self._server.stop(ABORT_GRACE_S)
 
     async def _watch_engine(self) -> None:

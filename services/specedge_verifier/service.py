@@ -23,6 +23,7 @@ from specedge.wire import codec
 from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.status import to_status
+from specedge_verifier.authentication import calling_tenant
 from specedge_verifier.bridge import Engine, Outbox
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             return
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
-        handle = self._engine.open(opening, outbox, grammar)
+        handle = self._engine.open(opening, outbox, grammar, calling_tenant())
         logger.debug("session %s: opened with handle %d", opening.request_id, handle)
         reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
         try:

@@ -46,6 +46,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
+    commands.add_parser("token", help="make a token for a tenant of the verifier", add_help=False)
     commands.add_parser("version", help="print the version", add_help=False)
     parser.parse_args(arguments[:1])
     return arguments[0], arguments[1:]
@@ -99,6 +100,12 @@ def _key(arguments: list[str]) -> int:
     return make_key(arguments)
 
 
+def _token(arguments: list[str]) -> int:
+    from specedge_cli.token import make_token
+
+    return make_token(arguments)
+
+
 def _version(arguments: list[str]) -> int:
     argparse.ArgumentParser(prog="specedge version", description="Print the version.").parse_args(arguments)
     print(f"specedge {__version__}")
@@ -112,6 +119,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": _bench,
     "health": _health,
     "key": _key,
+    "token": _token,
     "version": _version,
 }
 

@@ -32,6 +32,8 @@ _UNKNOWN_TOKEN = "this token is no tenant's here; check verifier_token or verifi
 _UNKNOWN_CERTIFICATE = "no name in this certificate is a tenant's here, and there is no token"
 _REVOKED = "the token or certificate of tenant {} was revoked; check verifier_token or verifier_token_file of the edge"
 
+_Messages = AsyncGenerator[Any, None]
+
 _caller: ContextVar[TenantAccount | None] = ContextVar("tenant of the call", default=None)
 
 
@@ -86,9 +88,9 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[grpc.RpcMethodHandler[Any, Any] | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """The handler of a call, which answers nobody else."""
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(_OPEN_SERVICE):
@@ -117,8 +119,10 @@ class Authentication(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _guard_iterator(self, answer: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncGenerator[Any]]:
-        async def guarded(request: Any, context: Any) -> AsyncGenerator[Any]:
+    def _guard_iterator(
+        self, answer: Callable[..., AsyncGenerator[Any, None]]
+    ) -> Callable[..., AsyncGenerator[Any, None]]:
+        async def guarded(request: Any, context: Any) -> _Messages:
             try:
                 with self._calling(context):
                     async with contextlib.aclosing(answer(request, context)) as messages:

@@ -13,7 +13,14 @@ from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
 from edge_agent.draft_trace import DraftTracer, RoundTrace
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
 from specedge.drafting.draft_session import DraftRequest
-from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    InvalidRequest,
+    ProtocolError,
+    SpecEdgeError,
+    Unauthenticated,
+    VerifierUnavailable,
+)
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import (
     DraftNodes,
@@ -280,7 +287,10 @@ class AnswerStream:
         """Returns if the answer may go on over another stream; raises what the user is to see if not."""
         if self._away_since is None:
             self._away_since = self._loop.time()
-        if isinstance(error, VerifierUnavailable) or (isinstance(error, CapacityExceeded) and self._was_opened):
+        if isinstance(error, VerifierUnavailable):
+            return
+        # A token that was replaced is sent by the next stream; a tenant that has too much now may have less soon.
+        if isinstance(error, CapacityExceeded | Unauthenticated) and self._was_opened:
             return
         if isinstance(error, ProtocolError) and self._drafter_id:
             logger.error("session %s: drafts were refused, going on without: %s", self._request.request_id, error)

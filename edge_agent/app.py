@@ -27,6 +27,7 @@ from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_token import VerifierToken
 from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
@@ -73,6 +74,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         loop.add_signal_handler(number, stop.set)
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
+    token = verifier_token(settings)
     listener = bind(settings.host, settings.port)
     metrics = EdgeMetrics()
     stopped = asyncio.create_task(stop.wait())
@@ -85,7 +87,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         logger.info("stopped while loading")
         return
     models = loading.result()
-    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics))
+    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), metadata=token)
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     if models.drafter is not None:
@@ -114,6 +116,12 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if models.drafter is not None:
             models.drafter.stop()
     logger.info("stopped")
+
+
+def verifier_token(settings: EdgeSettings) -> VerifierToken:
+    """What makes this edge a tenant of the verifier; raises SettingsError when it cannot be used."""
+    given = "" if settings.verifier_token is None else settings.verifier_token.get_secret_value()
+    return VerifierToken(given, settings.verifier_token_file)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -38,7 +38,12 @@ class GenerationService:
     @property
     def is_ready(self) -> bool:
         """Whether the verifier has answered and is still connected."""
-        return self._info is not None and self._client.is_connected
+        return self._info is not None and self._client.refusal is None and self._client.is_connected
+
+    @property
+    def failure(self) -> str | None:
+        """Why the verifier cannot be reached, as far as more is known than that."""
+        return self._client.failure
 
     async def start(self) -> ServerInfo:
         """Asks the verifier what it serves; raises as `VerifierClient.get_server_info`."""
@@ -52,7 +57,7 @@ class GenerationService:
         Raises InvalidRequest, CapacityExceeded (before the first burst only) or VerifierUnavailable.
         """
         if self._info is None:
-            raise VerifierUnavailable(f"the verifier at {self._client.address} has not answered yet")
+            raise VerifierUnavailable(self.failure or f"the verifier at {self._client.address} has not answered yet")
         request.sampling.validate(self._info.vocab_size)
         check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
         _check_capabilities(request.sampling, self._info)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,14 +13,21 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.stream_observer import StreamCounters, StreamObserver
-from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    ModelLoadError,
+    ProtocolError,
+    SpecEdgeError,
+    Unauthenticated,
+    VerifierUnavailable,
+)
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.channel import FRAMING_BYTES, client_options
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import PROTOCOL_VERSION, DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
-from specedge.wire.status import from_status
+from specedge.wire.status import Metadata, from_status
 
 T = TypeVar("T")
 
@@ -29,6 +36,8 @@ logger = logging.getLogger(__name__)
 INFO_TIMEOUT_S = 5.0
 PING_EVERY_S = 1.0
 PING_TIMEOUT_S = 5.0
+REFUSED_PAUSE_S = 5.0
+"""How long an edge waits that the verifier does not know, until it asks again: only a person can change that."""
 
 STATUS_PATIENCE_S = 0.5
 FAILED_WRITE_DETAILS = "Internal error from Core"
@@ -56,17 +65,35 @@ class Backoff:
         return pause_s
 
 
+def no_metadata() -> Metadata:
+    """Calls carry nothing besides their messages."""
+    return ()
+
+
 class VerifierClient:
     """Talks to the verifier at `address` (host:port). Create it on the event loop; close it there.
 
+    Args:
+        address: host:port.
+        observer: is told what happens on the streams.
+        metadata: asked for at every call and sent with it.
+
     Attributes:
         round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
+        refusal: why the verifier does not know this edge, as it said to the last call; None once it does.
     """
 
-    def __init__(self, address: str, observer: StreamObserver | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        observer: StreamObserver | None = None,
+        metadata: Callable[[], Metadata] = no_metadata,
+    ) -> None:
         self.address = address
         self.observer: StreamObserver = StreamCounters() if observer is None else observer
         self.round_trip_s: float | None = None
+        self.refusal: str | None = None
+        self.metadata = metadata
         self._channel = grpc.aio.insecure_channel(address, options=client_options(address))
         self._stub: pb_grpc.VerificationServiceAsyncStub = pb_grpc.VerificationServiceStub(self._channel)
 
@@ -74,6 +101,24 @@ class VerifierClient:
     def is_connected(self) -> bool:
         """Whether the connection stands, as far as is known without traffic; asks for one if not."""
         return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    @property
+    def failure(self) -> str | None:
+        """Why the verifier serves nothing, for people, as far as more is known than that it does not answer."""
+        return self.refusal
+
+    def known(self) -> None:
+        """The verifier has let a call of this edge in."""
+        if self.refusal is not None:
+            logger.info("the verifier at %s knows this edge", self.address)
+            self.refusal = None
+
+    def refused(self, error: Unauthenticated) -> None:
+        """The verifier has refused a call because of who calls."""
+        refusal = f"the verifier at {self.address} refuses this edge: {error}"
+        if refusal != self.refusal:
+            logger.error("%s", refusal)
+            self.refusal = refusal
 
     async def get_server_info(self, tokenizer_fingerprint: str, deadline_s: float) -> ServerInfo:
         """Asks what is served, again and again until `deadline_s` has passed.
@@ -88,11 +133,16 @@ class VerifierClient:
             timeout_s = min(INFO_TIMEOUT_S, max(give_up_at - loop.time(), 0.05))
             try:
                 request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
-                info = codec.decode_server_info(await self._stub.GetServerInfo(request, timeout=timeout_s))
+                answer = await self._stub.GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
+                info = codec.decode_server_info(answer)
+                self.known()
                 break
             except grpc.aio.AioRpcError as call_error:
                 error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
-                if not isinstance(error, VerifierUnavailable | CapacityExceeded):
+                if isinstance(error, Unauthenticated):
+                    self.refused(error)
+                    await asyncio.sleep(min(REFUSED_PAUSE_S, max(give_up_at - loop.time(), 0.0)))
+                elif not isinstance(error, VerifierUnavailable | CapacityExceeded):
                     raise error from call_error
             pause_s = backoff.next_s()
             if loop.time() + pause_s >= give_up_at:
@@ -117,7 +167,7 @@ class VerifierClient:
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
         """A stream for one session; enter it to open it."""
-        return VerifierStream(self._stub, opening, info, self.observer)
+        return VerifierStream(self, self._stub, opening, info)
 
     async def measure_round_trips(self) -> None:
         """Asks the verifier something small every second, for ever, and tells the observer how long that took.
@@ -135,7 +185,19 @@ class VerifierClient:
             else:
                 self.round_trip_s = loop.time() - asked_s
                 self.observer.round_trip(self.round_trip_s)
-            await asyncio.sleep(PING_EVERY_S)
+            await asyncio.sleep(PING_EVERY_S if self.refusal is None else REFUSED_PAUSE_S)
+            if self.refusal is not None:
+                await self._ask_again()
+
+    async def _ask_again(self) -> None:
+        """Asks whether the verifier knows this edge by now; nobody else does while no user comes."""
+        request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
+        try:
+            await self._stub.GetServerInfo(request, timeout=INFO_TIMEOUT_S, metadata=self.metadata())
+        except grpc.aio.AioRpcError as error:
+            logger.debug("verifier at %s: still no answer: %s", self.address, error.code())
+        else:
+            self.known()
 
     async def close(self) -> None:
         """Closes the channel and every stream on it."""
@@ -147,15 +209,16 @@ class VerifierStream:
 
     def __init__(
         self,
+        client: VerifierClient,
         stub: "pb_grpc.VerificationServiceAsyncStub",
         opening: OpenSession,
         info: ServerInfo,
-        observer: StreamObserver,
     ) -> None:
+        self._client = client
         self._stub = stub
         self._opening = opening
         self._vocab_size = info.vocab_size
-        self._observer = observer
+        self._observer = client.observer
         self._encoder = DraftEncoder(info.max_nodes_per_message)
         self._queued: list[DraftNodes] = []
         self._has_queued = asyncio.Event()
@@ -166,7 +229,7 @@ class VerifierStream:
 
     async def __aenter__(self) -> Self:
         self._opened_at = asyncio.get_running_loop().time()
-        self._call: GenerateCall = self._stub.Generate()
+        self._call: GenerateCall = self._stub.Generate(metadata=self._client.metadata())
         self._call.add_done_callback(self._keep_status)
         self._writer = asyncio.create_task(self._write())
         return self
@@ -219,12 +282,16 @@ class VerifierStream:
         if error.details() == FAILED_WRITE_DETAILS:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_status.wait(), STATUS_PATIENCE_S)
-        return self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
+        found = self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
+        if isinstance(found, Unauthenticated):
+            self._client.refused(found)
+        return found
 
     def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
         now = asyncio.get_running_loop().time()
         self._observer.received(num_bytes)
         if isinstance(message, SessionOpened):
+            self._client.known()
             self._observer.opened(message, now - self._opened_at, len(self._opening.committed_ids))
             return
         self._num_verdicts += 1

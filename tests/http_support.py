@@ -75,6 +75,7 @@ class FakeService:
     ) -> None:
         self.info: ServerInfo | None = INFO
         self.is_ready = True
+        self.failure: str | None = None
         self.reply = reply
         self.burst_size = burst_size
         self.is_endless = is_endless

@@ -38,5 +38,9 @@ class GenerationPort(Protocol):
     def is_ready(self) -> bool:
         """Whether the verifier has answered and is still there."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why the verifier cannot be reached, as far as more is known than that."""
+
     def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Burst]]:
         """The answer in bursts; leaving the context cancels it."""

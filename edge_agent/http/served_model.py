@@ -24,6 +24,11 @@ class ServedModel:
         return self._service.is_ready
 
     @property
+    def failure(self) -> str:
+        """Why the verifier is not there."""
+        return self._service.failure or "the verifier does not answer"
+
+    @property
     def info(self) -> ServerInfo | None:
         """What the verifier serves; stays known while it is away, since answers wait for it."""
         return self._service.info
@@ -40,7 +45,7 @@ class ServedModel:
         """What the verifier serves; raises VerifierUnavailable when it was never reached."""
         info = self.info
         if info is None:
-            raise VerifierUnavailable("the verifier has not answered yet")
+            raise VerifierUnavailable(self._service.failure or "the verifier has not answered yet")
         return info
 
     def require_name(self, asked: str | None) -> str:
@@ -52,7 +57,7 @@ class ServedModel:
         """
         name = self.name
         if name is None:
-            raise VerifierUnavailable("the verifier has not answered yet")
+            raise VerifierUnavailable(self._service.failure or "the verifier has not answered yet")
         if asked and asked != name:
             raise UnknownModel(f"the model {shown(asked)} does not exist here; there is {name!r}", param="model")
         return name

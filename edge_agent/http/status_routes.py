@@ -77,7 +77,7 @@ def status_router(
         """Requests sent now will be served."""
         reason = not_ready_reason()
         if reason is None and not model.is_ready:
-            reason = "the verifier does not answer"
+            reason = model.failure
         if reason is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "1"})

@@ -33,7 +33,7 @@ from specedge_verifier.fair_share import fair_draft_budget
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.tenant_account import TenantAccount
-from specedge_verifier.tenant_rows import divide_prompts, node_parts, pace_roots
+from specedge_verifier.tenant_rows import book_rows, divide_prompts, node_parts, pace_roots
 from specedge_verifier.waiting import REST, RUN_ALL, BatchType, Decision, Readiness, decide
 
 _MAX_PROMPT_LOGITS = 128
@@ -162,10 +162,8 @@ class Scheduler:
         self._reserve_rows(planned)
         wants_logprobs = any(item.session.wants_logprobs for item in planned)
         schedule = Schedule(planned, self._plan_nodes(planned), 0.0 if planned else self._paced_s, wants_logprobs)
-        if self._has_limits:
-            for item in planned:
-                if item.samples:
-                    item.session.account.pace.spend(1 + item.num_nodes)
+        if self._has_limits or len(self._accounts) > 1:
+            book_rows(self._accounts, planned)
         return schedule
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:

@@ -8,6 +8,8 @@ Rule 2  Speculation is the first to go: draft nodes take from the upper half of 
 from dataclasses import dataclass, field
 from math import inf
 
+_ROUNDING = 1e-6  # tokens: a bucket that has been waited for is not found a hair too empty
+
 DEFAULT_TENANT = "default"
 """Who everyone is where there is no tenants file."""
 
@@ -59,11 +61,11 @@ class Pace:
     @property
     def num_roots(self) -> int:
         """Sessions that may decode now."""
-        return max(0, int(self._level))
+        return max(0, int(self._level + _ROUNDING))
 
     def num_nodes(self, num_roots: int) -> int:
         """Draft nodes that may be verified beside so many roots (Rule 2)."""
-        return max(0, int(self._level - num_roots - self._capacity / 2))
+        return max(0, int(self._level + _ROUNDING - num_roots - self._capacity / 2))
 
     def spend(self, num_tokens: int) -> None:
         """So many are computed; the bucket may run into debt."""
@@ -114,6 +116,7 @@ class TenantAccount:
         num_running: sessions in the running set.
         num_waiting: sessions in the queue for it.
         num_blocks: KV blocks its sessions hold; one that several hold counts for each.
+        num_nodes: draft nodes of its sessions in the last step.
         turn: where the next round among its decoding sessions begins while they are slowed.
     """
 
@@ -124,6 +127,7 @@ class TenantAccount:
     num_running: int = 0
     num_waiting: int = 0
     num_blocks: int = 0
+    num_nodes: int = 0
     turn: int = 0
 
     @property

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from specedge_verifier.scheduler import Planned
 
 
+_MORE_NODES = 8
+"""Rows kept for draft nodes of a tenant that had none in the last step: nobody knows yet how many will pay."""
+
+
 class Rows:
     """Rows for prompts: one budget, or one part of it for each tenant."""
 
@@ -63,7 +67,7 @@ def divide_prompts(
     num_rows: int,
     num_logits: int,
 ) -> tuple[Rows, Rows]:
-    """What prompts may take in a step.
+    """What prompts may take in a step: of what a tenant's prompts do not want, its draft nodes keep their part.
 
     Args:
         accounts: of all sessions.
@@ -77,15 +81,18 @@ def divide_prompts(
     """
     if len(accounts) == 1 or not prefilling:
         return Rows(num_rows), Rows(num_logits)
-    used, scored, plain = (dict.fromkeys(accounts, 0) for _ in range(3))
+    used, scored, plain, live = (dict.fromkeys(accounts, 0) for _ in range(4))
     for item in decoding:
         used[item.session.account] += 1
+        live[item.session.account] += item.session.trie.num_live
     for session in prefilling:
         (plain if session.is_prompt_scored else scored)[session.account] += session.num_uncomputed
     weights = [account.limits.weight for account in accounts]
     logits = water_fill(num_logits, [0] * len(weights), [*scored.values()], weights)
-    wanted = [*map(add, plain.values(), logits)]
-    rows = water_fill(num_rows, [*used.values()], wanted, weights)
+    prompts = [*map(add, plain.values(), logits)]
+    nodes = [min(live[account], 2 * account.num_nodes + _MORE_NODES) for account in accounts]
+    rows = water_fill(num_rows, [*used.values()], [*map(add, prompts, nodes)], weights)
+    rows = [*map(min, rows, prompts)]
     return (
         Rows(num_rows, dict(zip(accounts, rows, strict=True))),
         Rows(num_logits, dict(zip(accounts, logits, strict=True))),
@@ -106,3 +113,14 @@ def node_parts(accounts: Sequence[TenantAccount], planned: Iterable["Planned"]) 
         )
         for account in accounts
     ]
+
+
+def book_rows(accounts: Iterable[TenantAccount], planned: Iterable["Planned"]) -> None:
+    """Remember what tenants verify in the step."""
+    for account in accounts:
+        account.num_nodes = 0
+    for item in planned:
+        if item.samples:
+            account = item.session.account
+            account.num_nodes += item.num_nodes
+            account.pace.spend(1 + item.num_nodes)

@@ -237,7 +237,7 @@ class AnswerStream:
                 self._client.observer.gave_up(str(failure))
                 raise VerifierUnavailable(
                     f"no verifier at {self._client.address} went on with the answer within "
-                    f"{self._options.verifier_deadline_s:g} s: {failure}"
+                    f"{self._options.verifier_deadline_s:g} s: {self._client.failure or failure}"
                 )
             logger.info("session %s: opening again in %.2f s: %s", self._request.request_id, pause_s, failure)
             await asyncio.sleep(pause_s)

@@ -45,6 +45,7 @@ class GenerationRequest:
         speculate: False asks for plain decoding.
         max_draft_nodes: most live draft nodes; None: as many as edge and verifier allow.
         priority: higher goes first.
+        cache_salt: prefixes are shared among requests with the same one only.
         prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
         is_traced: every burst tells what its round looked like.
     """
@@ -55,6 +56,7 @@ class GenerationRequest:
     speculate: bool = True
     max_draft_nodes: int | None = None
     priority: int = 0
+    cache_salt: bytes = b""
     prediction_ids: tuple[int, ...] = ()
     is_traced: bool = False
 
@@ -322,6 +324,7 @@ class AnswerStream:
             drafter_id=self._drafter_id,
             system="specedge" if self._drafter_id else "autoregressive",
             priority=self._request.priority,
+            cache_salt=self._request.cache_salt,
         )
         return self._client.open_stream(opening, self._info)
 

@@ -73,12 +73,14 @@ class TenantEngine(FakeTarget):
         self._schedule: Schedule | None = None
         self._begun = Step()
 
-    def open(self, tenant: str, prompt: Sequence[int], max_tokens: int, priority: int = 0, **sampling: int) -> int:
+    def open(
+        self, tenant: str, prompt: Sequence[int], max_tokens: int, priority: int = 0, salt: bytes = b"", **sampling: int
+    ) -> int:
         handle = len(self.prompts)
         self.prompts[handle], self.tenant_of[handle] = list(prompt), tenant
         self.max_tokens[handle] = max_tokens
         params = SamplingParams(max_tokens=max_tokens, **sampling)
-        message = OpenSession(str(handle), tuple(prompt), (), params, "f", "edge", priority=priority)
+        message = OpenSession(str(handle), tuple(prompt), (), params, "f", "edge", "specedge", priority, salt)
         self.core.open(handle, message, None, self.accounts[tenant])
         return handle
 

@@ -28,7 +28,7 @@ from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
 from specedge.wire.channel import client_options
 from specedge.wire.messages import OpenSession, SessionOpened
-from specedge.wire.status import Metadata
+from specedge.wire.status import Metadata, from_status, to_status
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.scheduler import Schedule
 from specedge_verifier.tenants import Tenants
@@ -339,8 +339,6 @@ async def test_without_a_file_everyone_is_let_in() -> None:
 
 
 def test_the_status_of_a_tenants_limit_and_of_a_stranger_cross_the_wire() -> None:
-    from specedge.wire.status import from_status, to_status
-
     for error in (TenantLimit("too much", 2.5), Unauthenticated("who are you")):
         status = to_status(error)
         back = from_status(status.code, status.details, status.metadata)

@@ -203,6 +203,11 @@ def test_prefixes_of_one_tenant_are_nobody_elses() -> None:
     in_flight = engine.open("b", [*text, 1], 4)
     engine.finish()
     assert engine.cached[in_flight] >= 36, "its own are"
+    salted = [engine.open("b", text, 4, salt=salt) for salt in (b"one", b"two")]
+    engine.finish()
+    again = engine.open("b", text, 4, salt=b"two")
+    engine.finish()
+    assert [engine.cached[handle] for handle in salted] == [0, 0] and engine.cached[again] >= 36
 
 
 def test_what_a_tenant_used_is_counted() -> None:

@@ -363,8 +363,10 @@ class Scheduler:
                 blocks, end = item.session.blocks, item.start + item.num_chunk
                 item.num_nodes = count
                 if end + count > blocks.num_slots:
-                    item.num_nodes = min(count, blocks.num_slots - end + blocks.num_spare * self.pool.block_size)
-                    blocks.reserve(end + item.num_nodes)
+                    room = blocks.num_slots - end + blocks.num_spare * self.pool.block_size
+                    if count > room:
+                        item.num_nodes = count = room
+                    blocks.reserve(end + count)
         ends = counts.cumsum() - counts + [item.num_nodes for item in drafted]
         is_chosen = np.arange(len(places)) < ends.take(owners)
         roots = [item.session.trie.root_place for item in sampling]

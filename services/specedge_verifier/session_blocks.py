@@ -43,8 +43,10 @@ class SessionBlocks:
     @property
     def num_spare(self) -> int:
         """Blocks that may be added now, by the pool and by the tenant's share of it."""
-        left = self._account.max_blocks(self._pool.num_blocks) - self._account.num_blocks
-        return max(0, min(self._pool.num_free, left))
+        free, account = self._pool.num_free, self._account
+        if account.limits.kv_share is None:
+            return free
+        return max(0, min(free, account.max_blocks(self._pool.num_blocks) - account.num_blocks))
 
     def slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Slots of indices start..end-1; a view, valid until the next call that changes the blocks."""
@@ -84,9 +86,9 @@ class SessionBlocks:
         Raises:
             OutOfBlocks: they are not free, or beyond the tenant's share while it has other sessions; nothing changes.
         """
-        num_blocks, account = self.num_missing(num_slots), self._account
-        if num_blocks <= 0:
+        if num_slots <= self.num_slots:
             return
+        num_blocks, account = self.num_missing(num_slots), self._account
         if account.limits.kv_share is not None and account.num_running > 1:
             most = account.max_blocks(self._pool.num_blocks)
             if account.num_blocks + num_blocks > most:

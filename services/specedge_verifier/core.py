@@ -180,7 +180,7 @@ class EngineCore:
         account = self.everyone if account is None else account
         drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
         if self._drafts is None and drafter_id and account is not self.everyone:
-            drafter_id = f"{account.name}/{drafter_id}"  # what one tenant's drafts are worth says nothing of another's
+            drafter_id = account.drafter_id(drafter_id)
         committed = [*message.prompt_ids, *message.committed_ids]
         counts = None
         if params.has_penalties:

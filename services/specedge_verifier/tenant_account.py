@@ -10,6 +10,8 @@ from math import inf
 
 _ROUNDING = 1e-6  # tokens: a bucket that has been waited for is not found a hair too empty
 
+_MAX_DRAFTERS = 16  # of one tenant that are told apart
+
 DEFAULT_TENANT = "default"
 """Who everyone is where there is no tenants file."""
 
@@ -117,6 +119,7 @@ class TenantAccount:
         num_waiting: sessions in the queue for it.
         num_blocks: KV blocks its sessions hold; one that several hold counts for each.
         num_nodes: draft nodes of its sessions in the last step.
+        drafters: a number for each of its drafters, the one unused longest first.
         turn: where the next round among its decoding sessions begins while they are slowed.
     """
 
@@ -128,11 +131,25 @@ class TenantAccount:
     num_waiting: int = 0
     num_blocks: int = 0
     num_nodes: int = 0
+    drafters: dict[str, int] = field(default_factory=dict)
     turn: int = 0
 
     @property
     def name(self) -> str:
         return self.limits.name
+
+    def drafter_id(self, own_id: str) -> str:
+        """A drafter of this tenant among those of all tenants.
+
+        What one tenant's drafts are worth says nothing of another's; and one that makes up ever new names pushes only
+        its own out of what is known.
+        """
+        number = self.drafters.pop(own_id, None)
+        if number is None:
+            is_full = len(self.drafters) == _MAX_DRAFTERS
+            number = self.drafters.pop(next(iter(self.drafters))) if is_full else len(self.drafters)
+        self.drafters[own_id] = number
+        return f"{self.name}/{number}"
 
     def max_blocks(self, num_blocks: int) -> int:
         """KV blocks of a pool of `num_blocks` that its sessions may hold together."""

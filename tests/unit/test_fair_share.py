@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tenant_support import TenantEngine
 
 from specedge_verifier.fair_share import water_fill
-from specedge_verifier.tenant_account import Pace, Tenant
+from specedge_verifier.tenant_account import Pace, Tenant, TenantAccount
 
 WEIGHTS = st.sampled_from([0.25, 1.0, 1.5, 3.0])
 PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60), WEIGHTS), min_size=1, max_size=5)
@@ -208,6 +208,16 @@ def test_prefixes_of_one_tenant_are_nobody_elses() -> None:
     again = engine.open("b", text, 4, salt=b"two")
     engine.finish()
     assert [engine.cached[handle] for handle in salted] == [0, 0] and engine.cached[again] >= 36
+
+
+def test_made_up_drafters_push_out_nobody_elses() -> None:
+    alice, bob = TenantAccount(Tenant("alice")), TenantAccount(Tenant("bob"))
+    known = alice.drafter_id("edge")
+    made_up = {bob.drafter_id(f"edge {number}") for number in range(500)} | {bob.drafter_id("edge")}
+    assert len(made_up) == 16 and known not in made_up
+    last = bob.drafter_id("edge 499")
+    assert [bob.drafter_id(f"edge {number}") for number in range(490, 500)][-1] == last, "those in use keep theirs"
+    assert alice.drafter_id("edge") == known
 
 
 def test_what_a_tenant_used_is_counted() -> None:

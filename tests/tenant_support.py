@@ -27,6 +27,7 @@ class Step:
     roots: Counter[str] = field(default_factory=Counter)
     running: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)  # draft nodes at hand
+    wanted: int = 0  # rows of committed tokens that all running sessions together want
 
 
 class TenantEngine(FakeTarget):
@@ -90,6 +91,7 @@ class TenantEngine(FakeTarget):
         for session in self.scheduler.running:
             self._begun.running[session.tenant.name] += 1
             self._begun.live[session.tenant.name] += session.trie.num_live
+            self._begun.wanted += session.num_uncomputed
         return super().launch(schedule)
 
     def step(self) -> Step | None:

@@ -55,9 +55,12 @@ def test_floods_end_with_every_answer_right(
         max_len=44,
         drafted=drafted,
     )
+    is_unpaced = all(tenant.max_verified_tokens_per_second is None for tenant in tenants)
     for number, (tenant, wait, num_prompt, num_tokens, priority, times) in enumerate(arrivals):
         for _ in range(wait):
-            engine.step()
+            before, step = engine.scheduler.num_preemptions, engine.step()
+            if step is not None and not drafted and is_unpaced and engine.scheduler.num_preemptions == before:
+                assert sum(step.rows.values()) == min(MAX_ROWS, step.wanted), "no row is left that anyone wants"
         for time in range(times):
             text = [(number * 3 + time + index * index) % 5 for index in range(num_prompt)]
             engine.open(f"t{tenant % len(tenants)}", text, num_tokens, priority)

@@ -239,6 +239,9 @@ class GenerationFields(RequestFields):
     return_tokens_as_token_ids: bool | None = Field(None, description='true: logprobs call tokens "token_id:123"')
     return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
     priority: Int | None = number("lower is served earlier; 0 is normal", -(2**31) + 1, 2**31 - 1)
+    cache_salt: str | None = Field(
+        None, description="only requests with the same salt find this prompt in the prefix cache; at least 1 character"
+    )
     speculation: Speculation | None = Field(None, description="how this request is drafted for; the text is the same")
     response_format: ResponseFormat = Field(None, description="what the answer must follow, in OpenAI's form")
     structured_outputs: StructuredOutputs | None = Field(

@@ -12,6 +12,7 @@ from specedge.drafting.draft_stats import DrafterStats
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.tenant_metrics import TenantMetrics
 
 PAGE = Path(__file__).with_name("metrics.md")
 BEGIN, END = "<!-- tables: written by docs/metrics_table.py -->\n", "<!-- end of tables -->\n"
@@ -32,6 +33,7 @@ def verifier_registry() -> CollectorRegistry:
     scheduler = Scheduler(BlockPool(1, 16), SchedulerLimits(1, 16, 0), StepTime(16, [(1, 0.01)]))
     metrics = VerifierMetrics("model", scheduler)
     metrics.costs(price_per_hour=1.0)
+    metrics.registry.register(TenantMetrics(lambda: (), {}))
     DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(DrafterStats(), BlockPool(1, 1))
     return metrics.registry
 

@@ -130,7 +130,9 @@ def show_tenants(verifier: Verifier, authentication: Authentication | None) -> N
     everyone = (verifier.core.everyone,)
     tenants = None if authentication is None else authentication.tenants
     accounts = (lambda: everyone) if tenants is None else (lambda: tuple(tenants.accounts.values()))
-    verifier.metrics.registry.register(TenantMetrics(accounts, authentication))
+    verifier.metrics.registry.register(
+        TenantMetrics(accounts, None if authentication is None else authentication.refused)
+    )
 
 
 def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from specedge_verifier.authentication import Authentication
 from specedge_verifier.tenant_account import TenantAccount
 
 _PREFIX = "specedge_verifier_"
@@ -16,14 +15,14 @@ class TenantMetrics(Collector):
 
     Args:
         accounts: of all tenants; read from any thread.
-        authentication: counts refused calls; None where there are no tenants.
+        refused_calls: calls that were no tenant's, by reason; None where there are no tenants.
     """
 
     def __init__(
-        self, accounts: Callable[[], Iterable[TenantAccount]], authentication: Authentication | None = None
+        self, accounts: Callable[[], Iterable[TenantAccount]], refused_calls: dict[str, int] | None = None
     ) -> None:
         self._accounts = accounts
-        self._authentication = authentication
+        self._refused_calls = refused_calls
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """See `Collector.collect`."""
@@ -59,10 +58,10 @@ class TenantMetrics(Collector):
             sessions.add_metric([name, "waiting"], account.num_waiting)
             blocks.add_metric([name], account.num_blocks)
         yield from (tokens, opened, refused, sessions, blocks)
-        if self._authentication is not None:
+        if self._refused_calls is not None:
             calls = CounterMetricFamily(
                 _PREFIX + "unauthenticated_calls", "Calls refused or ended: nobody's, or revoked", labels=["reason"]
             )
-            for reason, number in self._authentication.refused.copy().items():
+            for reason, number in self._refused_calls.copy().items():
                 calls.add_metric([reason], number)
             yield calls

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from edge_agent.settings import EdgeSettings
 from edge_agent.verifier_token import VerifierToken
@@ -13,6 +14,8 @@ from specedge.settings_sources import ProcessKind, load_settings
 from specedge_cli.main import main
 from specedge_verifier.authentication import caller_of
 from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.tenant_account import TenantAccount
+from specedge_verifier.tenant_metrics import TenantMetrics
 from specedge_verifier.tenants import Caller, Tenant, Tenants, new_token, read_tenants, spell_tenant
 
 HASH = "c2021d83d44863dd7ca7a921c58ce30a01cf02d69c2f5ec750a8f380344f493e"
@@ -188,6 +191,24 @@ def test_the_token_in_settings_is_never_shown(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SPECEDGE_VERIFIER_TOKEN", "off")
     settings = load_settings(EDGE, [], [])
     assert isinstance(settings, EdgeSettings) and settings.verifier_token is None
+
+
+def test_metrics_have_every_tenant_and_what_it_used() -> None:
+    alice, bob = TenantAccount(Tenant("alice")), TenantAccount(Tenant("bob"))
+    alice.usage.committed, alice.num_running = 7, 2
+    bob.usage.refused("queue")
+    registry = CollectorRegistry()
+    registry.register(TenantMetrics(lambda: (alice, bob), {"no_credentials": 3}))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"specedge_verifier_{name}", labels)
+
+    assert value("tenant_tokens_total", tenant="alice", kind="committed") == 7
+    assert value("tenant_tokens_total", tenant="bob", kind="drafted") == 0
+    assert value("tenant_sessions", tenant="alice", state="running") == 2
+    assert value("tenant_refused_sessions_total", tenant="bob", reason="queue") == 1
+    assert value("tenant_refused_sessions_total", tenant="alice", reason="queue") is None
+    assert value("unauthenticated_calls_total", reason="no_credentials") == 3
 
 
 def test_the_tenants_file_in_settings() -> None:

@@ -64,7 +64,6 @@ REASONS: Mapping[str, str] = {
     "background": "nothing is stored",
     "best_of": "`n` gives all answers; none is judged better than another",
     "cache_control": "the prefix cache finds prompts by their tokens",
-    "cache_salt": "one cache for all",
     "chat_template": "a template from outside would run here; the model has its own",
     "container": "no code is run here",
     "context_management": "the conversation is taken as it is",

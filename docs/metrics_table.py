@@ -1,5 +1,6 @@
 """Writes the tables of `docs/metrics.md` from the code: `python docs/metrics_table.py`. A test holds them together."""
 
+from collections import Counter
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,8 @@ from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.tenant_account import TenantAccount
+from specedge_verifier.tenant_metrics import TenantMetrics
 
 PAGE = Path(__file__).with_name("metrics.md")
 BEGIN, END = "<!-- tables: written by docs/metrics_table.py -->\n", "<!-- end of tables -->\n"
@@ -40,6 +43,7 @@ def verifier_registry() -> CollectorRegistry:
     metrics.registry.register(LookupMetrics("specedge_verifier", stats.lookup))
     CertificateMetrics(metrics.registry, "specedge_verifier")
     Handshakes(metrics.registry)
+    metrics.registry.register(TenantMetrics(lambda: [TenantAccount()], Counter()))
     return metrics.registry
 
 

@@ -34,6 +34,7 @@ from edge_agent.http.sampling_fields import (
     refuse_trace,
     stop_strings,
     wire_priority,
+    wire_salt,
 )
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
@@ -254,6 +255,7 @@ class GenerationEndpoints:
                     speculate=fields.speculation is None or fields.speculation.enabled is not False,
                     max_draft_nodes=max_draft_nodes(fields.speculation),
                     priority=wire_priority(fields.priority),
+                    cache_salt=wire_salt(fields.cache_salt),
                     is_traced=is_traced(fields),
                 )
                 choices.append(

@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from specedge.errors import CapacityExceeded, InvalidRequest, SpecEdgeError, UnknownModel, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    InvalidRequest,
+    SpecEdgeError,
+    TenantLimit,
+    UnknownModel,
+    VerifierUnavailable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +135,8 @@ def describe(error: Exception) -> ApiError:
             )
         case BodyRefused() | HeadRefused():
             return ApiError(error.status, message, "invalid_request_error")
+        case TenantLimit():
+            return ApiError(429, message, "rate_limit_error", code="tenant_limit", retry_after_s=error.retry_after_s)
         case CapacityExceeded():
             return ApiError(503, message, "server_error", code="overloaded", retry_after_s=error.retry_after_s)
         case VerifierUnavailable():

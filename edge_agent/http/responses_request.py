@@ -16,7 +16,6 @@ _SAME: Final = (*SamplingFields.model_fields, "chat_template_kwargs", "parallel_
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
 _UNBUILT: Final = (
     "background",
-    "cache_salt",
     "conversation",
     "enable_response_messages",
     "image",

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from edge_agent.http.errors import ContextLengthExceeded
@@ -72,6 +73,15 @@ def wire_priority(priority: int | None) -> int:
         message = f"priority is {value}; it must be between {-MAX_PRIORITY} and {MAX_PRIORITY}"
         raise InvalidRequest(message, param="priority")
     return -value
+
+
+def wire_salt(salt: str | None) -> bytes:
+    """What keeps a request's prefixes apart on the verifier; empty where it names no salt."""
+    if salt is None:
+        return b""
+    if not salt:
+        raise InvalidRequest("cache_salt is empty; it must have at least 1 character", param="cache_salt")
+    return sha256(salt.encode(errors="surrogatepass")).digest()
 
 
 def max_draft_nodes(speculation: Speculation | None) -> int | None:

@@ -112,6 +112,9 @@ class SamplingFields(RequestFields):
     bad_words: list[str] | None = Field(None, description="texts that the answer never contains")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that the answer may contain")
     priority: Int | None = number("lower is served earlier; 0 is normal", -(2**31) + 1, 2**31 - 1)
+    cache_salt: str | None = Field(
+        None, description="only requests with the same salt find this prompt in the prefix cache; at least 1 character"
+    )
     speculation: Speculation | None = Field(None, description="how this request is drafted for; the text is the same")
     structured_outputs: StructuredOutputs | None = Field(
         None, description="what the answer must follow, in vLLM's form"

@@ -17,7 +17,6 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
 
 _NOTHING = _one_of()
 _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "cache_salt": _NOTHING,
     "ec_transfer_params": _NOTHING,
     "early_stopping": _one_of(False),
     "guided_decoding_backend": _one_of("auto", "xgrammar"),

@@ -9,7 +9,14 @@ import pytest
 from edge_agent.http.api_docs import body_docs
 from edge_agent.http.body import parse_json_object
 from edge_agent.http.errors import ContextLengthExceeded
-from edge_agent.http.sampling_fields import build_sampling, choice_seed, fit_answer, num_choices, stop_strings
+from edge_agent.http.sampling_fields import (
+    build_sampling,
+    choice_seed,
+    fit_answer,
+    num_choices,
+    stop_strings,
+    wire_salt,
+)
 from edge_agent.http.schema import ChatRequest, CompletionRequest, parse_fields
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
@@ -269,6 +276,12 @@ NEUTRAL_CHAT = {
     "user": "u",
     "parallel_tool_calls": True,
 }
+
+
+def test_a_salt_is_hashed_before_it_leaves_the_edge() -> None:
+    assert wire_salt(None) == b"" and len(wire_salt("a")) == 32
+    assert wire_salt("a") != wire_salt("b") and wire_salt("\ud800") != wire_salt("a")
+    assert "cache_salt is empty" in str(refusal(wire_salt, ""))
 
 
 def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:

@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients bench exactness lint proto lock install \
-  install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers bench exactness lint proto lock \
+  install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -45,6 +45,7 @@ help:
 	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
+	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -88,6 +89,10 @@ test-clients: $(INSTALLED_CLIENTS)
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(CLIENTS)/node/node_modules" \
 	  SPECEDGE_AIPERF="$(CURDIR)/$(CLIENTS)/aiperf/bin/aiperf" \
 	  $(CLIENTS)/bin/python -m pytest -q tests/clients $(ARGS)
+
+# Reads DOCKER, DOCKER_COMPOSE, DOCKER_BUILD_FLAGS, PYTHON_IMAGE, STAND_INS and COMPOSE_OVERRIDES: tests/containers/conftest.py
+test-containers: $(INSTALLED_DEV)
+	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -24,8 +24,14 @@ pip --no-deps $(pinned 'apache-tvm-ffi|xgrammar')
 
 packages=$(/opt/specedge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo /opt/specedge/app >"$packages/specedge.pth"
-rm -rf "$packages/torch/include" "$packages/torch/test" "$packages/torch/share" "$packages"/torch/bin/*test*
+# A third less: headers, symbols and tests of others.
+rm -rf "$packages/torch/include" "$packages/torch/test" "$packages/torch/share"
+find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete
+for package in mpmath networkx numpy sympy; do
+    find "$packages/$package" -depth -type d -name tests -exec rm -rf {} +
+done
 find "$packages" -name '*.a' -delete
+strip --strip-unneeded "$packages/torch/lib/libtorch_cpu.so" "$packages/torch/lib/libtorch_python.so"
 if [ "$variant" = cpu ] && ! /opt/specedge/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
     echo "PyTorch without CUDA was not found at $cpu_index; another index: --build-arg CPU_INDEX=URL" >&2
     exit 1

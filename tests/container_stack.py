@@ -98,7 +98,7 @@ class Stack:
         self.ports |= {name: quiet_port() for name in ("PROMETHEUS", "GRAFANA")}
         self._project = f"specedge-test-{os.getpid()}"
         self._environment = {**images, **{f"{name}_LISTEN": f"{HOST}:{port}" for name, port in self.ports.items()}}
-        self._files = ["docker-compose.yml", *overrides]
+        self._files = ["docker-compose.yml", "tests/containers/patient.yml", *overrides]
 
     def compose(self, *words: str, timeout_s: float = COMMAND_S) -> str:
         """Runs a command of compose in this project."""

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-
 from container_stack import Stack, Tools
 
 SERVER, EDGE, PROMETHEUS = (f"specedge-test-{name}" for name in ("verifier", "edge", "prometheus"))

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from processes import HOST, Ask
-
 from container_stack import UID, Stack, wait_for
+from processes import HOST, Ask
 
 CHAT = Ask("Tell me a tale about a fox who wanted to see the sea.", seed=7, max_tokens=160, is_chat=True)
 LONG = Ask("Once upon a time there was a bear who", seed=11, max_tokens=400)

@@ -4,7 +4,6 @@ import logging
 import platform
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +60,8 @@ def test_only_kernels_chosen_at_run_time_need_a_new_processor() -> None:
     needing = set()
     for name, source, flags in build._units():
         command = [find_compiler(), *flags, "-S", str(build.SOURCES / source), "-o", "-"]
-        if WIDE_REGISTERS.search(subprocess.run(command, capture_output=True, text=True, check=True, timeout=BUILD_SECONDS).stdout):
+        if WIDE_REGISTERS.search(
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=BUILD_SECONDS).stdout
+        ):
             needing.add(name)
     assert needing == {"avx2", "avx512"}

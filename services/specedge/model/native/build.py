@@ -119,7 +119,7 @@ def library_key(compiler: str) -> str:
 
 
 def source_key() -> str:
-    """Changes with the sources, the flags and the processor type: a library of another version is not mistaken for ours."""
+    """Changes with the sources, the flags and the processor type, so that another version's library is not taken."""
     key = hashlib.sha256(repr((platform.machine(), _units())).encode())
     for path in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
         key.update(path.name.encode() + path.read_bytes())

@@ -1,6 +1,6 @@
-"""`python -m specedge.model.native.prebuild` puts the native library into this installation, which then needs no compiler.
+"""`python -m specedge.model.native.prebuild` puts the native library into an installation, which then needs no compiler.
 
-It holds the kernels for every instruction set and the processor's own are chosen at start, so it may be built elsewhere.
+It holds kernels for every instruction set, of which each start takes the processor's own: it may be built elsewhere.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`python -m specedge.model.native.prebuild` puts the native library into an installation, which then needs no compiler.
+"""`python -m specedge.model.native.prebuild` puts the native library into an installation, to do without a compiler.
 
 It holds kernels for every instruction set, of which each start takes the processor's own: it may be built elsewhere.
 """

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from container_stack import ROOT, Tools, run
 
 DOCKERFILES = ("Dockerfile.server", "Dockerfile.edge")
@@ -68,6 +69,14 @@ def test_compose_takes_the_files(tools: Tools, files: tuple[str, ...]) -> None:
             assert f"  {service}:" in text
     assert ("/certificates/ca.crt" in text) == ("docker-compose.tls.yml" in files)
     assert ("driver: nvidia" in text) == ("docker-compose.gpu.yml" in files)
+
+
+def test_grafana_finds_what_is_mounted(tools: Tools) -> None:
+    volumes = yaml.safe_load(tools.config(["docker-compose.yml"]))["services"]["grafana"]["volumes"]
+    mounted = {volume.split(":")[1] if isinstance(volume, str) else volume["target"] for volume in volumes}
+    provisioning = ROOT / "deploy" / "grafana" / "provisioning" / "dashboards" / "specedge.yml"
+    (provider,) = yaml.safe_load(provisioning.read_text(encoding="utf-8"))["providers"]
+    assert provider["options"]["path"] in mounted
 
 
 def test_every_variable_is_explained() -> None:

@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring bench exactness lint proto lock install \
-  install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring bench \
+  exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -46,6 +46,7 @@ help:
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
+	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -108,6 +109,10 @@ test-monitoring: $(INSTALLED_SCHEMA)
 	  echo 'Without prometheus and promtool most of it is skipped. Debian and Ubuntu: apt install prometheus'
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(VENV)/grafana/node_modules" \
 	  $(RUN) -m pytest -q -rs tests/unit/test_monitoring.py tests/monitoring $(ARGS)
+
+# Reads DOCKER, DOCKER_COMPOSE, DOCKER_BUILD_FLAGS, PYTHON_IMAGE, STAND_INS and COMPOSE_OVERRIDES: tests/containers/conftest.py
+test-containers: $(INSTALLED_DEV)
+	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring bench exactness lint proto lock install \
-  install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring bench \
+  exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -15,7 +15,7 @@ LOCK := requirements.lock
 TORCH := $(shell grep '^torch==' $(LOCK))
 
 # What structured output needs. xgrammar also names triton, which it does without here: several hundred megabytes.
-GRAMMARS := $(shell grep -E '^(apache-tvm-ffi|xgrammar)==' $(LOCK))
+GRAMMARS := $(shell grep -E '^(apache-tvm-ffi|llguidance|xgrammar)==' $(LOCK))
 INSTALL_GRAMMARS = $(PIP) install --no-deps $(GRAMMARS) || echo 'SpecEdge goes without structured output.'
 
 # Without an NVIDIA GPU, PyTorch's public index of CPU builds is asked as well, so that no CUDA packages are needed; an
@@ -46,6 +46,7 @@ help:
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
+	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -72,14 +73,19 @@ test-browser: $(INSTALLED_DEV)
 test-api: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q --timeout 900 --api-cases 200 tests/integration/test_http_fuzz.py $(ARGS)
 
-# Some clients want older packages than ours or each other: they lie in environments of their own. The first is laid on
-# top of ours; LiteLLM asks for mcp only when it is given tools.
+# Some clients want older packages than ours or each other: they lie in environments of their own, the first on top of
+# ours. LiteLLM's bounds on huggingface-hub and certifi fit nothing here, so it comes without what it asks for; what it
+# needs is named beside the other clients (mcp: for tools).
+CLIENT_PACKAGES := langchain-openai llama-index-llms-openai-like \
+  aiohttp boto3 fastuuid 'httpx[http2]' importlib-metadata jsonschema mcp python-dotenv tiktoken
+CLIENTS_PIP := $(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(INSTALLED_CLIENTS): $(INSTALLED_DEV)
 	$(RUN) -m venv $(CLIENTS)
 	$(RUN) $(PURELIB) > "$$($(CLIENTS)/bin/python $(PURELIB))/below.pth"
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install -e '.[clients]'
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install mcp
+	$(CLIENTS_PIP) install --no-deps -e .
+	$(CLIENTS_PIP) install $(CLIENT_PACKAGES)
+	$(CLIENTS_PIP) install --no-deps litellm
 	$(RUN) -m venv $(CLIENTS)/aiperf
 	$(CLIENTS)/aiperf/bin/python -m pip --disable-pip-version-check --no-input install aiperf
 	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(CLIENTS)/node openai; fi
@@ -103,6 +109,10 @@ test-monitoring: $(INSTALLED_SCHEMA)
 	  echo 'Without prometheus and promtool most of it is skipped. Debian and Ubuntu: apt install prometheus'
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(VENV)/grafana/node_modules" \
 	  $(RUN) -m pytest -q -rs tests/unit/test_monitoring.py tests/monitoring $(ARGS)
+
+# Reads DOCKER, DOCKER_COMPOSE, DOCKER_BUILD_FLAGS, PYTHON_IMAGE, STAND_INS and COMPOSE_OVERRIDES: tests/containers/conftest.py
+test-containers: $(INSTALLED_DEV)
+	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from fastapi import FastAPI
 
+from edge_agent.draft_grammars import MakeGrammars
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -28,6 +29,7 @@ from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_token import VerifierToken
 from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
@@ -78,6 +80,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         loop.add_signal_handler(number, stop.set)
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
+    token = verifier_token(settings)
     tls = edge_tls(settings)
     metrics = EdgeMetrics(slo=Slo(settings.slo_ttft_s, settings.slo_itl_s))
     metrics.costs(settings.price_per_hour)
@@ -95,7 +98,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, tls, listener, stopped)
+        await _serve_loaded(settings, loading.result(), metrics, token, tls, listener, stopped)
     logger.info("stopped")
 
 
@@ -103,13 +106,14 @@ async def _serve_loaded(
     settings: EdgeSettings,
     models: LoadedModels,
     metrics: EdgeMetrics,
+    token: VerifierToken,
     tls: "EdgeTls | None",
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
     """Meet the verifier, serve on `listener` until `stopped` is done, drain."""
     link, https = (None, None) if tls is None else (tls.link, tls.https)
-    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link)
+    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link, token)
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
@@ -138,6 +142,8 @@ async def _serve_loaded(
         await client.close()
         if models.drafter is not None:
             models.drafter.stop()
+        if models.lookup is not None:
+            models.lookup.stop()
 
 
 def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
@@ -151,6 +157,12 @@ def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
     from edge_agent.transport import EdgeTls
 
     return EdgeTls(settings)
+
+
+def verifier_token(settings: EdgeSettings) -> VerifierToken:
+    """What makes this edge a tenant of the verifier; raises SettingsError when it cannot be used."""
+    given = "" if settings.verifier_token is None else settings.verifier_token.get_secret_value()
+    return VerifierToken(given, settings.verifier_token_file)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -168,13 +180,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner = make_runner) -> LoadedModels:
+def load(
+    settings: EdgeSettings,
+    metrics: EdgeMetrics,
+    make_runner: MakeRunner = make_runner,
+    make_grammars: MakeGrammars | None = None,
+) -> LoadedModels:
     """Load the target's tokenizer and the draft model, and warm the draft model up.
 
     Args:
         settings: the process's.
         metrics: told about draft steps.
         make_runner: from the loaded draft model and the number of KV slots; benchmarks put their own here.
+        make_grammars: what drafts follow; None: compiled by a process of this one's own.
 
     Raises:
         ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
@@ -182,8 +200,10 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
+    make_grammars = make_grammars or partial(draft_grammars, tokenizer)
     if settings.draft_model is None:
-        return LoadedModels(tokenizer, None, lookup=lookup_source(settings, metrics) if settings.looks_up else None)
+        lookup = lookup_source(settings, make_grammars, metrics) if settings.looks_up else None
+        return LoadedModels(tokenizer, None, lookup=lookup)
     model = load_draft_model(settings, tokenizer)
     num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
     runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
@@ -194,7 +214,7 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
         settings=drafting,
         vocab_size=len(tokenizer),
         on_step=steps.step,
-        make_grammars=partial(draft_grammars, tokenizer),
+        make_grammars=make_grammars,
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
@@ -204,9 +224,9 @@ def load(settings: EdgeSettings, metrics: EdgeMetrics, make_runner: MakeRunner =
     return LoadedModels(tokenizer, drafter, execution)
 
 
-def lookup_source(settings: EdgeSettings, metrics: EdgeMetrics) -> LookupSource:
+def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
     """Drafts without a draft model."""
-    source = LookupSource(settings.max_budget)
+    source = LookupSource(settings.max_budget, make_grammars)
     metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
     return source
 

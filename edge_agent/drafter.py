@@ -12,15 +12,14 @@ When nothing is worth drafting the thread sleeps until a command arrives.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 
 from edge_agent.command_inbox import Command, CommandInbox
+from edge_agent.draft_grammars import DraftGrammars, MakeGrammars
 from edge_agent.draft_source import OnNodes
 from specedge.block_pool import BlockPool
 from specedge.drafting.core import DraftCore
@@ -28,12 +27,7 @@ from specedge.drafting.draft_model import DraftRunner, RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.drafting.ranking import ChildRanking
-from specedge.grammar.session_grammars import SessionGrammars
-from specedge.grammar.spec import GrammarSpec
 from specedge.wire.messages import DraftNodes
-
-if TYPE_CHECKING:
-    from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +54,10 @@ class Drafter:
         vocab_size: int | None = None,
         coupled: bool = True,
         on_step: Callable[[StepReport], None] | None = None,
-        make_grammars: Callable[[Sequence[int]], SessionGrammars] | None = None,
+        make_grammars: MakeGrammars | None = None,
     ) -> None:
         self.drafter_id = drafter_id
-        self._make_grammars = make_grammars
-        self._grammars: SessionGrammars | None = None
+        self._grammars = DraftGrammars(make_grammars)
         self.ranking = ChildRanking.of(runner, settings, vocab_size=vocab_size, coupled=coupled)
         self._model = RankedDraftModel(runner, self.ranking)
         self._core: DraftCore[DraftHandle] = DraftCore(self._model, settings, runner.num_slots)
@@ -101,30 +94,16 @@ class Drafter:
         """Ends the thread after the step it is in and frees all slots; to be called before the event loop ends."""
         self.post(self._end)
         self._thread.join()
-        if self._grammars is not None:
-            self._grammars.close()
+        self._grammars.close()
 
     def open(self, request: DraftRequest, on_nodes: OnNodes) -> "DraftHandle":
         """Starts drafting after the committed tokens; to be called on the event loop thread."""
         self._loop = asyncio.get_running_loop()
         handle = DraftHandle(self, self._core, on_nodes)
         self.post(partial(self._core.open, handle, request))
-        if request.sampling.grammar is not None:
-            self._follow(handle, request.sampling.grammar, request)
+        # Before the grammar is compiled drafts are plain guesses.
+        self._grammars.begin(request, lambda state: self.post(partial(self._core.bind, handle, state, 0)))
         return handle
-
-    def _follow(self, handle: "DraftHandle", spec: GrammarSpec, request: DraftRequest) -> None:
-        """Has a session's drafts follow its grammar from when it is compiled; before, they are plain guesses."""
-        if self._make_grammars is None:
-            return
-        if self._grammars is None:
-            self._grammars = self._make_grammars(request.eos_ids)
-
-        def bind(state: "Future[GrammarState]") -> None:
-            if not state.cancelled() and state.exception() is None:
-                self.post(partial(self._core.bind, handle, state.result(), 0))
-
-        self._grammars.begin(spec, request.sampling).add_done_callback(bind)
 
     def post(self, command: Command) -> None:
         """Has the thread run a command between two forwards."""

@@ -3,16 +3,23 @@
 A verdict costs some microseconds, and so does each node; nothing is computed, so there is nothing to wait for.
 """
 
+import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
+from edge_agent.draft_grammars import DraftGrammars, MakeGrammars
 from edge_agent.draft_source import OnNodes
 from specedge.drafting.draft_session import DraftRequest
 from specedge.drafting.draft_stats import LookupStats
+from specedge.drafting.followed_grammar import FollowedGrammar
 from specedge.drafting.lookup import Chain, SessionLookup
 from specedge.drafting.lookup_acceptance import LookupAcceptance, Source
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 _LEAST_GAIN = 0.5
 """Nats by which a node's own log-probability must have risen to be told again: a verifier's calibration is no finer."""
@@ -31,11 +38,13 @@ class LookupSource:
 
     Args:
         max_nodes: most live draft nodes of a session.
+        make_grammars: from the target's end-of-sequence tokens; None: drafts do not follow grammars.
     """
 
     drafter_id = "lookup"
 
-    def __init__(self, max_nodes: int) -> None:
+    def __init__(self, max_nodes: int, make_grammars: MakeGrammars | None = None) -> None:
+        self._grammars = DraftGrammars(make_grammars)
         self.stats = LookupStats()
         self.acceptance = LookupAcceptance()
         self._max_nodes = max_nodes
@@ -45,7 +54,15 @@ class LookupSource:
         sampling = request.sampling
         ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else request.eos_ids)}
         trie = DraftTrie(request.committed, max_live_nodes=min(self._max_nodes, request.max_live_nodes))
-        return LookupSession(self, trie, request.prediction, sampling.max_tokens, ends, on_nodes)
+        session = LookupSession(self, trie, request.prediction, sampling.max_tokens, ends, on_nodes)
+        if sampling.grammar is not None:  # before it is compiled drafts are plain guesses
+            loop = asyncio.get_running_loop()
+            self._grammars.begin(request, lambda state: _post(loop, session, state))
+        return session
+
+    def stop(self) -> None:
+        """Ends what is being compiled."""
+        self._grammars.close()
 
 
 class LookupSession:
@@ -79,10 +96,21 @@ class LookupSession:
         self._sources: dict[int, Source] = {}  # by live node
         self._epoch = 0
         self._is_paused = self._is_closed = False
+        self._prompt_len = trie.num_committed
+        self._grammar = FollowedGrammar()
         capacity = trie.num_committed + max_tokens
         self._lookup = SessionLookup(
-            trie.committed, trie.num_committed, capacity, prediction, source.acceptance, self._is_final
+            trie.committed, trie.num_committed, capacity, prediction, source.acceptance, self._is_final, self._grammar
         )
+        self._send()
+
+    def bind(self, state: "GrammarState") -> None:
+        """Drafts from now on only what the grammar allows.
+
+        Args:
+            state: this session's own, at the beginning of the answer.
+        """
+        self._grammar.bind(state, self._trie.committed[self._prompt_len :])
         self._send()
 
     def verdict(self, token_ids: Sequence[int]) -> None:
@@ -94,6 +122,7 @@ class LookupSession:
             self._stats.confirmed[self._sources.pop(number)] += 1
         for number in commit.dead:
             del self._sources[number]
+        self._grammar.follow(token_ids)
         self._lookup.commit(token_ids)
         self._send()
 
@@ -151,3 +180,8 @@ class LookupSession:
 
     def _is_final(self, token: int, position: int) -> bool:
         return position >= self._deepest_position or token in self._final_ids
+
+
+def _post(loop: asyncio.AbstractEventLoop, session: LookupSession, state: "GrammarState") -> None:
+    with suppress(RuntimeError):  # the loop has ended, and the session with it
+        loop.call_soon_threadsafe(session.bind, state)

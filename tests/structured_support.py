@@ -10,6 +10,7 @@ from tcp_proxy import TcpProxy
 
 from edge_agent.app import LoadedModels
 from edge_agent.app import load as load_edge
+from edge_agent.draft_grammars import DraftGrammars
 from edge_agent.generation import GenerationOptions, GenerationRequest, GenerationService
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_observer import StreamCounters
@@ -72,8 +73,10 @@ async def structured_pair(*flags: str, is_drafting: bool = True) -> AsyncIterato
     await proxy.start()
     drafter_flags = [] if is_drafting else ["--draft-model", "none"]
     models = load_edge(load_edge_settings(["--num-threads", "1", *drafter_flags]), EdgeMetrics())
+    following = models.drafter or models.lookup
+    assert following is not None
+    following._grammars = DraftGrammars(lambda eos_ids: shared)
     if models.drafter is not None:
-        models.drafter._make_grammars = lambda eos_ids: shared
         models.drafter.start()
     counters = StreamCounters()
     client = VerifierClient(f"127.0.0.1:{proxy.port}", counters)
@@ -84,9 +87,8 @@ async def structured_pair(*flags: str, is_drafting: bool = True) -> AsyncIterato
         yield Pair(verifier, service, models, proxy, counters)
     finally:
         await client.close()
-        if models.drafter is not None:
-            models.drafter._grammars = None
-            models.drafter.stop()
+        following._grammars = DraftGrammars(None)
+        following.stop()
         await proxy.close()
         await server.stop()
         engine.stop()

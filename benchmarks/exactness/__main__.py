@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.exactness.cases import make_cases
 from benchmarks.exactness.cells import Cell, grid
 from benchmarks.exactness.differences import TOLERANCES, Judge
+from benchmarks.exactness.kept_compiler import KeptCompiler
 from benchmarks.exactness.prompts import all_prompts
 from benchmarks.exactness.report import print_cell, print_report, print_verdict
 from benchmarks.exactness.run import CellResult, Options, plain_answers, run_cell
+from specedge.grammar.loading import make_compiler
 from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.model.engines import Engine
 from specedge.model.loader import load_generation_defaults
@@ -51,9 +53,12 @@ async def _run(cells: list[Cell], arguments: argparse.Namespace, console: Consol
     path = resolve_model(EMBEDDED_NAME, "target")
     tokenizer = load_tokenizer(path)
     eos_ids = load_generation_defaults(path, tokenizer).eos_ids
-    options = Options(arguments.device, arguments.engine, arguments.dtype, arguments.num_threads, arguments.seed)
+    compiler = KeptCompiler(make_compiler(tokenizer, len(tokenizer), eos_ids))
+    options = Options(
+        arguments.device, arguments.engine, arguments.dtype, arguments.num_threads, arguments.seed, compiler
+    )
     judge = Judge(path, options.device, options.engine, options.dtype, eos_ids)
-    temperatures = sorted({cell.temperature for cell in cells})
+    kinds = dict.fromkeys((cell.temperature, cell.requests) for cell in cells)
     results = []
     columns = (
         TextColumn("{task.description}"),
@@ -65,17 +70,17 @@ async def _run(cells: list[Cell], arguments: argparse.Namespace, console: Consol
     )
     with Progress(*columns, console=console) as progress:
         num_prompts = min(arguments.prompts, len(all_prompts()))
-        task = progress.add_task("", total=num_prompts * (len(cells) + len(temperatures)))
+        task = progress.add_task("", total=num_prompts * (len(cells) + len(kinds)))
 
         def advance() -> None:
             progress.advance(task)
 
-        for temperature in temperatures:
-            cases = make_cases(tokenizer, eos_ids[0], temperature, num_prompts, arguments.max_tokens)
-            progress.update(task, description=f"T{temperature:g} plain decoding")
+        for temperature, requests in kinds:
+            cases = make_cases(tokenizer, eos_ids[0], temperature, num_prompts, arguments.max_tokens, requests)
+            progress.update(task, description=f"T{temperature:g} {requests} plain decoding")
             expected = await plain_answers(cases, options, advance)
             for cell in cells:
-                if cell.temperature == temperature:
+                if (cell.temperature, cell.requests) == (temperature, requests):
                     progress.update(task, description=cell.name)
                     result = await run_cell(cell, cases, expected, judge, options, advance)
                     results.append(result)
@@ -94,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cells",
         default="",
         metavar="WORDS",
-        help="only cells with all these words, alternatives joined by commas: T0 T0.7 T1, none demo lookup both "
-        'random wrong, x1 x8, roomy tight, steady cut; for example "T1 demo,random cut"',
+        help="only cells with all these words, alternatives joined by commas: T0 T0.7 T1, mixed penalties grammar, "
+        'none demo lookup both server random wrong, x1 x8, roomy tight, steady cut; for example "T1 demo,random cut"',
     )
     parser.add_argument("--max-tokens", type=_positive, default=40, help="tokens of the longer answers (default: 40)")
     parser.add_argument("--engine", choices=get_args(Engine), default="auto", help="what computes the target")

@@ -11,6 +11,9 @@ from edge_agent.draft_source import DraftSource
 from edge_agent.generation import GenerationOptions, GenerationService
 from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_client import VerifierClient
+from specedge.drafting.loading import MakeRunner
+from specedge.grammar.session_grammars import SessionGrammars
+from specedge.model.engines import make_runner
 from specedge_verifier.app import Verifier, load
 from specedge_verifier.engine import EngineThread
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
@@ -46,7 +49,13 @@ class Deployment:
 
 @contextlib.asynccontextmanager
 async def deployed(
-    settings: VerifierSettings, source: DraftSource, cuts: CutSettings | None = None, seed: int = 0
+    settings: VerifierSettings,
+    source: DraftSource,
+    cuts: CutSettings | None = None,
+    seed: int = 0,
+    *,
+    grammars: SessionGrammars | None = None,
+    make_runner: MakeRunner = make_runner,
 ) -> AsyncIterator[Deployment]:
     """Starts both sides; at the end every session must have freed its blocks.
 
@@ -55,8 +64,11 @@ async def deployed(
         source: where the edge's drafts come from.
         cuts: how connections are cut; None connects directly.
         seed: of the cuts.
+        grammars: the verifier's, to be closed at the end; None: it makes its own.
+        make_runner: see `specedge_verifier.app.load`.
     """
-    verifier = load(settings)
+    verifier = load(settings, make_runner)
+    verifier.grammars = grammars or verifier.grammars
     engine = verifier.start_engine(asyncio.get_running_loop())
     server = VerifierServer(engine, ServerOptions(), verifier.grammars)
     port = await server.start()

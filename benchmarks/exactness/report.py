@@ -8,7 +8,7 @@ from rich.text import Text
 
 from benchmarks.exactness.run import CellResult
 
-_LEFT = ("T", "drafter", "sessions", "pool", "network")
+_LEFT = ("T", "requests", "drafter", "sessions", "pool", "network")
 _RIGHT = (
     "prompts",
     "tokens",
@@ -33,10 +33,13 @@ def print_report(console: Console, results: Sequence[CellResult]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         cell = result.cell
-        words = (f"{cell.temperature:g}", cell.drafter, str(cell.num_sessions), cell.pool, cell.network)
+        words = (f"{cell.temperature:g}", *cell.words[1:3], str(cell.num_sessions), cell.pool, cell.network)
         table.add_row(*words, *_numbers([result]), style="red" if result.problems else None)
     table.add_section()
-    table.add_row("all", f"{len(results)} cells", "", "", "", *_numbers(results), style="bold")
+    for requests in dict.fromkeys(result.cell.requests for result in results):
+        some = [result for result in results if result.cell.requests == requests]
+        table.add_row("all", requests, f"{len(some)} cells", "", "", "", *_numbers(some))
+    table.add_row("all", "", f"{len(results)} cells", "", "", "", *_numbers(results), style="bold")
     console.print(table)
     for result in results:
         for difference in result.differences:

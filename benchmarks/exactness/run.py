@@ -14,20 +14,27 @@ from benchmarks.exactness.cells import Cell
 from benchmarks.exactness.deployment import Deployment, deployed
 from benchmarks.exactness.differences import Difference, Dtype, Judge
 from benchmarks.exactness.draft_sources import ScriptedDrafts, grow_at_random, grow_wrong
+from benchmarks.exactness.kept_compiler import KeptCompiler
 from edge_agent.app import load as load_edge
+from edge_agent.draft_grammars import MakeGrammars
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.generation import GenerationRequest, GenerationService
-from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
-from specedge.model.engines import Engine
+from specedge.grammar.session_grammars import SessionGrammars
+from specedge.model.engines import Engine, make_runner
 from specedge.sampling import SamplingParams
+from specedge_bench.pace.pace import Pace
+from specedge_bench.pace.process import runners
 from specedge_verifier.settings import VerifierSettings
 
 BLOCK_SIZE = 4
 NUM_ROOMY_SESSIONS = 12
 _FILLER_SLACK = 16  # tokens that a filler leaves free beside the session it will preempt
 _FILLER_TOKENS = 22
+
+_PACE = Pace("6ms", "0.1ms")
+"""Of a target with a draft model beside it, which is hardly smaller: without, the target would not wait for drafts."""
 
 Progress = Callable[[], None]
 
@@ -41,6 +48,12 @@ class Options:
     dtype: Dtype = "float32"
     num_threads: int = 1
     seed: int = 1
+    compiler: KeptCompiler | None = None  # None: every service starts its own
+
+    @property
+    def grammars(self) -> SessionGrammars | None:
+        """For one service."""
+        return None if self.compiler is None else self.compiler.for_a_service()
 
 
 @dataclass(slots=True)
@@ -50,6 +63,7 @@ class CellResult:
     cell: Cell
     num_prompts: int = 0
     num_equal: int = 0
+    num_ended: int = 0  # by a stop token, an end of sequence or the end of a grammar
     num_tokens: int = 0
     num_verifications: int = 0
     num_nodes: int = 0  # verified
@@ -86,8 +100,10 @@ class CellResult:
             gaps.append(f"{self.num_reconnects} streams broke without being cut")
         if cell.drafter != "none" and not self.num_nodes:
             gaps.append("no draft node was verified")
-        if (cell.drafter in ("demo", "lookup", "both", "random")) != (self.num_accepted > 0):
+        if (cell.drafter not in ("none", "wrong")) != (self.num_accepted > 0):
             gaps.append(f"{self.num_accepted} draft nodes were accepted")
+        if cell.requests == "grammar" and not self.num_ended:
+            gaps.append("no answer came to the end of its grammar")
         return gaps
 
     @property
@@ -99,7 +115,8 @@ class CellResult:
 async def plain_answers(cases: Sequence[Case], options: Options, progress: Progress) -> list[Answer]:
     """The expected answers: plain decoding, one session at a time, nothing in its way."""
     answers = []
-    async with deployed(_verifier_settings(cases, "roomy", options), NullDraftSource()) as deployment:
+    settings = _verifier_settings(cases, "roomy", options)
+    async with deployed(settings, NullDraftSource(), grammars=options.grammars) as deployment:
         for case in cases:
             answers.append(await _answer(deployment.service, case, None))
             progress()
@@ -112,13 +129,17 @@ async def run_cell(
     """One cell: all cases, `cell.num_sessions` at a time."""
     result = CellResult(cell, num_prompts=len(cases))
     started_s = time.perf_counter()
-    settings = _verifier_settings(cases, cell.pool, options)
+    system: Literal["server-only", "specedge"] = "server-only" if cell.drafter == "server" else "specedge"
+    settings = _verifier_settings(cases, cell.pool, options, system)
+    paced = runners(_PACE, "verifier") if cell.drafter in ("demo", "both", "server") else make_runner
     cuts = _cuts(cell.num_sessions) if cell.network == "cut" else None
     with _errors_logged() as errors:
         try:
             async with (
                 _draft_source(cell, cases, expected, options) as source,
-                deployed(settings, source, cuts, options.seed) as deployment,
+                deployed(
+                    settings, source, cuts, options.seed, grammars=options.grammars, make_runner=paced
+                ) as deployment,
             ):
                 await _answer_all(cell, zip(cases, expected, strict=True), deployment, judge, result, progress)
                 result.num_preemptions = deployment.verifier.core.scheduler.num_preemptions
@@ -158,7 +179,7 @@ async def _answer_all(
 
 def _prediction(cell: Cell, case: Case, expected: Answer) -> tuple[int, ...]:
     """Half of the cases that look up are predicted: the right answer with every seventh token exchanged or missing."""
-    if cell.drafter not in ("lookup", "both") or case.index % 2:
+    if not cell.looks_up or case.index % 2:
         return ()
     tokens = [*expected.token_ids]
     tokens[::7] = tokens[1::7] + tokens[: len(tokens[::7]) - len(tokens[1::7])]
@@ -188,6 +209,8 @@ async def _answer(
                 result.num_nodes += burst.stats.num_nodes_verified
                 result.num_accepted += burst.num_accepted
             finish_reason = burst.finish_reason
+    if result is not None:
+        result.num_ended += finish_reason == "stop"
     return Answer(tuple(tokens), finish_reason)
 
 
@@ -208,11 +231,14 @@ def _filler(case: Case, settings: VerifierSettings) -> GenerationRequest | None:
     return GenerationRequest(f"filler-{case.index}", prompt, sampling, speculate=False, priority=1)
 
 
-def _verifier_settings(cases: Sequence[Case], pool: str, options: Options) -> VerifierSettings:
+def _verifier_settings(
+    cases: Sequence[Case], pool: str, options: Options, system: Literal["server-only", "specedge"] = "specedge"
+) -> VerifierSettings:
     """Small blocks, small steps and a small trie, so that edges are met; a tight pool just holds the longest case."""
     max_len = max(len(case.prompt_ids) + case.sampling.max_tokens for case in cases)
     num_blocks = -(-(max_len + 1) // BLOCK_SIZE)
     return VerifierSettings(
+        system=system,
         device=options.device,
         engine=options.engine,
         dtype=options.dtype,
@@ -231,16 +257,22 @@ def _verifier_settings(cases: Sequence[Case], pool: str, options: Options) -> Ve
 async def _draft_source(
     cell: Cell, cases: Sequence[Case], expected: Sequence[Answer], options: Options
 ) -> AsyncIterator[DraftSource]:
-    if cell.drafter == "none":
+    if cell.drafter in ("none", "server"):
         yield NullDraftSource()
         return
-    if cell.drafter == "lookup":
-        yield LookupSource(EdgeSettings().max_budget)
-        return
-    if cell.drafter in ("demo", "both"):
-        lookup: Literal["on", "off"] = "on" if cell.drafter == "both" else "off"
-        settings = EdgeSettings(device=options.device, num_threads=options.num_threads, lookup=lookup)
-        drafter = load_edge(settings, EdgeMetrics()).drafter
+    if cell.drafter in ("demo", "lookup", "both"):
+        settings = EdgeSettings(
+            device=options.device,
+            num_threads=options.num_threads,
+            draft_model=None if cell.drafter == "lookup" else "demo",
+            lookup="on" if cell.looks_up else "off",
+        )
+        edge = load_edge(settings, EdgeMetrics(), make_grammars=_make_grammars(options))
+        if edge.lookup is not None:
+            yield edge.lookup
+            edge.lookup.stop()
+            return
+        drafter = edge.drafter
         assert drafter is not None
         drafter.start()
         try:
@@ -254,6 +286,11 @@ async def _draft_source(
     vocab_size = 1 + max(token for tokens in answers.values() for token in tokens)
     grow = grow_at_random if cell.drafter == "random" else grow_wrong
     yield ScriptedDrafts(cell.drafter, grow, answers, vocab_size, options.seed)
+
+
+def _make_grammars(options: Options) -> MakeGrammars | None:
+    compiler = options.compiler
+    return None if compiler is None else lambda eos_ids: compiler.for_a_service()
 
 
 def _descriptions(error: Exception) -> list[str]:

@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
+from typing import TYPE_CHECKING, cast
 
+from benchmarks.lookup.structured_texts import CASES as STRUCTURED_CASES
 from benchmarks.lookup.texts import CASES, Case, Kind
 from edge_agent.lookup_source import LookupSource
 from specedge.drafting.draft_session import DraftRequest
+from specedge.grammar.loading import make_compiler
+from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.sampling import SamplingParams
+from specedge.tokenizer import load_tokenizer
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes
+
+if TYPE_CHECKING:
+    from specedge.grammar.state import GrammarState
 
 _WORD = re.compile(r"\n *| ?[A-Za-z]+| ?\d{1,3}|\s|[^\w\s]|_")
 _NUMBERS = count(1)
@@ -50,8 +58,14 @@ class Replayed:
         )
 
 
-def replay(source: LookupSource, prompt: Sequence[int], answer: Sequence[int], prediction: Sequence[int]) -> Replayed:
-    """One answer, verified round by round."""
+def replay(
+    source: LookupSource,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    prediction: Sequence[int] = (),
+    grammar: "GrammarState | None" = None,
+) -> Replayed:
+    """One answer, verified round by round; with a grammar the drafts follow it."""
     trie = DraftTrie(prompt, max_live_nodes=_MAX_NODES)
 
     def receive(epoch: int, nodes: DraftNodes) -> None:
@@ -59,6 +73,8 @@ def replay(source: LookupSource, prompt: Sequence[int], answer: Sequence[int], p
 
     sampling = SamplingParams(max_tokens=len(answer))
     session = source.open(DraftRequest("", prompt, sampling, (), _MAX_NODES, prediction=prediction), receive)
+    if grammar is not None:
+        session.bind(grammar)
     result, left = Replayed(), list(answer)
     while left:
         num_nodes, node, verdict = trie.num_live, ROOT, []
@@ -82,6 +98,23 @@ def replay_all(with_predictions: bool) -> dict[Kind, Replayed]:
         for case in CASES:
             if case.kind == kind and (case.prediction or not with_predictions):
                 results[kind] = results.get(kind, Replayed()) + _replay(source, case, with_predictions)
+    return results
+
+
+def replay_structured(is_following: bool) -> dict[str, Replayed]:
+    """Every structured case in tokens of the embedded target, each on an edge that has just been started.
+
+    Args:
+        is_following: whether the drafts follow the answers' grammars.
+    """
+    tokenizer = load_tokenizer(resolve_model(EMBEDDED_NAME, "target"))
+    compiler = make_compiler(tokenizer, len(tokenizer), (cast(int, tokenizer.eos_token_id),))
+    results = {}
+    for case in STRUCTURED_CASES:
+        prompt, answer = (tokenizer.encode(text, add_special_tokens=False) for text in (case.prompt, case.answer))
+        grammar = compiler.compile(case.grammar).start() if is_following else None
+        results[case.kind] = replay(LookupSource(_MAX_NODES), prompt, answer, grammar=grammar)
+    compiler.close()
     return results
 
 

@@ -30,7 +30,7 @@ _EDGES: Mapping[str, Sequence[str]] = {
 }
 _MAX_TOKENS = 64
 _TIMEOUT_S = 120.0
-_PROMPTS = (
+PROMPTS = (
     "Tell me a story about a duckling who is afraid of puddles.",
     "Tell me a tale about a fox who wanted to learn to swim.",
     "Tell me a story about two mice and a very long ladder.",
@@ -137,15 +137,15 @@ async def _round(
     """All prompts of all workloads, once each way; plain decoding has no use for a prediction."""
     plain: dict[tuple[float, int], tuple[str, Total]] = {}
     for temperature in {workload.temperature for workload in WORKLOADS}:
-        for number in range(len(_PROMPTS)):
+        for number in range(len(PROMPTS)):
             body = _body(number, index, temperature) | {"speculation": {"enabled": False}}
             plain[temperature, number] = await _ask(client, urls["plain"], body)
     for workload in WORKLOADS:
-        for number in range(len(_PROMPTS)):
+        for number in range(len(PROMPTS)):
             answer, plain_total = plain[workload.temperature, number]
             body = _body(number, index, workload.temperature)
             if workload.predict is not None:
-                other = plain[workload.temperature, (number + 1) % len(_PROMPTS)][0]
+                other = plain[workload.temperature, (number + 1) % len(PROMPTS)][0]
                 body["prediction"] = {"type": "content", "content": workload.predict(answer, other)}
             measured.add((network, workload.name, "plain"), plain_total)
             for way in _EDGES:
@@ -158,7 +158,7 @@ async def _round(
 def _body(number: int, index: int, temperature: float) -> dict[str, Any]:
     return {
         "model": "",
-        "messages": [{"role": "user", "content": _PROMPTS[number]}],
+        "messages": [{"role": "user", "content": PROMPTS[number]}],
         "temperature": temperature,
         "seed": 100 * index + number,
         "max_tokens": _MAX_TOKENS,

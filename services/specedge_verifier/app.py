@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from specedge import __version__
 from specedge.background import start_in_background
 from specedge.block_pool import BlockPool
-from specedge.drafting.draft_metrics import DraftMetrics
+from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
@@ -28,6 +28,7 @@ from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo
+from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
@@ -42,6 +43,8 @@ from specedge_verifier.settings import VerifierSettings
 from specedge_verifier.step_log import Observers, StepLog
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
+from specedge_verifier.tenant_metrics import TenantMetrics
+from specedge_verifier.tenants import Tenants
 from specedge_verifier.waiting import BatchType
 from specedge_verifier.warm_up import measure_step_time
 
@@ -83,6 +86,8 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     source = tls_source(settings)  # a mistake shows before minutes of loading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # A mistake in the file shows before minutes of loading.
+    authentication = None if settings.tenants_file is None else Authentication(Tenants(settings.tenants_file))
     loading = start_in_background(lambda: load(settings, make_runner), "loading")
     stopped = asyncio.create_task(stop.wait())
     first: set[asyncio.Future[Any]] = {loading, stopped}
@@ -92,6 +97,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         return
     verifier = loading.result()
     spare_steps()
+    show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
     metrics_server = None
     if settings.metrics_port is not None:
@@ -103,7 +109,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         stream=StreamOptions(open_timeout_s=settings.open_timeout_s),
         tls=None if source is None else server_tls(source, registry),
     )
-    server = VerifierServer(engine, options, verifier.grammars, observer=verifier.metrics)
+    server = VerifierServer(engine, options, verifier.grammars, verifier.metrics, authentication)
     try:
         await server.start()
         await server.set_ready()
@@ -117,6 +123,16 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         engine.stop()
         stop_metrics(metrics_server)
     logger.info("stopped")
+
+
+def show_tenants(verifier: Verifier, authentication: Authentication | None) -> None:
+    """Add each tenant's numbers to the metrics; without tenants, everyone's."""
+    everyone = (verifier.core.everyone,)
+    tenants = None if authentication is None else authentication.tenants
+    accounts = (lambda: everyone) if tenants is None else (lambda: tuple(tenants.accounts.values()))
+    verifier.metrics.registry.register(
+        TenantMetrics(accounts, None if authentication is None else authentication.refused)
+    )
 
 
 def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:
@@ -193,11 +209,11 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
     drafts = None
     if draft_model is not None:
         num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
-        draft, drafting = draft_runner(
-            draft_model, DraftingSettings(growth=settings.growth), num_draft_slots, make_runner
-        )
+        drafting = DraftingSettings(growth=settings.growth, looks_up=settings.looks_up)
+        draft, drafting = draft_runner(draft_model, drafting, num_draft_slots, make_runner)
         metrics.runs("draft", execution_of(draft_model, draft, settings.draft_quantization))
-        drafts = local_drafts(draft, drafting, f"local/{settings.draft_model}", len(tokenizer), metrics)
+        drafter_id = f"local/{settings.draft_model}{'+lookup' * settings.looks_up}"
+        drafts = local_drafts(draft, drafting, drafter_id, len(tokenizer), metrics)
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
     grammars = SessionGrammars(partial(make_compiler, tokenizer, runner.vocab_size, defaults.eos_ids))
@@ -212,6 +228,8 @@ def local_drafts(
     model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=vocab_size))
     drafts = LocalDrafts(model, drafting, runner.num_slots, drafter_id, monotonic_s, on_step=steps.step)
     steps.watch(drafts.core.stats, drafts.core.pool)
+    if drafting.looks_up:
+        metrics.registry.register(LookupMetrics("specedge_verifier", drafts.core.stats.lookup))
     return drafts
 
 

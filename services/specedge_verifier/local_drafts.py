@@ -61,6 +61,7 @@ class LocalDrafts:
         for handle in self._sessions:
             self.core.pause(handle, handle not in handles)
         self._depths.clear()
+        self._hand_over()  # what was looked up needs no draft step
         num_grown = 0
         num_steps = self.depth.decide(len(decoding), step_time)
         while num_grown < num_steps and (step := self.core.schedule()) is not None:
@@ -88,11 +89,18 @@ class LocalDrafts:
 
     def verdict(self, handle: int, token_ids: Sequence[int], num_nodes: int, num_accepted: int) -> None:
         """The engine has committed tokens."""
-        if handle in self._sessions:
-            self.core.verdict(handle, token_ids)
-            # A session that was still catching up when others grew has a shallower tree than they have.
-            if num_nodes and self._depths[handle]:
-                self.depth.verified(self._depths[handle], num_nodes, num_accepted)
+        if handle not in self._sessions:
+            return
+        lookup = self.core.stats.lookup
+        num_found, num_confirmed = self.core.num_looked_up(handle), lookup.confirmed.total()
+        self.core.verdict(handle, token_ids)
+        # A session that was still catching up when others grew has a shallower tree than they have.
+        if num_nodes and self._depths[handle]:
+            num_found_accepted = lookup.confirmed.total() - num_confirmed
+            # Looked-up nodes would have been there without a draft step: they tell nothing about what steps bring.
+            self.depth.verified(
+                self._depths[handle], max(0, num_nodes - num_found), max(0, num_accepted - num_found_accepted)
+            )
 
     def close(self, handle: int) -> None:
         """A session has ended; one that was never drafted for is left alone."""

@@ -18,6 +18,11 @@ class VerifierSettings(DrafterSettings):
         description="specedge verifies what edges draft; server-only drafts beside the target, with draft_model; "
         "autoregressive takes no drafts (plain continuous batching)",
     )
+    lookup: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="in system server-only, also draft, without computing anything, what followed the same tokens "
+        "earlier in the text; auto does; edges that draft look up by a setting of their own",
+    )
     max_len: PositiveInt | None = Field(
         default=None,
         description="longest prompt plus answer in tokens; auto is the model's own limit",
@@ -86,6 +91,12 @@ class VerifierSettings(DrafterSettings):
         description="share of the device's free memory that KV blocks may take when num_kv_blocks is auto",
     )
 
+    tenants_file: Path | None = Field(
+        default=None,
+        description="YAML file of the tenants that edges must be, as `specedge token` makes them, with their limits; "
+        "read again when it changes; off serves everyone who can connect",
+        json_schema_extra={"unset_word": "off", "allowed": "a file or off"},
+    )
     step_log: Path | None = Field(
         default=None,
         description="file to which every engine step is appended as a line of JSON; off writes none",
@@ -94,6 +105,11 @@ class VerifierSettings(DrafterSettings):
     open_timeout_s: Seconds = Field(
         default=10.0, description="seconds a new stream may stay silent before its opening message; then it is ended"
     )
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether this verifier looks drafts up itself."""
+        return self.system == "server-only" and self.lookup != "off"
 
     @model_validator(mode="after")
     def _link_is_private(self) -> Self:
@@ -116,4 +132,9 @@ class VerifierSettings(DrafterSettings):
             )
         if self.system == "server-only" and self.draft_model is None:
             raise ValueError("system server-only drafts beside the target, and draft_model is none")
+        if self.lookup == "on" and not self.looks_up:
+            raise ValueError(
+                f"lookup is on, but a verifier of system {self.system} drafts nothing itself; use server-only, or set "
+                "lookup to auto or off"
+            )
         return self

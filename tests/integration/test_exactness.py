@@ -7,34 +7,49 @@ from functools import cache
 
 import numpy as np
 import pytest
+from grammar_support import compiler
+from numpy.typing import NDArray
 
 from benchmarks.cut_proxy import CutProxy, CutSettings
 from benchmarks.exactness.cases import Answer, Case, make_cases
 from benchmarks.exactness.cells import Cell, grid
 from benchmarks.exactness.differences import Dtype, Judge
+from benchmarks.exactness.kept_compiler import KeptCompiler
+from benchmarks.exactness.parameters import PARAMETERS, Requests
 from benchmarks.exactness.run import CellResult, Options, plain_answers, run_cell
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import Engine
+from specedge.node_store import IntArray
 from specedge.reference_sampler import reference_scores
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
+from specedge_verifier import packing
+from specedge_verifier.draft_trees import DraftTrees
+from specedge_verifier.session import Session
 from specedge_verifier.target_model import TargetModel
 
 EOS_ID = 2
 NUM_PROMPTS = 14
 MAX_TOKENS = 36
 TARGET = resolve_model("demo", "target")
-PLAIN = Options()
+PLAIN = Options(compiler=KeptCompiler(compiler()))
 
 CELLS = (
-    "T0 none x8 roomy cut",
-    "T0 random x1 tight cut",
-    "T0.7 demo x1 roomy steady",
-    "T0.7 random x8 tight steady",
-    "T1 wrong x1 tight steady",
-    "T1 demo x8 tight cut",
-    "T0 lookup x8 tight cut",
-    "T0.7 both x8 roomy cut",
+    "T0 mixed none x8 roomy cut",
+    "T0 mixed random x1 tight cut",
+    "T0.7 mixed demo x1 roomy steady",
+    "T0.7 mixed random x8 tight steady",
+    "T1 mixed wrong x1 tight steady",
+    "T1 mixed demo x8 tight cut",
+    "T0 mixed lookup x8 tight cut",
+    "T0.7 mixed both x8 roomy cut",
+    "T0 mixed server x8 tight steady",
+    "T0 penalties random x8 tight cut",
+    "T0.7 penalties both x1 roomy steady",
+    "T0 grammar both x8 tight cut",
+    "T0.7 grammar lookup x8 tight cut",
+    "T1 grammar demo x1 roomy steady",
+    "T1 grammar server x8 tight cut",
 )
 
 
@@ -47,8 +62,10 @@ def judge(options: Options = PLAIN) -> Judge:
 
 
 @cache
-def cases_and_answers(temperature: float, options: Options = PLAIN) -> tuple[list[Case], list[Answer]]:
-    cases = make_cases(load_tokenizer(TARGET), EOS_ID, temperature, NUM_PROMPTS, MAX_TOKENS)
+def cases_and_answers(
+    temperature: float, requests: Requests, options: Options = PLAIN
+) -> tuple[list[Case], list[Answer]]:
+    cases = make_cases(load_tokenizer(TARGET), EOS_ID, temperature, NUM_PROMPTS, MAX_TOKENS, requests)
     return cases, asyncio.run(plain_answers(cases, options, progress=lambda: None))
 
 
@@ -59,7 +76,7 @@ def result_of(name: str) -> CellResult:
 
 
 def run(cell: Cell, options: Options = PLAIN) -> CellResult:
-    cases, expected = cases_and_answers(cell.temperature, options)
+    cases, expected = cases_and_answers(cell.temperature, cell.requests, options)
     return asyncio.run(run_cell(cell, cases, expected, judge(options), options, progress=lambda: None))
 
 
@@ -73,7 +90,7 @@ def test_speculation_changes_no_token(name: str) -> None:
 @pytest.mark.parametrize("engine", ["auto", "lean", "transformers"])
 def test_speculation_changes_no_token_in_bfloat16(engine: Engine) -> None:
     """Rows are the same bits in every batch, so there are not even near-ties."""
-    (cell,) = grid("T0.7 random x8 roomy steady")
+    (cell,) = grid("T0.7 mixed random x8 roomy steady")
     result = run(cell, Options(engine=engine, dtype="bfloat16"))
     assert result.failures == []
     assert result.num_equal == NUM_PROMPTS
@@ -87,16 +104,44 @@ def test_the_cells_together_saw_what_they_are_for() -> None:
     assert sum(result.num_resumed for result in results) > 50
     assert sum(result.num_accepted for result in results) > 100
     assert all(result.num_nodes for result in results if result.cell.drafter != "none")
+    for requests in ("penalties", "grammar"):
+        some = [result for result in results if result.cell.requests == requests]
+        assert all(result.num_accepted for result in some), "drafts were accepted in every cell"
+    assert all(result.num_ended for result in results if result.cell.requests == "grammar")
     assert all(result.num_reconnects == 0 for result in results if result.cell.network == "steady")
 
 
 def test_keys_and_values_that_stay_where_rejected_nodes_were_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison is able to fail: here accepted tokens' keys and values are not moved to their place."""
     monkeypatch.setattr(TargetModel, "move_kv", lambda self, source_slots, target_slots: None)
-    (cell,) = grid("T0.7 random x8 roomy steady")
+    (cell,) = grid("T0.7 mixed random x8 roomy steady")
     result = run(cell)
     assert result.num_wrong > 0
     assert f"{result.num_wrong} answers are wrong" in result.problems
+
+
+def no_paths(trees: DraftTrees, index: int) -> list[list[int]]:
+    return [[] for _ in range(1 + int(trees.sizes[index]))]
+
+
+def roots_mask(session: Session, positions: IntArray, trees: DraftTrees, index: int) -> NDArray[np.int32]:
+    assert session.grammar is not None
+    return session.grammar.masks([], []).repeat(1 + int(trees.sizes[index]), axis=0)
+
+
+@pytest.mark.parametrize(
+    ("requests", "name", "forgetful"),
+    [("penalties", "tree_paths", no_paths), ("grammar", "allowed_tokens", roots_mask)],
+)
+def test_penalties_and_grammars_that_forget_the_drafts_before_a_node_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, requests: str, name: str, forgetful: object
+) -> None:
+    """What is right for the root of a tree is not for its nodes."""
+    (cell,) = grid(f"T0 {requests} random x1 roomy steady")
+    cases_and_answers(cell.temperature, cell.requests)
+    monkeypatch.setattr(packing, name, forgetful)
+    result = run(cell)
+    assert result.num_wrong or any("allows no token here" in error for error in result.errors), result
 
 
 async def test_the_proxy_forwards_until_a_connection_has_carried_its_bytes_and_then_cuts_it() -> None:
@@ -133,10 +178,27 @@ async def test_the_proxy_forwards_until_a_connection_has_carried_its_bytes_and_t
 
 def test_the_grid_has_every_combination_once() -> None:
     cells = grid()
-    assert len(cells) == len({cell.name for cell in cells}) == 3 * 6 * 2 * 2 * 2
-    assert len(grid("T1 demo,random x8")) == 2 * 2 * 2
+    assert len(cells) == len({cell.name for cell in cells}) == 3 * 7 * 2 * 2 * 2 + 2 * 3 * 6 * 2
+    assert len(grid("T1 mixed demo,random x8")) == 2 * 2 * 2
+    assert {(cell.temperature, cell.drafter) for cell in grid("grammar")} == {
+        (cell.temperature, cell.drafter) for cell in grid("mixed") if cell.drafter != "none"
+    }
     with pytest.raises(ValueError, match="no cell is called x9; the words are"):
         grid("T1 x9")
+
+
+def test_every_request_of_a_special_cell_is_of_its_kind() -> None:
+    stops = (5, 6, 7)
+    assert all(params.has_penalties for params in PARAMETERS["penalties"](stops, EOS_ID))
+    grammars = [params.grammar for params in PARAMETERS["grammar"](stops, EOS_ID)]
+    assert {grammar.kind for grammar in grammars if grammar} >= {
+        "json_object",
+        "json_schema",
+        "regex",
+        "choice",
+        "ebnf",
+    }
+    assert None not in grammars
 
 
 PROMPT = (1, 483, 201, 2523, 408, 261, 832)

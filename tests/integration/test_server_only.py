@@ -29,9 +29,11 @@ async def test_texts_equal_plain_decoding_and_steps_are_logged(tmp_path: Path) -
         await nothing_held(local)
         num_trees = await local.sample("vllm:spec_decode_num_drafts_total", model_name="specedge-demo")
         num_drafted = await local.sample("specedge_verifier_draft_nodes_total")
+        num_looked_up = await local.sample("specedge_verifier_confirmed_lookup_draft_nodes_total", source="lookup")
 
     assert texts[0] == texts[1]
     assert num_trees > 0 and num_drafted > 0, "nothing was drafted"
+    assert num_looked_up > 0, "a greedy tale of this target repeats itself"
     steps = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(step["num_committed"] for step in steps) == sum(ask.max_tokens for ask in ASKS)
     assert sum(step["num_nodes"] for step in steps) > 0 and sum(step["draft_ms"] for step in steps) > 0

@@ -7,6 +7,7 @@ characters fall inside bursts all the time.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -15,10 +16,12 @@ import httpx
 import pytest
 import pytest_asyncio
 from fakes import until
+from grammar_support import compiler
 from http_support import EOS_ID, ids, serving, tokenizer
 
 from benchmarks.exactness.deployment import Deployment, deployed
 from benchmarks.exactness.draft_sources import ScriptedDrafts, ScriptedSession
+from benchmarks.exactness.kept_compiler import KeptCompiler
 from edge_agent.draft_source import OnNodes
 from edge_agent.generation import Burst, GenerationRequest, GenerationService
 from specedge.drafting.draft_session import DraftRequest
@@ -66,9 +69,14 @@ class Oracle(ScriptedDrafts):
 
 
 class Learning:
-    """A generation service that tells the oracle what it has decoded plainly."""
+    """A generation service that tells the oracle what it has decoded plainly.
+
+    Attributes:
+        last_bursts: of the answers that were drafted for.
+    """
 
     def __init__(self, service: GenerationService, oracle: Oracle) -> None:
+        self.last_bursts: list[Burst] = []
         self._service = service
         self._oracle = oracle
 
@@ -83,7 +91,13 @@ class Learning:
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
         async with self._service.generate(request) as bursts:
-            yield bursts if request.speculate else self._learnt(request, bursts)
+            yield self._watched(bursts) if request.speculate else self._learnt(request, bursts)
+
+    async def _watched(self, bursts: AsyncIterator[Burst]) -> AsyncIterator[Burst]:
+        async for burst in bursts:
+            if burst.finish_reason:
+                self.last_bursts.append(burst)
+            yield burst
 
     async def _learnt(self, request: GenerationRequest, bursts: AsyncIterator[Burst]) -> AsyncIterator[Burst]:
         tokens = self._oracle.known.setdefault((request.prompt_ids, request.sampling), [])
@@ -96,8 +110,9 @@ class Learning:
 class Pair:
     """Verifier, edge and a client."""
 
-    def __init__(self, deployment: Deployment, client: httpx.AsyncClient) -> None:
+    def __init__(self, deployment: Deployment, service: Learning, client: httpx.AsyncClient) -> None:
         self.deployment = deployment
+        self.service = service
         self.client = client
 
     @property
@@ -144,11 +159,11 @@ class Pair:
 async def pair() -> AsyncIterator[Pair]:
     oracle = Oracle()
     async with (
-        deployed(VERIFIER, oracle) as deployment,
-        serving(Learning(deployment.service, oracle)) as api,  # type: ignore[arg-type]
+        deployed(VERIFIER, oracle, grammars=KeptCompiler(compiler()).for_a_service()) as deployment,
+        serving(service := Learning(deployment.service, oracle)) as api,  # type: ignore[arg-type]
         httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=60) as client,
     ):
-        yield Pair(deployment, client)
+        yield Pair(deployment, service, client)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -198,6 +213,32 @@ async def test_drafted_answers_are_those_of_plain_decoding(pair: Pair, name: str
         assert any(ord(character) > 127 and character != "\ufffd" for character in text)
     if name in ("end of sequence", "min_tokens", "stop token", "stop token, kept"):
         assert reason == "stop", "the end must be met"
+
+
+ENDINGS: dict[str, dict[str, Any]] = {
+    "end of sequence": {"logit_bias": ENDS, "max_tokens": 200},
+    "end of sequence, greedy": {"logit_bias": ENDS, "max_tokens": 200, "temperature": 0},
+    "stop token": CASES["stop token"],
+    "stop token under penalties": CASES["stop token"] | {"frequency_penalty": 1.0, "repetition_penalty": 1.2},
+    "end of a choice": {"structured_outputs": {"choice": ["Once upon a time.", "Nobody knows where the fox went."]}},
+    "end of a regex": {"structured_outputs": {"regex": r"[A-Z][a-z]{3,8}( [a-z]{2,8}){2,5}\."}, "max_tokens": 60},
+    "end of an object": {"guided_json": {"type": "object", "properties": {"age": {"type": "integer", "maximum": 20}},
+        "required": ["age"], "additionalProperties": False}, "max_tokens": 60},
+    "end of an object, greedy": {"guided_json": {"enum": [{"hero": "fox"}, {"hero": "hen"}]}, "temperature": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_an_end_inside_a_draft_ends_the_answer_there(pair: Pair, name: str) -> None:
+    """The end itself is an accepted draft node, and drafts that go on behind it come to nothing."""
+    bursts = pair.service.last_bursts
+    for _ in range(30):
+        bursts.clear()
+        ((_, reason),) = await compare(pair, ENDINGS[name])
+        assert reason == "stop"
+        if any(burst.num_accepted == len(burst.token_ids) > 1 for burst in bursts):
+            return
+    raise AssertionError("no end was drafted")
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6])
@@ -255,6 +296,32 @@ async def test_an_answer_that_is_cancelled_gives_everything_back(pair: Pair, pha
         ended = await asyncio.gather(*work, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
     assert (await pair.whole())[:2] == expected[:2]
+    await pair.nothing_held()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_cancelled_while_its_grammar_compiles_gives_everything_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    compiling: list[Future[Any]] = []
+
+    def begin(*arguments: object) -> "Future[Any]":
+        compiling.append(Future())
+        return compiling[-1]
+
+    monkeypatch.setattr(pair.deployment.verifier.grammars, "begin", begin)
+    ask = pair.streamed if stream else pair.whole
+    work = [asyncio.create_task(ask(guided_regex="a+", n=2)) for _ in range(2)]
+    try:
+        await until(lambda: len(compiling) == 4, timeout_s=30)
+    finally:
+        for task in work:
+            task.cancel()
+        ended = await asyncio.gather(*work, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+    await until(lambda: all(future.cancelled() for future in compiling), timeout_s=30)
+    monkeypatch.undo()
+    await compare(pair, {"guided_regex": "(ab)+", "max_tokens": 12})
     await pair.nothing_held()
 
 

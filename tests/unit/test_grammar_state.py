@@ -57,6 +57,20 @@ def test_allows_asks_after_a_path_of_uncommitted_tokens() -> None:
     assert state.allows([], [b, c]).tolist() == [True, True]
 
 
+def test_num_admitted_counts_the_tokens_that_may_follow_a_path_one_after_the_other() -> None:
+    state = compiled("choice", ["ab", "ac", "b"]).start()
+    a, b, c = token("a"), token("b"), token("c")
+    assert state.num_admitted([], [a, c, EOS, a]) == 3
+    assert state.num_admitted([], [a, a]) == 1
+    assert state.num_admitted([a], [b, EOS]) == 2
+    assert state.num_admitted([c], [a]) == 0 == state.num_admitted([b, EOS], [b])
+    assert state.num_admitted([b], [VOCAB_SIZE]) == 0 == state.num_admitted([b], [-1])
+    assert allowed(state.row_after([a])) == {b, c}
+    assert {a, b} <= allowed(state.row_after([])) and c not in allowed(state.row_after([]))
+    assert not state.row_after([c]).any() and not state.row_after([b, EOS]).any()
+    assert state.accept([a]) == 1, "the state is where it was"
+
+
 def test_a_path_without_a_way_on_is_stuck_and_its_tokens_are_not_taken() -> None:
     state = compiled("ebnf", 'root ::= "a" dead | "b"\ndead ::= [^\\u0000-\\U0010ffff]').start()
     masks = state.masks([0, 0], [token("a"), token("b")])

@@ -28,10 +28,10 @@ PROMPTS = ([1, 2, 3, 4, 0, 2, 1], [4, 4, 1], [1, 2, 3, 4, 0, 3])
 class Deployment:
     """An engine that drafts for itself, its draft model and its clock."""
 
-    def __init__(self, num_blocks: int = 64, num_draft_slots: int = 512) -> None:
+    def __init__(self, num_blocks: int = 64, num_draft_slots: int = 512, looks_up: bool = False) -> None:
         self.now_s = 0.0
         self.runner = FakeDraft(num_draft_slots)
-        settings = DraftingSettings(growth=GROWTH)
+        settings = DraftingSettings(growth=GROWTH, looks_up=looks_up)
         model = RankedDraftModel(self.runner, ChildRanking.of(self.runner, settings, vocab_size=VOCAB_SIZE))
         self.drafts = LocalDrafts(model, settings, num_draft_slots, "local/fake", self.tick)
         limits = SchedulerLimits(max_batch_size=4, max_num_batched_tokens=64, max_tree_nodes=12)
@@ -72,6 +72,50 @@ def test_texts_are_those_of_plain_decoding_and_everything_is_freed(num_blocks: i
     deployment.drafts.core.check_integrity()
     assert deployment.pool.num_held == 0
     assert DRAFT_VOCAB_SIZE > VOCAB_SIZE, "the draft model knows tokens that the target does not"
+
+
+@pytest.mark.parametrize("num_blocks", [64, 26])
+def test_with_lookup_texts_are_the_same_and_everything_is_freed(num_blocks: int) -> None:
+    deployment = Deployment(num_blocks, looks_up=True)
+    for handle, prompt in enumerate(PROMPTS):
+        deployment.open(handle, prompt)
+    texts = deployment.run()
+
+    assert texts == {handle: answer(prompt, 24) for handle, prompt in enumerate(PROMPTS)}
+    assert deployment.drafts.core.stats.lookup.confirmed["lookup"] > 2, "with five tokens some agree by chance"
+    deployment.drafts.core.check_integrity()
+    assert deployment.pool.num_held == 0
+
+
+def test_looked_up_nodes_are_verified_where_no_draft_step_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = Deployment(looks_up=True)
+    monkeypatch.setattr(deployment.drafts.depth, "decide", lambda num_sessions, step_time: 0)
+    deployment.open(0, PROMPTS[0])
+    num_nodes = 0
+    while deployment.core.num_sessions:
+        report = deployment.core.step().report
+        assert report is not None
+        num_nodes += report.num_nodes
+    assert num_nodes > 5
+    assert deployment.drafts.core.stats.num_steps == 0
+    assert deployment.drafts.core.stats.lookup.confirmed["lookup"] > 0
+
+
+def test_what_is_looked_up_tells_nothing_about_what_draft_steps_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the draft model knows nothing, so that whatever is accepted was looked up."""
+    deployment = Deployment(looks_up=True)
+    monkeypatch.setattr(deployment.drafts._model, "children", lambda step: [])
+    depth = deployment.drafts.depth
+    learnt: list[tuple[int, int]] = []
+    verified = depth.verified
+    monkeypatch.setattr(depth, "verified", lambda steps, nodes, accepted: learnt.append((nodes, accepted)))
+    deployment.open(0, PROMPTS[0] * 3, max_tokens=40)
+    deployment.run()
+    assert deployment.drafts.core.stats.lookup.confirmed["lookup"] > 5
+    assert all(accepted == 0 for _, accepted in learnt)
+    for _, accepted in learnt:
+        verified(4, 1, accepted)
+    assert learnt and depth.acceptance[0] < 0.5
 
 
 def test_drafts_of_edges_are_left_alone() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specedge.drafting.followed_grammar import FollowedGrammar
 from specedge.drafting.lookup import MAX_CHAIN, MIN_PATH_PROBABILITY, SessionLookup
 from specedge.drafting.lookup_acceptance import LookupAcceptance, SessionAcceptance
 from specedge.drafting.ngram_index import MAX_MATCH
@@ -17,8 +18,9 @@ END = 0
 def make(
     prompt: Sequence[int], prediction: Sequence[int] = (), acceptance: LookupAcceptance | None = None
 ) -> SessionLookup:
+    acceptance = acceptance or LookupAcceptance()
     return SessionLookup(
-        prompt, len(prompt), 400, prediction, acceptance or LookupAcceptance(), lambda token, _: token == END
+        prompt, len(prompt), 400, prediction, acceptance, lambda token, _: token == END, FollowedGrammar()
     )
 
 
@@ -122,7 +124,9 @@ def test_drafts_depend_on_the_text_alone(
         rest = rest[cut:]
     by_cuts.commit(rest)
     assert at_once.chains() == by_cuts.chains()
-    resumed = SessionLookup(prompt + answer, len(prompt), 400, prediction, LookupAcceptance(), lambda token, _: False)
+    resumed = SessionLookup(
+        prompt + answer, len(prompt), 400, prediction, LookupAcceptance(), lambda token, _: False, FollowedGrammar()
+    )
     assert resumed.chains() == at_once.chains()
 
 

@@ -8,6 +8,7 @@ from edge_agent.draft_source import NullDraftSource
 from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings, ProactiveSettings
+from specedge_verifier.settings import VerifierSettings
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,22 @@ def test_an_edge_without_a_draft_model_looks_up() -> None:
     assert metrics.registry.get_sample_value("specedge_edge_lookup_draft_nodes_total", {"source": "lookup"}) == 3
     off = load(EdgeSettings(draft_model=None, lookup="off"), EdgeMetrics()).draft_source
     assert isinstance(off, NullDraftSource) and off.drafter_id == ""
+
+
+@pytest.mark.parametrize(
+    ("lookup", "system", "looks_up"),
+    [
+        ("auto", "server-only", True),
+        ("on", "server-only", True),
+        ("off", "server-only", False),
+        ("auto", "specedge", False),
+        ("auto", "autoregressive", False),
+    ],
+)
+def test_a_verifier_looks_up_where_it_drafts(lookup: str, system: str, looks_up: bool) -> None:
+    assert VerifierSettings(lookup=lookup, system=system).looks_up == looks_up  # type: ignore[arg-type]
+
+
+def test_a_verifier_that_drafts_nothing_cannot_look_up() -> None:
+    with pytest.raises(ValidationError, match="lookup is on, but a verifier of system specedge drafts nothing itself"):
+        VerifierSettings(lookup="on")

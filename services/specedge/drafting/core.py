@@ -66,6 +66,10 @@ class DraftCore(Generic[Key]):
         """The sessions, in order of opening."""
         return list(self._sessions)
 
+    def num_looked_up(self, key: Key) -> int:
+        """Live nodes of a session that were looked up."""
+        return self._sessions[key].num_looked_up
+
     def open(self, key: Key, request: DraftRequest) -> None:
         """Starts drafting after the request's committed tokens."""
         if self._settings.mode == "streamed":

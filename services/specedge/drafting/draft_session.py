@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_tree import DraftTree
+from specedge.drafting.followed_grammar import FollowedGrammar
 from specedge.drafting.growth import Candidates, GrowthSettings
 from specedge.drafting.lookup import Chain, SessionLookup
 from specedge.drafting.lookup_acceptance import LookupAcceptance, Source
@@ -116,7 +117,7 @@ class SessionDrafting:
             self.counts = TokenCounts(committed[: self.prompt_len])
             self.counts.append(committed[self.prompt_len :])
         self.max_tree_nodes = min(settings.growth.max_budget, request.max_live_nodes)
-        self.grammar: GrammarState | None = None
+        self._followed = FollowedGrammar()
         self.epoch = 0
         self.is_paused = False
         self.is_starved = False
@@ -134,7 +135,7 @@ class SessionDrafting:
         if acceptance is not None:
             capacity = self.prompt_len + sampling.max_tokens
             self.lookup = SessionLookup(
-                committed, self.prompt_len, capacity, request.prediction, acceptance, self._is_final
+                committed, self.prompt_len, capacity, request.prediction, acceptance, self._is_final, self._followed
             )
             self._look_up()
 
@@ -143,9 +144,19 @@ class SessionDrafting:
         return self.tree.trie.committed
 
     @property
+    def grammar(self) -> "GrammarState | None":
+        """What the drafts follow, where it is known."""
+        return self._followed.state
+
+    @property
     def num_slots(self) -> int:
         """KV slots in use."""
         return self.tree.num_slots
+
+    @property
+    def num_looked_up(self) -> int:
+        """Live nodes that were looked up."""
+        return len(self._sources)
 
     @property
     def num_slots_wanted(self) -> int:
@@ -170,15 +181,7 @@ class SessionDrafting:
             grammar: this session's own, after the prompt and the first `num_followed` tokens of the answer.
             num_followed: how many tokens of the answer it has accepted.
         """
-        self.grammar = grammar
-        self._follow(self.committed[self.prompt_len + num_followed :])
-
-    def _follow(self, token_ids: Sequence[int]) -> None:
-        """A grammar that does not go along is given up: drafts are hints."""
-        if self.grammar is not None and (
-            self.grammar.accept(token_ids) < len(token_ids) or self.grammar.is_ended or self.grammar.is_too_slow
-        ):
-            self.grammar = None
+        self._followed.bind(grammar, self.committed[self.prompt_len + num_followed :])
 
     def demand(self) -> Demand | None:
         """What to compute next; None when nothing is worth a forward."""
@@ -203,7 +206,7 @@ class SessionDrafting:
         self._stats.verdict(num_accepted)
         if self.counts is not None:
             self.counts.append(token_ids)
-        self._follow(token_ids)
+        self._followed.follow(token_ids)
         commit = self.tree.commit(token_ids)
         self._stats.lead(self.tree.trie.reach)
         self._stats.num_confirmed += len(commit.accepted)

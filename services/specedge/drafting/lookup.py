@@ -5,9 +5,10 @@ in it. So what it costs is per committed token, and the drafts depend on the tex
 """
 
 from collections.abc import Callable, Sequence
-from math import log
+from math import exp, log
 from typing import NamedTuple
 
+from specedge.drafting.followed_grammar import FollowedGrammar
 from specedge.drafting.lookup_acceptance import LookupAcceptance, SessionAcceptance, Source
 from specedge.drafting.ngram_index import MAX_MATCH, MIN_MATCH, Match, NGramIndex
 
@@ -76,7 +77,14 @@ class Follower:
         near = len(self.index) if self.match is None else self.match.position
         self.match = self.index.find(tail, near) or self.match
 
-    def chain(self, match: Match, path: Sequence[int], position: int, is_final: Callable[[int, int], bool]) -> Chain:
+    def chain(
+        self,
+        match: Match,
+        path: Sequence[int],
+        position: int,
+        is_final: Callable[[int, int], bool],
+        probability: float = 1.0,
+    ) -> Chain:
         """What the source says after a match, as far as it is worth a draft.
 
         Args:
@@ -84,20 +92,20 @@ class Follower:
             path: tokens supposed after the committed ones.
             position: of the chain's first token in the text.
             is_final: tells whether nothing can follow a token at a position.
+            probability: that the draft comes true as far as the chain.
         """
         tokens, at, length = self.index.token_ids, match.position, match.length
         goes_on = self.source == "lookup"  # with the path, and then with the chain itself; a prediction ends
         supposed, num_known = [*path], len(tokens)
         log_probs: list[float] = []
-        left = 1.0
         while len(log_probs) < MAX_CHAIN and (at < num_known or goes_on):
-            probability = self._acceptance.probability(length)
-            left *= probability
-            if left < MIN_PATH_PROBABILITY:
+            share = self._acceptance.probability(length)
+            probability *= share
+            if probability < MIN_PATH_PROBABILITY:
                 break
             token = tokens[at] if at < num_known else supposed[at - num_known]
             supposed.append(token)
-            log_probs.append(log(probability))
+            log_probs.append(log(share))
             if is_final(token, position):
                 break
             at, length, position = at + 1, length + 1, position + 1
@@ -120,6 +128,7 @@ class SessionLookup:
         prediction: what the answer is expected to be; may be empty.
         acceptance: what all sessions have seen.
         is_final: tells whether nothing can follow a token at a position.
+        grammar: what it refuses is not proposed; its owner moves it on before `commit`.
     """
 
     def __init__(
@@ -130,8 +139,10 @@ class SessionLookup:
         prediction: Sequence[int],
         acceptance: LookupAcceptance,
         is_final: Callable[[int, int], bool],
+        grammar: FollowedGrammar,
     ) -> None:
         self._is_final = is_final
+        self._grammar = grammar
         self._num_committed = prompt_len
         text = NGramIndex(committed[max(0, prompt_len - MAX_INDEXED) : prompt_len], min(capacity, MAX_INDEXED))
         self._text = Follower("lookup", text, SessionAcceptance(acceptance, "lookup"), None)
@@ -155,24 +166,36 @@ class SessionLookup:
 
     def chains(self) -> list[Chain]:
         """What may follow the text, at most one chain of each source."""
-        chains = [
-            follower.chain(follower.match, (), self._num_committed, self._is_final)
-            for follower in self._followers
-            if follower.match is not None
-        ]
+        chains = (
+            self._chain(follower, follower.match, ()) for follower in self._followers if follower.match is not None
+        )
         return [chain for chain in chains if chain.token_ids]
 
     def chain_after(self, path: Sequence[int]) -> Chain | None:
         """What may follow a draft path that no source has said, if its last tokens have stood somewhere before."""
-        tail = [*self._text.index.token_ids[-MAX_MATCH:], *path][-MAX_MATCH:]
         best: Chain | None = None
         for follower in self._followers:
-            match = follower.index.find(tail, len(follower.index))
+            match = follower.index.find(self._tail(path), len(follower.index))
             if match is not None:
-                chain = follower.chain(match, path, self._num_committed + len(path), self._is_final)
+                chain = self._chain(follower, match, path)
                 if chain.token_ids and (best is None or chain.log_probs[0] > best.log_probs[0]):
                     best = chain
         return best
 
-    def _tail(self) -> Sequence[int]:
-        return self._text.index.token_ids[-MAX_MATCH:]
+    def _chain(self, follower: Follower, match: Match | None, path: Sequence[int]) -> Chain:
+        """What a source says after a match; where the grammar refuses it, after another place whose token it admits."""
+        supposed, log_probs = [*path], list[float]()
+        while match is not None:
+            position, probability = self._num_committed + len(supposed), exp(sum(log_probs))
+            chain = follower.chain(match, supposed, position, self._is_final, probability)
+            num_admitted = self._grammar.num_admitted(supposed, chain.token_ids)
+            supposed += chain.token_ids[:num_admitted]
+            log_probs += chain.log_probs[:num_admitted]
+            if num_admitted == len(chain.token_ids) or len(log_probs) >= MAX_CHAIN:
+                break
+            is_admitted = self._grammar.admitted_after(supposed)
+            match = follower.index.find(self._tail(supposed), match.position + num_admitted, is_admitted)
+        return Chain(follower.source, supposed[len(path) :][:MAX_CHAIN], log_probs[:MAX_CHAIN])
+
+    def _tail(self, path: Sequence[int] = ()) -> Sequence[int]:
+        return [*self._text.index.token_ids[-MAX_MATCH:], *path][-MAX_MATCH:]

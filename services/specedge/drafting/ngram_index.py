@@ -5,7 +5,7 @@ operations, a search looks at a bounded number of places, and a text costs twelv
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,12 +57,13 @@ class NGramIndex:
             self._previous.append(self._heads[code])
             self._heads[code] = len(tokens) - 1
 
-    def find(self, tail: Sequence[int], near: int) -> Match | None:
+    def find(self, tail: Sequence[int], near: int, is_admitted: Callable[[int], bool] | None = None) -> Match | None:
         """The longest agreement with the end of `tail`; of several as long, the one whose position is nearest `near`.
 
         Args:
             tail: the last tokens of a text; may be the end of this one, which does not count as a place of itself.
             near: a position.
+            is_admitted: tells of the token that a place goes on with whether the place counts.
 
         Returns:
             None if nowhere in the text that goes on `MIN_MATCH` tokens agree.
@@ -79,7 +80,7 @@ class NGramIndex:
             length, most = 0, min(longest, place + 1)
             while length < most and tokens[place - length] == tail[-1 - length]:
                 length += 1
-            if length >= best_length and place + 1 < end:
+            if length >= best_length and place + 1 < end and (is_admitted is None or is_admitted(tokens[place + 1])):
                 distance = abs(place + 1 - near)
                 if length > best_length or (best >= 0 and distance < best_distance):
                     best, best_length, best_distance = place + 1, length, distance

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import xgrammar
 from numpy.typing import NDArray
+
+from specedge.grammar.matcher import Matcher
 
 IntArray = NDArray[np.int64]
 MaskArray = NDArray[np.int32]
@@ -24,22 +25,12 @@ class GrammarState:
     ``id % 32`` of word ``id // 32`` says whether the id is allowed.
 
     Args:
-        grammar: compiled for the target's vocabulary.
+        matcher: where to begin, for this state alone; it ends the answer only where the grammar may end.
         vocab_size: the width of the target's logits.
-        end_ids: tokens that end the answer, allowed only where the grammar may end; at least one.
-        matcher: where to begin; None: at the beginning.
     """
 
-    def __init__(
-        self,
-        grammar: xgrammar.CompiledGrammar,
-        vocab_size: int,
-        end_ids: Sequence[int],
-        matcher: xgrammar.GrammarMatcher | None = None,
-    ) -> None:
-        self._grammar = grammar
-        self._end_ids = end_ids
-        self._matcher = matcher or xgrammar.GrammarMatcher(grammar, override_stop_tokens=list(end_ids))
+    def __init__(self, matcher: Matcher, vocab_size: int) -> None:
+        self._matcher = matcher
         self._num_words = -(-vocab_size // 32)
         self._vocab_size = vocab_size
         self._row = np.zeros((1, self._num_words), dtype=np.int32)  # what may follow the committed tokens
@@ -127,25 +118,51 @@ class GrammarState:
         Returns:
             bool [len(token_ids)]; all False when the grammar refuses the path or ends in it.
         """
-        row, depth = self._root()[0], 0
-        while depth < len(path) and self._advance(path[depth]):
-            depth += 1
-        is_open = depth == len(path) and not self.is_ended
-        if depth:
-            if is_open:
-                scratch = np.zeros_like(self._row)
-                self._matcher.fill_next_token_bitmask(scratch)
-                row = scratch[0]
-            self._matcher.rollback(depth)
+        row = self.row_after(path)
         ids = np.asarray(token_ids, dtype=np.int64)
-        is_inside = (ids >= 0) & (ids < self._vocab_size) & is_open
+        is_inside = (ids >= 0) & (ids < self._vocab_size)
         ids = np.where(is_inside, ids, 0)
         allowed: NDArray[np.bool_] = is_inside & ((row[ids >> 5] >> (ids & 31)) & 1).astype(np.bool_)
         return allowed
 
+    def row_after(self, path: Sequence[int]) -> MaskArray:
+        """What may follow the committed tokens and a path of further ones, int32 [num_words]; the state stays as it is.
+
+        Returns:
+            No token at all when the grammar refuses the path or ends in it.
+        """
+        if not path:
+            root: MaskArray = self._root()[0].copy()
+            return root
+        rows, depth, started = np.zeros_like(self._row), 0, time.thread_time()
+        while depth < len(path) and self._advance(path[depth]):
+            depth += 1
+        if depth == len(path) and not self.is_ended:
+            self._matcher.fill_next_token_bitmask(rows)
+        if depth:
+            self._matcher.rollback(depth)
+        self._measure(time.thread_time() - started, depth + 1)
+        row: MaskArray = rows[0]
+        return row
+
+    def num_admitted(self, path: Sequence[int], token_ids: Sequence[int]) -> int:
+        """How many of these tokens may follow, one after the other, the committed tokens and a path of further ones.
+
+        The state stays as it is. An end token may be the last one.
+        """
+        depth, started = 0, time.thread_time()
+        for token_id in (*path, *token_ids):
+            if not self._advance(token_id):
+                break
+            depth += 1
+        if depth:
+            self._matcher.rollback(depth)
+        self._measure(time.thread_time() - started, depth + 1)
+        return max(0, depth - len(path))
+
     def fork(self) -> "GrammarState":
         """A second state at the same place, to be moved on by itself."""
-        return GrammarState(self._grammar, self._vocab_size, self._end_ids, self._matcher.fork())
+        return GrammarState(self._matcher.fork(), self._vocab_size)
 
     def _root(self) -> MaskArray:
         """What may follow the committed tokens: int32 [1, num_words]; nothing after the end."""

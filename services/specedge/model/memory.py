@@ -3,6 +3,7 @@
 import psutil
 import torch
 
+from specedge.container_memory import container_free_bytes
 from specedge.errors import ModelLoadError
 
 MIB = 2**20
@@ -13,7 +14,9 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what torch keeps for later can be allocated too
         return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    limited = container_free_bytes()
+    return available if limited is None else min(available, limited)
 
 
 def mib(num_bytes: int) -> str:

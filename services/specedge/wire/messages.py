@@ -35,7 +35,11 @@ FinishReason = Literal["", "stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream."""
+    """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream.
+
+    Args:
+        cache_salt: prefixes are shared among sessions with the same one only.
+    """
 
     request_id: str
     prompt_ids: tuple[int, ...]
@@ -45,6 +49,7 @@ class OpenSession:
     drafter_id: str = ""
     system: System = "specedge"
     priority: int = 0
+    cache_salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

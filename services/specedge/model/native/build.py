@@ -1,4 +1,7 @@
-"""Builds the native library once per source, compiler and processor type, and keeps it in the user's cache folder."""
+"""Builds the native library once per source, compiler and processor type, and keeps it in the user's cache folder.
+
+An installation may carry a library built beforehand, for machines without a compiler (`prebuild.py`).
+"""
 
 import ctypes
 import hashlib
@@ -14,6 +17,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
+PREBUILT = SOURCES / "prebuilt"
 COMPILERS = ("cc", "gcc", "clang")
 # No contraction: the sources say themselves where a multiply-add is fused, so that no compiler changes a sum.
 ARITHMETIC_FLAGS = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
@@ -24,17 +28,24 @@ BUILD_SECONDS = 120.0
 
 
 class BuildError(Exception):
-    """The library cannot be built here; never leaves this module."""
+    """The library cannot be built here."""
 
 
-def load_library(cache: Path | None = None, compiler: str | None = None) -> ctypes.CDLL | None:
-    """The native library, built if it is not in the cache; None, with the reason logged, where that cannot be.
+def load_library(
+    cache: Path | None = None, compiler: str | None = None, prebuilt: Path = PREBUILT
+) -> ctypes.CDLL | None:
+    """The native library, built if it is neither in the installation nor in the cache.
+
+    None, with the reason logged, where that cannot be.
 
     Args:
         cache: folder that keeps the library; None: `specedge/native` in the user's cache folder.
         compiler: command or path of a C compiler; None: $CC, or the first of cc, gcc and clang.
+        prebuilt: folder of libraries built beforehand, as `prebuild` leaves them.
     """
     try:
+        if library := _load_prebuilt(prebuilt):
+            return library
         command = find_compiler(compiler)
         folder = cache or user_cache()
         path = folder / f"{library_key(command)}.so"
@@ -47,6 +58,37 @@ def load_library(cache: Path | None = None, compiler: str | None = None) -> ctyp
     except (BuildError, OSError) as error:
         logger.warning("native engine: not built: %s", error)
         return None
+
+
+def prebuild(folder: Path = PREBUILT, compiler: str | None = None) -> Path:
+    """Builds the library for every processor of this machine's kind and puts it where `load_library` looks first.
+
+    Returns:
+        The library's path; any user can read it.
+
+    Raises:
+        BuildError, OSError: it cannot be built, or not be written.
+    """
+    path = folder / f"{source_key()}.so"
+    with tempfile.TemporaryDirectory(prefix="specedge-native-") as scratch:
+        built = _compile(find_compiler(compiler), Path(scratch), time.monotonic() + BUILD_SECONDS)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(built, path)
+    path.chmod(0o644)
+    return path
+
+
+def _load_prebuilt(folder: Path) -> ctypes.CDLL | None:
+    path = folder / f"{source_key()}.so"
+    if not path.is_file():
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        logger.warning("native engine: %s cannot be loaded (%s)", path, error)
+        return None
+    logger.info("native engine: %s, built beforehand", path)
+    return library
 
 
 def user_cache() -> Path:
@@ -72,7 +114,13 @@ def library_key(compiler: str) -> str:
     """Changes with the sources, the flags, the compiler and the processor type."""
     resolved = Path(compiler).resolve()
     stat = resolved.stat()
-    key = hashlib.sha256(repr((resolved, stat.st_size, stat.st_mtime_ns, platform.machine(), _units())).encode())
+    key = repr((resolved, stat.st_size, stat.st_mtime_ns, source_key()))
+    return hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
+def source_key() -> str:
+    """Changes with the sources, the flags and the processor type, so that another version's library is not taken."""
+    key = hashlib.sha256(repr((platform.machine(), _units())).encode())
     for path in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
         key.update(path.name.encode() + path.read_bytes())
     return key.hexdigest()[:24]

@@ -195,6 +195,7 @@ class OpenSession(_message.Message):
     DRAFTER_ID_FIELD_NUMBER: _builtins.int
     SYSTEM_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
     request_id: _builtins.str
@@ -207,6 +208,8 @@ class OpenSession(_message.Message):
     """Where drafts come from."""
     priority: _builtins.int
     """Admission order: higher goes first, 0 is normal."""
+    cache_salt: _builtins.bytes
+    """Cached prefixes are shared only among sessions of the same tenant with the same salt; at most 64 bytes."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the prompt, at least one."""
@@ -233,10 +236,11 @@ class OpenSession(_message.Message):
         drafter_id: _builtins.str = ...,
         system: Global___DraftSystem.ValueType = ...,
         priority: _builtins.int = ...,
+        cache_salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("edge", help="run the edge agent: draft model and OpenAI-compatible HTTP API", add_help=False)
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
+    commands.add_parser("fleet", help="start, stop and ask processes on many hosts", add_help=False)
     commands.add_parser("top", help="a live view of running processes, from their metrics", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
     commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
@@ -86,6 +87,12 @@ def _bench(arguments: list[str]) -> int:
     from specedge_bench.main import main as bench
 
     return bench(arguments)
+
+
+def _fleet(arguments: list[str]) -> int:
+    from specedge_cli.fleet.command import fleet
+
+    return fleet(arguments)
 
 
 def _top(arguments: list[str]) -> int:
@@ -129,6 +136,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "edge": _edge,
     "demo": _demo,
     "bench": _bench,
+    "fleet": _fleet,
     "top": _top,
     "health": _health,
     "certs": _certs,

@@ -1,21 +1,25 @@
 """The fleet's file, read and checked: which processes run on which host, with which settings.
 
-    images: {verifier: specedge-verifier, edge: specedge-edge}   # what hosts pull, or have; these are the defaults
-    folder: specedge                                             # on every host, below the login's home
+    name: specedge                             # of the compose projects; this is the default
+    images: {verifier: specedge-verifier, edge: specedge-edge}
+    folder: specedge                           # on every host, below the login's home
     hosts:
       gpu-1:
-        ssh: ops@gpu-1.example.com                               # or `local`
-        gpus: all                                                # for the containers of this host; none if left out
-        verifier: {target_model: Qwen/Qwen3-14B, ...}            # settings, as in a settings file
+        ssh: ops@gpu-1.example.com             # or local
+        address: gpu-1.internal                # where edges find it; left out: the host that ssh is told
+        gpus: all                              # or a number; left out: none
+        models: /data/models                   # left out: a volume
+        verifier: {target_model: Qwen/Qwen3-14B, host: 0.0.0.0, tls_certificate_file: certs/server.crt, ...}
       shop-1:
         ssh: ops@shop-1.example.com
-        edge: {verifier: gpu-1, draft_model: Qwen/Qwen3-1.7B, ...}
+        edge: {verifier: gpu-1, draft_model: Qwen/Qwen3-1.7B, verifier_ca_file: certs/ca.crt, ...}
 
-`verifier` of an edge names a host of this file, at the name it is logged into; `verifier_address` names any other. Settings
-that end in `_file` name files beside this one: each goes to its host.
+`verifier:` and `edge:` hold settings as a settings file does. `verifier` of an edge names a host of this file,
+`verifier_address` any other verifier. Settings that end in `_file` name files beside this one, which go to the host.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +27,21 @@ from typing import Any, Final
 from specedge.errors import SettingsError
 from specedge.settings import ProcessSettings
 from specedge.settings_sources import ProcessKind, load_yaml, settings_of
+from specedge.tls.rules import is_loopback_host
 from specedge_cli.processes import EDGE, VERIFIER
 
 LOCAL: Final = "local"
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_LOGIN: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)")
-_FOLDER: Final = re.compile(r"[A-Za-z0-9_./-]+")
-_IMAGE: Final = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]*")
-_GPUS: Final = re.compile(r"all|\d{1,2}")
 MAX_HOSTS: Final = 1000
+VERIFIER_PORT: Final = 50051
+_LOOPBACK: Final = "127.0.0.1"  # where a process listens unless it is told otherwise
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LOGIN: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.:-]*")
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+_FOLDER: Final = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./-]*")
+_IMAGE: Final = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]*")
+_GPUS: Final = re.compile(r"all|[1-9]\d?")
+_IMAGES: Final = {"verifier": "specedge-verifier", "edge": "specedge-edge"}
+_HOST_KEYS: Final = ("ssh", "address", "gpus", "models", "verifier", "edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +51,18 @@ class Service:
     Attributes:
         kind: verifier or edge.
         image: what its container is made of.
-        section: its settings as the file has them, files at their places on the host.
+        section: its settings as the file has them.
         settings: the same, checked.
-        files: that it needs, by their name on the host.
+        places: by setting, the name in the host's folder of the file that it names.
+        files: by that name, the file here.
     """
 
     kind: ProcessKind
     image: str
-    section: dict[str, Any]
+    section: Mapping[str, Any]
     settings: ProcessSettings
-    files: dict[str, Path]
+    places: Mapping[str, str]
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +71,21 @@ class Host:
 
     Attributes:
         name: in the file.
+        project: of its containers.
         login: what ssh is told; `local` is this machine.
-        folder: where its files lie there.
+        folder: where its files lie there, from the login's home or from the root.
         gpus: "all" or a number, for its containers; None for none.
+        models: folder or volume of the models.
         services: by name, "verifier" and "edge".
     """
 
     name: str
+    project: str
     login: str
     folder: str
     gpus: str | None
-    services: dict[str, Service]
-
-    @property
-    def address(self) -> str:
-        """The name other hosts know it by."""
-        return "127.0.0.1" if self.login == LOCAL else self.login.rpartition("@")[2]
+    models: str
+    services: Mapping[str, Service]
 
 
 def read_fleet(path: Path) -> tuple[Host, ...]:
@@ -83,98 +94,136 @@ def read_fleet(path: Path) -> tuple[Host, ...]:
     Raises:
         SettingsError: the file is wrong; the message names host, key and what is allowed.
     """
-    content = load_yaml(path, "fleet")
-    _refuse_unknown(content, ("images", "folder", "hosts"), str(path))
-    images = {"verifier": "specedge-verifier", "edge": "specedge-edge"}
-    given = _section(content.get("images", {}), f"images of {path}")
-    _refuse_unknown(given, tuple(images), f"images of {path}")
-    for kind, image in given.items():
-        images[kind] = _matching(_IMAGE, image, f"images.{kind} of {path}", "the name of an image")
-    folder = _matching(_FOLDER, content.get("folder", "specedge"), f"folder of {path}", "a path")
-    hosts = _section(content.get("hosts", {}), f"hosts of {path}")
-    if not 1 <= len(hosts) <= MAX_HOSTS:
-        raise SettingsError(f"{path} has {len(hosts)} hosts; 1 to {MAX_HOSTS} are allowed")
-    verifiers = {name: _verifier_address(name, hosts[name], path) for name in hosts}
-    plans = [_host(name, _section(hosts[name], f"{name} of {path}"), path, folder, images, verifiers) for name in hosts]
+    if not path.is_file():
+        raise SettingsError(f"{path} (fleet) does not exist")
+    content = _Section(load_yaml(path, "fleet"), str(path), ("name", "images", "folder", "hosts"))
+    images = dict(_IMAGES)
+    given = content.section("images", tuple(_IMAGES))
+    for kind in given.values:
+        images[kind] = given.text(kind, _IMAGE, "the name of an image") or images[kind]
+    hosts = content.section("hosts", None)
+    if not 1 <= len(hosts.values) <= MAX_HOSTS:
+        raise SettingsError(f"{path} has {len(hosts.values)} hosts; 1 to {MAX_HOSTS} are allowed")
+    sections = {name: hosts.section(name, _HOST_KEYS) for name in hosts.values}
+    for name in sections:
+        if not _NAME.fullmatch(name):
+            raise SettingsError(
+                f"a host of {path} is called {name!r:.80}: allowed are small letters, digits and hyphens"
+            )
+    project = content.text("name", _NAME, "small letters, digits and hyphens") or "specedge"
+    folder = (content.text("folder", _FOLDER, "a path") or "specedge").rstrip("/")
+    plans = [
+        _host(name, section, path, f"{project}-{name}", f"{folder}/{name}", images, sections)
+        for name, section in sections.items()
+    ]
     return tuple(sorted(plans, key=lambda host: "verifier" not in host.services))
 
 
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """Keys and values of the file, and where they stand for messages; `known` are the keys allowed, None for any."""
+
+    values: Mapping[str, Any]
+    where: str
+    known: tuple[str, ...] | None
+
+    def __post_init__(self) -> None:
+        for key in self.values:
+            if self.known is not None and key not in self.known:
+                raise SettingsError(f"{key} of {self.where} is unknown; there are: {', '.join(self.known)}")
+
+    def section(self, key: str, known: tuple[str, ...] | None) -> "_Section":
+        value = self.values.get(key) or {}
+        if not isinstance(value, dict):
+            raise SettingsError(f"{key} of {self.where} must be keys and values, found {value!r:.60}")
+        return _Section(value, f"{key} of {self.where}", known)
+
+    def text(self, key: str, pattern: re.Pattern[str], allowed: str) -> str | None:
+        value = self.values.get(key) or None
+        if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
+            raise SettingsError(f"{key} of {self.where} is {value!r:.80}: allowed is {allowed}")
+        return value
+
+
 def _host(
-    name: str, section: dict[str, Any], path: Path, folder: str, images: dict[str, str], verifiers: dict[str, str | None]
+    name: str,
+    section: _Section,
+    path: Path,
+    project: str,
+    folder: str,
+    images: Mapping[str, str],
+    sections: Mapping[str, _Section],
 ) -> Host:
-    where = f"{name} of {path}"
-    _matching(_NAME, name, f"a host of {path}", "small letters, digits and hyphens, at most 63")
-    _refuse_unknown(section, ("ssh", "gpus", "verifier", "edge"), where)
-    gpus = section.get("gpus")
-    if gpus is not None:
-        _matching(_GPUS, gpus, f"gpus of {where}", "all or a number")
     services = {}
     for kind in (VERIFIER, EDGE):
-        if kind.name in section:
-            settings = dict(_section(section[kind.name], f"{kind.name} of {where}"))
-            if kind is EDGE:
-                _connect(settings, verifiers, f"edge of {where}")
-            services[kind.name] = _service(kind, settings, images[kind.name], path, f"{kind.name} of {where}")
+        if kind.name in section.values:
+            given = section.section(kind.name, None)
+            values = _connected(name, given, sections) if kind is EDGE else dict(given.values)
+            services[kind.name] = _service(kind, values, images[kind.name], path, given.where)
     if not services:
-        raise SettingsError(f"{where} runs nothing: it needs `verifier:` or `edge:`, or both")
-    login = _matching(_LOGIN, section.get("ssh", LOCAL), f"ssh of {where}", "USER@HOST, HOST or local")
-    return Host(name, login, f"{folder.rstrip('/')}/{name}", gpus, services)
+        raise SettingsError(f"{section.where} runs nothing: it needs `verifier:` or `edge:`, or both")
+    return Host(
+        name,
+        project,
+        section.text("ssh", _LOGIN, "USER@HOST, HOST or local") or LOCAL,
+        folder,
+        section.text("gpus", _GPUS, "all, or a number from 1 to 99"),
+        section.text("models", _FOLDER, "a path") or "models",
+        services,
+    )
 
 
-def _service(kind: ProcessKind, settings: dict[str, Any], image: str, path: Path, where: str) -> Service:
+def _service(kind: ProcessKind, values: dict[str, Any], image: str, path: Path, where: str) -> Service:
+    places: dict[str, str] = {}
     files: dict[str, Path] = {}
-    for key, value in settings.items():
-        if key.endswith("_file") and isinstance(value, str) and value:
+    checked = dict(values)
+    for key, value in values.items():
+        if key.endswith("_file") and isinstance(value, str) and value not in ("", "off"):
             source = path.parent / value
             if not source.is_file():
-                raise SettingsError(f"{key} of {where} is {value!r}, and there is no file {source}")
-            files[f"{kind.name}-{key}{source.suffix}"] = source
-    # Checked as it stands here; on the host the files have other places.
-    checked = {key: str(path.parent / value) if key.endswith("_file") else value for key, value in settings.items()}
-    return Service(kind, image, settings, settings_of(kind, checked, where), files)
+                raise SettingsError(f"{key} of {where} is {value!r}, and {source} is no file")
+            places[key] = f"{kind.name}-{key}{source.suffix}"
+            files[places[key]] = source
+            checked[key] = str(source)
+    return Service(kind, image, values, settings_of(kind, checked, where), places, files)
 
 
-def _connect(settings: dict[str, Any], verifiers: dict[str, str | None], where: str) -> None:
-    """Turns the name of a verifier's host into its address."""
-    named = settings.pop("verifier", None)
+def _connected(name: str, edge: _Section, sections: Mapping[str, _Section]) -> dict[str, Any]:
+    """The edge's settings with the verifier's address in place of its host's name."""
+    values = dict(edge.values)
+    named = values.pop("verifier", None)
     if named is None:
-        if "verifier_address" not in settings:
-            raise SettingsError(f"{where} names no verifier: it needs `verifier:`, a host of this file, or verifier_address")
-        return
-    if "verifier_address" in settings:
-        raise SettingsError(f"{where} has both verifier and verifier_address; one of them is enough")
-    address = verifiers.get(named)
-    if address is None:
-        known = ", ".join(name for name, value in verifiers.items() if value) or "none"
-        raise SettingsError(f"verifier of {where} is {named!r}, which is no host with a verifier; there are: {known}")
-    settings["verifier_address"] = address
+        if "verifier_address" not in values:
+            raise SettingsError(
+                f"{edge.where} has no verifier: it needs `verifier:`, a host of this file, or verifier_address"
+            )
+        return values
+    if "verifier_address" in values:
+        raise SettingsError(f"{edge.where} has both verifier and verifier_address; one of them is enough")
+    if named not in sections or "verifier" not in sections[named].values:
+        known = ", ".join(other for other, section in sections.items() if "verifier" in section.values) or "none"
+        raise SettingsError(
+            f"verifier of {edge.where} is {named!r}, which is no host with a verifier; there are: {known}"
+        )
+    if named == name:
+        values["verifier_address"] = f"verifier:{VERIFIER_PORT}"
+        if "verifier_ca_file" not in values:
+            values["allow_plaintext"] = "true"  # between two containers of one machine
+        return values
+    values["verifier_address"] = _address(sections[named], edge.where)
+    return values
 
 
-def _verifier_address(name: str, section: Any, path: Path) -> str | None:
-    """Where the verifier of a host is reached; None where there is none, or the host's section is wrong."""
-    if not isinstance(section, dict) or not isinstance(section.get("verifier"), dict):
-        return None
-    login = section.get("ssh", LOCAL)
-    host = "127.0.0.1" if login == LOCAL else str(login).rpartition("@")[2]
-    settings = settings_of(VERIFIER, {"port": section["verifier"].get("port", "")}, f"verifier of {name} of {path}")
-    return f"{host}:{getattr(settings, 'port')}"
-
-
-def _section(value: Any, where: str) -> dict[str, Any]:
-    if value == "":
-        return {}
-    if not isinstance(value, dict):
-        raise SettingsError(f"{where} must be keys and values, found {value!r:.60}")
-    return value
-
-
-def _refuse_unknown(section: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in section:
-        if key not in known:
-            raise SettingsError(f"{key} of {where} is unknown; there are: {', '.join(known)}")
-
-
-def _matching(pattern: re.Pattern[str], value: Any, where: str, allowed: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise SettingsError(f"{where} is {value!r:.80}: allowed is {allowed}")
-    return value
+def _address(host: _Section, asked_by: str) -> str:
+    """Where the verifier of a host is found by other hosts."""
+    login = host.text("ssh", _LOGIN, "USER@HOST, HOST or local") or LOCAL
+    address = host.text("address", _ADDRESS, "a name or an address")
+    if address is None and login == LOCAL:
+        raise SettingsError(f"{host.where} is local and needs `address:`, under which {asked_by} finds it")
+    verifier = host.section("verifier", None)
+    if is_loopback_host(str(verifier.values.get("host") or _LOOPBACK)):
+        raise SettingsError(
+            f"{verifier.where} listens on loopback only, and {asked_by} is elsewhere: host must be 0.0.0.0"
+        )
+    found, port = address or login.rpartition("@")[2], verifier.values.get("port") or VERIFIER_PORT
+    return f"[{found}]:{port}" if ":" in found else f"{found}:{port}"

@@ -1,10 +1,12 @@
 """What a host is given: a compose file, a settings file for each process, and the files that those name."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
 from edge_agent.settings import EdgeSettings
+from specedge.tls.rules import is_loopback_host
 from specedge_cli.fleet.plan import Host, Service
 from specedge_verifier.settings import VerifierSettings
 
@@ -12,45 +14,68 @@ COMPOSE_FILE: Final = "docker-compose.yml"
 PLACE: Final = "/etc/specedge"
 _HEADER: Final = "# Written by `specedge fleet`, which writes it again: change the fleet's file instead.\n"
 _EVERYWHERE: Final = "0.0.0.0"
+_OUTSIDE: Final = ("host", "port", "metrics_host", "metrics_port")
+"""Settings of what the host publishes; inside its container a process listens where its image says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """Where a process listens inside its container, and what allows plain text there."""
+
+    port: int
+    metrics_port: int
+    plaintext: str
+
+
+_INSIDE: Final = {
+    "verifier": _Inside(50051, 9464, "allow_plaintext"),
+    "edge": _Inside(8000, 9465, "allow_plaintext_http"),
+}
 
 
 def render(host: Host) -> dict[str, bytes]:
     """The files of a host, by name in its folder."""
     files: dict[str, bytes] = {COMPOSE_FILE: _yaml(_compose(host))}
     for name, service in host.services.items():
-        files[f"{name}.yaml"] = _yaml(_section(service))
+        files[f"{name}.yaml"] = _yaml({name: _section(service)})
         files |= {path: source.read_bytes() for path, source in service.files.items()}
     return files
 
 
 def _compose(host: Host) -> dict[str, Any]:
     services = {name: _container(name, host, service) for name, service in host.services.items()}
-    volumes = {f"{name}-cache": None for name in host.services}
+    volumes = {"models": None, **{f"{name}-cache": None for name in host.services}}
     return {"services": services, "volumes": volumes}
 
 
 def _container(name: str, host: Host, service: Service) -> dict[str, Any]:
-    settings = service.settings
-    ports = [_published(settings.host, _number(settings, "port"))]
-    metrics_port = _number(settings, "metrics_port")
-    if metrics_port is not None:
-        assert isinstance(settings, VerifierSettings | EdgeSettings)
-        ports.append(_published(settings.metrics_host, metrics_port))
+    settings, inside = service.settings, _INSIDE[name]
+    assert isinstance(settings, VerifierSettings | EdgeSettings)
+    ports = [_published(settings.host, settings.port, inside.port)]
+    if settings.metrics_port is not None:
+        ports.append(_published(settings.metrics_host, settings.metrics_port, inside.metrics_port))
     container: dict[str, Any] = {
         "image": service.image,
         "command": ["--config", f"{PLACE}/{name}.yaml"],
         "init": True,
-        "ports": [port for port in ports if port is not None],
-        "volumes": [f"./{name}.yaml:{PLACE}/{name}.yaml:ro", f"{name}-cache:/home/specedge/.cache"]
-        + [f"./{path}:{PLACE}/{path}:ro" for path in service.files],
+        "ports": ports,
+        "volumes": [
+            f"{host.models}:/models",
+            f"{name}-cache:/cache",
+            f"./{name}.yaml:{PLACE}/{name}.yaml:ro",
+            *(f"./{path}:{PLACE}/{path}:ro" for path in service.files),
+        ],
         "read_only": True,
         "tmpfs": "/tmp",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
+        "pids_limit": 1024,
         "restart": "unless-stopped",
         "stop_grace_period": f"{settings.drain_timeout_s + 10:.0f}s",
         "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
     }
+    if settings.tls_certificate_file is not None:
+        container["healthcheck"] = {"test": ["CMD", *_health(name, service)]}
     if host.gpus is not None:
         count: str | int = host.gpus if host.gpus == "all" else int(host.gpus)
         device = {"driver": "nvidia", "count": count, "capabilities": ["gpu"]}
@@ -59,28 +84,31 @@ def _container(name: str, host: Host, service: Service) -> dict[str, Any]:
 
 
 def _section(service: Service) -> dict[str, Any]:
-    """The settings inside the container: it listens on all of its addresses, and compose decides what is published."""
-    section = dict(service.section)
-    for path, source in service.files.items():
-        key = path.removeprefix(f"{service.kind.name}-").removesuffix(source.suffix)
-        section[key] = f"{PLACE}/{path}"
-    section |= {"host": _EVERYWHERE, "metrics_host": _EVERYWHERE}
-    # What is published on loopback only is beyond the container's own loopback all the same.
-    if service.settings.host in ("127.0.0.1", "localhost", "::1") and "tls_certificate_file" not in section:
-        section["allow_plaintext" if service.kind.name == "verifier" else "allow_plaintext_http"] = True
-    return {service.kind.name: section}
+    """The settings inside the container: files at their places there, and all of its addresses listened to."""
+    name = service.kind.name
+    section = {key: value for key, value in service.section.items() if key not in _OUTSIDE}
+    section |= {setting: f"{PLACE}/{path}" for setting, path in service.places.items()}
+    section["metrics_host"] = _EVERYWHERE
+    # What the host publishes on loopback only may be plain text inside too: nothing but the host reaches it.
+    if is_loopback_host(service.settings.host) and "tls_certificate_file" not in section:
+        section[_INSIDE[name].plaintext] = "true"
+    return section
 
 
-def _published(host: str, port: int | None) -> str | None:
-    if port is None:
-        return None
-    bound = f"[{host}]" if ":" in host else host
-    return f"{bound}:{port}:{port}"
+def _health(name: str, service: Service) -> list[str]:
+    """How a process with TLS is asked whether it is ready; the image's own check speaks plain text."""
+    places = {setting: f"{PLACE}/{path}" for setting, path in service.places.items()}
+    if name == "edge":
+        return ["specedge", "health", "https://localhost:8000", "--ca-file", places["tls_certificate_file"]]
+    trusted = places.get("tls_client_ca_file", places["tls_certificate_file"])
+    command = ["specedge", "health", "localhost:50051", "--ca-file", trusted]
+    if "tls_client_ca_file" in places:
+        command += ["--certificate-file", places["tls_certificate_file"], "--key-file", places["tls_key_file"]]
+    return command
 
 
-def _number(settings: object, name: str) -> int | None:
-    value: int | None = getattr(settings, name)
-    return value
+def _published(host: str, outside: int, inside: int) -> str:
+    return f"[{host}]:{outside}:{inside}" if ":" in host else f"{host}:{outside}:{inside}"
 
 
 def _yaml(content: dict[str, Any]) -> bytes:

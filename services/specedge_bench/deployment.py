@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specedge.errors import SpecEdgeError, VerifierUnavailable
+from specedge.tls.diagnosis import ClientTls
 from specedge_bench.network.profiles import NetworkProfile
 from specedge_bench.options import Options
 from specedge_bench.pace.pace import Pace
@@ -14,6 +15,7 @@ from specedge_bench.systems import SystemVariant
 from specedge_bench.ways import HOST, Way, proxied, separated
 from specedge_cli.ports import free_port
 from specedge_cli.probe import probe
+from specedge_cli.processes import load_edge_settings
 from specedge_cli.supervisor import Child, Interrupts, specedge_command
 
 _POLL_S = 0.2
@@ -102,9 +104,19 @@ async def deployed(
                 await asyncio.to_thread(child.stop, _STOP_TIMEOUT_S, interrupts)
 
 
-def require_verifier(address: str) -> None:
-    """Raises VerifierUnavailable when no verifier is ready at an address."""
-    reason = probe(address, 5.0)
+def require_verifier(address: str, edge_flags: Sequence[str]) -> None:
+    """Asks the verifier at an address as edges with these flags will: by TLS, where they have certificates.
+
+    Raises:
+        VerifierUnavailable: none is ready there.
+        SettingsError: a flag is wrong, or a file that it names cannot be used.
+    """
+    edge = load_edge_settings(["--verifier-address", address, *edge_flags])
+    tls = None
+    if edge.verifier_ca_file is not None:
+        files = (edge.verifier_ca_file, edge.verifier_certificate_file, edge.verifier_key_file)
+        tls = ClientTls(*files, name=edge.verifier_name)
+    reason = probe(address, 5.0, tls)
     if reason is not None:
         raise VerifierUnavailable(
             f"no verifier at {address}: {reason}; start one with `specedge verifier`, or leave --verifier out"

@@ -297,7 +297,7 @@ def _check_existing_verifier(options: Options, address: str) -> None:
         raise SettingsError("--verifier: a verifier that runs already is in no namespace; use --network-method proxy")
     if host not in ("127.0.0.1", "localhost") and any(network is not None for network in options.networks):
         raise SettingsError(f"--verifier {address}: it is not on this machine, so measure with --networks direct")
-    require_verifier(address)
+    require_verifier(address, options.edge_flags)
 
 
 def _first_line(text: str) -> str:

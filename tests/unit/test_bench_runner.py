@@ -13,6 +13,7 @@ from specedge_bench import main as bench_main
 from specedge_bench.arrivals import BadLoad, parse_load
 from specedge_bench.client import AskSettings, ask
 from specedge_bench.counters import count
+from specedge_bench.deployment import require_verifier
 from specedge_bench.measure import parse_steps
 from specedge_bench.options import Options, parse_options
 from specedge_bench.prompts.dataset import Prompt
@@ -310,3 +311,8 @@ def test_a_step_log_gives_the_cells_own_steps() -> None:
 def test_another_command_is_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(SpecEdgeError, match="holds no run"):
         bench_main.main(["report", str(tmp_path)])
+
+
+def test_a_verifier_is_looked_for_as_the_edges_will_ask_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.crt cannot be read"):
+        require_verifier("127.0.0.1:9", [f"--verifier-ca-file={tmp_path / 'none.crt'}"])

@@ -27,7 +27,7 @@ async def test_texts_equal_plain_decoding_and_steps_are_logged(tmp_path: Path) -
             async with edge.client() as client:
                 texts.append(await asyncio.gather(*(ask.whole(client) for ask in ASKS)))
         await nothing_held(local)
-        num_trees = await local.sample("vllm:spec_decode_num_drafts_total", model_name="specedge-demo")
+        num_trees = await local.sample("specedge_verifier_verifications_total")
         num_drafted = await local.sample("specedge_verifier_draft_nodes_total")
         num_looked_up = await local.sample("specedge_verifier_confirmed_lookup_draft_nodes_total", source="lookup")
 

@@ -16,7 +16,7 @@ from specedge.tls.diagnosis import ClientTls
 from specedge_cli.certs import Pair, make_leaf, read_authority
 from specedge_cli.main import main
 
-ASK = Ask("Once upon a time there was a fox", seed=11, max_tokens=48)
+ASK = Ask("Once upon a time there was a fox", seed=11, max_tokens=400)
 DEADLINE_S = 20.0
 
 
@@ -95,7 +95,7 @@ async def test_a_seeded_answer_is_the_one_of_plain_text(site: Site, tmp_path: Pa
     verifier = Verifier(tmp_path, "--num-kv-blocks", "72")
     edge = Edge(tmp_path, "plain", verifier, "--draft-model", "none", "--lookup", "off")
     secure = await asyncio.to_thread(site.post)
-    assert await site.edge.sample("specedge_edge_verified_draft_nodes_total") > 0
+    assert await site.edge.sample("specedge_edge_drafted_nodes_total") > 0
     with running(verifier, edge):
         async with edge.client() as client:
             assert await ASK.whole(client) == secure.json()["choices"][0]["text"]

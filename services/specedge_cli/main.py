@@ -49,6 +49,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
+    commands.add_parser("doctor", help="check this machine and a configuration, and what to expect", add_help=False)
     commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
     commands.add_parser("version", help="print the version", add_help=False)
@@ -92,6 +93,12 @@ def _health(arguments: list[str]) -> int:
     return show_health(arguments)
 
 
+def _doctor(arguments: list[str]) -> int:
+    from specedge_cli.doctor.command import show_doctor
+
+    return show_doctor(arguments)
+
+
 def _certs(arguments: list[str]) -> int:
     from specedge_cli.certs import make_certs
 
@@ -116,6 +123,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "bench": _bench,
     "health": _health,
+    "doctor": _doctor,
     "certs": _certs,
     "key": _key,
     "version": _version,

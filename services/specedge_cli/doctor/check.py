@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 State = Literal["ok", "warn", "fail", "skipped"]
-Values = Mapping[str, float | int | str | bool | None]
+Values = Mapping[str, object]
+"""Numbers, texts and flags, as JSON has them."""
 
 STATES: Final[tuple[State, ...]] = ("ok", "warn", "fail", "skipped")
 

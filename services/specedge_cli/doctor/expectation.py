@@ -84,7 +84,7 @@ def check_drafted_session(
     finally:
         if isinstance(source, Drafter):
             source.stop()
-    facts.drafted_s, facts.tokens_per_verification = trial.seconds_per_token, trial.tokens_per_verification
+    facts.tree_step_s = trial.step_s
     return [judge_drafted(facts.plain_s, trial.seconds_per_token, trial.tokens_per_verification)]
 
 
@@ -112,9 +112,10 @@ def check_expectation(settings: EdgeSettings, facts: Facts) -> Sequence[Finding]
         return [Finding("speed-up", "skipped", "the verifier's step time or the round trip is not known")]
     if facts.draft_step_s is None:
         return [Finding("speed-up", "skipped", "without a draft model it depends on how much a text repeats itself")]
-    times = Times(facts.verifier_step_s, facts.draft_step_s, facts.round_trip_s)
-    growth = settings.growth
-    return [judge_expectation(times, expected_pace(times, growth, settings.proactive.type == "streamed"))]
+    tree_step_s = max(facts.tree_step_s or 0.0, facts.verifier_step_s)
+    times = Times(tree_step_s, facts.draft_step_s, facts.round_trip_s)
+    pace = expected_pace(times, settings.growth, settings.proactive.type == "streamed")
+    return [judge_expectation(facts.verifier_step_s, times, pace)]
 
 
 def expected_pace(times: Times, growth: GrowthSettings, is_streamed: bool, agreement: float = AGREEMENT) -> Pace:
@@ -125,15 +126,20 @@ def expected_pace(times: Times, growth: GrowthSettings, is_streamed: bool, agree
     return streamed_pace(times, agreement, greatest_lead(agreement, growth.max_budget, growth.decay, least))
 
 
-def judge_expectation(times: Times, pace: Pace, agreement: float = AGREEMENT) -> Finding:
-    """Whether drafting should pay here."""
-    with_ms, without_ms = 1e3 * pace.seconds_per_token, 1e3 * times.verifier_step_s
+def judge_expectation(plain_step_s: float, times: Times, pace: Pace, agreement: float = AGREEMENT) -> Finding:
+    """Whether drafting should pay here.
+
+    Args:
+        plain_step_s: a step of the verifier without drafts.
+        times: with them.
+    """
+    with_ms, without_ms = 1e3 * pace.seconds_per_token, 1e3 * plain_step_s
     speed_up = without_ms / with_ms
     found = (
         f"about {pace.tokens_per_verification:.1f} tokens per verification, {with_ms:.1f} ms per token with and "
         f"{without_ms:.1f} ms without: {speed_up:.2f} times as fast, if {agreement:.0%} of the target's tokens are in "
-        f"the drafted trees (verifier step {without_ms:.1f} ms, draft step {1e3 * times.draft_step_s:.1f} ms, round "
-        f"trip {1e3 * times.round_trip_s:.1f} ms; one session alone)"
+        f"the drafted trees (verifier step {without_ms:.1f} ms, with trees {1e3 * times.verifier_step_s:.1f} ms, draft "
+        f"step {1e3 * times.draft_step_s:.1f} ms, round trip {1e3 * times.round_trip_s:.1f} ms; one session alone)"
     )
     values = {
         "tokens_per_verification": pace.tokens_per_verification,

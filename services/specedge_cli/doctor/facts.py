@@ -19,8 +19,8 @@ class Facts:
         prompt_ids: tokens to try a session with.
         draft_step_s: median of the draft model's steps here.
         verifier_step_s: of the verifier's steps for one session without drafts.
-        plain_s, drafted_s: between two tokens of a tried session, without and with drafts.
-        tokens_per_verification: of the tried session with drafts.
+        tree_step_s: the same with the trees of this edge.
+        plain_s: between two tokens of a tried session without drafts.
     """
 
     verifier_is_to_start: bool = False
@@ -31,6 +31,5 @@ class Facts:
     prompt_ids: Sequence[int] = field(default_factory=tuple)
     draft_step_s: float | None = None
     verifier_step_s: float | None = None
+    tree_step_s: float | None = None
     plain_s: float | None = None
-    drafted_s: float | None = None
-    tokens_per_verification: float | None = None

@@ -124,7 +124,7 @@ def _model_checks(process: str, settings: ProcessSettings, roles: Sequence[Role]
     group = f"{process}: models"
     max_len = settings.max_len if isinstance(settings, VerifierSettings) else None
     own = [role for role in roles if role == "target" or settings.draft_model is not None]
-    slow = {"limit_s": _SELF_TEST_S, "is_slow": True}
+    slow = partial(Check, f"{process}: engines", limit_s=_SELF_TEST_S, is_slow=True)
     return [
         *[Check(group, f"{role} model", partial(models.check_model_files, settings, role, "model"), limit_s=_MODELS_S)
           for role in own],
@@ -132,10 +132,10 @@ def _model_checks(process: str, settings: ProcessSettings, roles: Sequence[Role]
                 limit_s=_MODELS_S) for role in own],
         *([Check(group, "tokenizers agree", partial(models.check_tokenizers, settings), limit_s=_MODELS_S)]
           if "draft" in own else []),
-        *([Check(f"{process}: engines", "attention", partial(self_tests.check_attention, settings), **slow),
-           Check(f"{process}: engines", "engine native", partial(self_tests.check_native_engine, settings), **slow),
-           Check(f"{process}: engines", "engine against transformers",
-                 partial(self_tests.check_models_against_transformers, settings, own), **slow)]
+        *([slow("attention", partial(self_tests.check_attention, settings)),
+           slow("engine native", partial(self_tests.check_native_engine, settings)),
+           slow("engine against transformers",
+                partial(self_tests.check_models_against_transformers, settings, own))]
           if own else []),
     ]  # fmt: skip
 

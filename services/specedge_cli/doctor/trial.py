@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
@@ -65,7 +64,7 @@ async def try_session(
     loop = asyncio.get_running_loop()
     asked_s = loop.time()
     bursts: list[tuple[float, Burst]] = []
-    async with service.generate(request) as answer, aclosing(answer):
+    async with service.generate(request) as answer:
         async for burst in answer:
             bursts.append((loop.time() - asked_s, burst))
     return trial_of(bursts)

@@ -28,6 +28,7 @@ _FAR_S: Final = 0.1
 _UNSTEADY: Final = 3.0
 _PADDINGS: Final = (2**16, 2**18, 2**20)
 _ENOUGH_S: Final = 0.3
+_TELLING: Final = 0.2
 _LITTLE_BYTES_PER_S: Final = 25_000  # ten sessions that each send 1 kB a verification, two or three times a second
 _START: Final = "start the verifier, or correct verifier_address"
 
@@ -182,8 +183,12 @@ def check_bandwidth(link: VerifierLink, facts: Facts) -> Sequence[Finding]:
 
 
 def judge_bandwidth(calls: Sequence[tuple[int, float]], round_trip_s: float) -> Finding:
-    """The best rate of (bytes, seconds) of some calls, beyond what a small call takes; TCP begins slowly."""
-    rates = {num_bytes / max(seconds - round_trip_s, 1e-4): num_bytes for num_bytes, seconds in calls}
+    """The best rate of (bytes, seconds) of some calls, beyond what a small call takes; TCP begins slowly.
+
+    A difference below a fifth of the round trip tells nothing: round trips differ by as much.
+    """
+    least_s = max(_TELLING * round_trip_s, 1e-4)
+    rates = {num_bytes / max(seconds - round_trip_s, least_s): num_bytes for num_bytes, seconds in calls}
     bytes_per_s = max(rates)
     values = {"up_bytes_per_s": round(bytes_per_s), "measured_with_bytes": rates[bytes_per_s]}
     found = (

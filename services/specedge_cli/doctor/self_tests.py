@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from specedge.drafting.settings import DrafterSettings
-from specedge.errors import SpecEdgeError
 from specedge.model.attention.choose import candidate_backend
 from specedge.model.attention.interface import AttentionBackend, AttentionUnavailable
 from specedge.model.attention.self_test import TOLERANCES, self_test
 from specedge.model.batch import chain
 from specedge.model.embedded import EMBEDDED_NAME, Role, resolve_model
-from specedge.model.engines import Foreseen, foresee, load_for, make_runner
+from specedge.model.engines import execution_of, foresee, load_for, make_runner
 from specedge.model.loader import resolve_device, resolve_dtype
 from specedge.model.native.build import load_library
 from specedge.model.native.engine import declare
@@ -26,6 +25,7 @@ from specedge_cli.doctor.models import folder_of
 
 _MAX_BYTES: Final = 2**30
 _NUM_ROWS: Final = 24
+_NUM_SLOTS: Final = 64
 _SHAPE: Final = {"num_heads": 8, "num_kv_heads": 2, "head_dim": 64}
 _AGREEMENT: Final = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.35}
 _CHANGE: Final = "do not use it; the automatic choice takes another one. Please report this with the output of --json"
@@ -106,27 +106,25 @@ def check_models_against_transformers(settings: DrafterSettings, roles: Sequence
         if name is None:
             continue
         folder = folder_of(name, role)
-        if folder is None or _foreseen(settings, folder).weight_bytes > _MAX_BYTES:
+        if folder is None or _is_large(settings, folder):
             name, folder = EMBEDDED_NAME, Path(resolve_model(EMBEDDED_NAME, role))
         findings.append(_against_transformers(settings, name, folder, role))
     return findings
 
 
-def _foreseen(settings: DrafterSettings, folder: Path) -> Foreseen:
-    return foresee(settings.engine, folder, settings.device, settings.dtype, settings.attention)
+def _is_large(settings: DrafterSettings, folder: Path) -> bool:
+    there = foresee(settings.engine, folder, settings.device, settings.dtype, settings.attention)
+    return there.weight_bytes > _MAX_BYTES
 
 
 def _against_transformers(settings: DrafterSettings, name: str, folder: Path, role: Role) -> Finding:
-    title = f"engine {_foreseen(settings, folder).engine} on the {role} model {name}"
-    if _foreseen(settings, folder).engine == "transformers":
+    model = load_for(settings.engine, str(folder), settings.device, settings.dtype, attention=settings.attention)
+    own = make_runner(model, _NUM_SLOTS)
+    engine = execution_of(model, own).engine
+    title = f"engine {engine} on the {role} model {name}"
+    if engine == "transformers":
         return Finding(title, "skipped", "it is the reference itself")
-    try:
-        own = make_runner(
-            load_for(settings.engine, str(folder), settings.device, settings.dtype, attention=settings.attention), 64
-        )
-        oracle = make_runner(load_for("transformers", str(folder), settings.device, settings.dtype), 64)
-    except SpecEdgeError as error:
-        return Finding(title, "fail", str(error), "see the findings on models and room")
+    oracle = make_runner(load_for("transformers", str(folder), settings.device, settings.dtype), _NUM_SLOTS)
     token_ids = np.random.default_rng(7).integers(0, own.vocab_size, _NUM_ROWS)
     batch = replace(chain(_NUM_ROWS), token_ids=token_ids)
     mine, theirs = own.forward(batch).cpu(), oracle.forward(batch).cpu()

@@ -110,6 +110,7 @@ def test_a_verifier_that_runs_already(doctor: Doctor, verifier: Verifier) -> Non
     assert answer.exit_code == 0, answer.failed
     for name in ("port", "metrics_port"):
         assert answer.finding(name)["state"] == "warn" and "runs already" in answer.finding(name)["found"]
+    assert answer.finding("room for the target model")["state"] == "skipped"
     assert answer.finding("target model")["values"]["engine"] in ("native", "lean")
     assert answer.finding("verifier step")["values"]["step_ms_1_rows"] > 0
 

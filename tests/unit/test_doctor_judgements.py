@@ -22,7 +22,7 @@ from specedge_cli.doctor.advice import advise_edge, advise_verifier, judge_budge
 from specedge_cli.doctor.check import Finding, State
 from specedge_cli.doctor.facts import Facts
 from specedge_cli.doctor.match import judge_capabilities, judge_fingerprint, judge_served
-from specedge_cli.doctor.models import check_model_files, judge_room, judge_tokenizers
+from specedge_cli.doctor.models import check_model_files, check_room, judge_room, judge_tokenizers
 from specedge_cli.doctor.network import judge_bandwidth, judge_refusal, judge_round_trips
 from specedge_cli.doctor.plan import names_own_verifier
 from specedge_cli.doctor.self_tests import judge_against_transformers, judge_difference, judge_native
@@ -102,6 +102,27 @@ def test_models_that_are_elsewhere() -> None:
     (wrong,) = check_model_files(EdgeSettings(draft_model="/no/such/folder"), "draft", "model")
     assert (download.state, wrong.state) == ("warn", "fail")
     assert "downloads it" in download.change and "no such folder" in wrong.found
+
+
+def test_models_of_the_hub_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    saved = tmp_path / "models--someone--pair"
+    (saved / "refs").mkdir(parents=True)
+    (saved / "refs" / "main").write_text("0" * 40)
+    (saved / "snapshots").mkdir()
+    folder = copy_of_target(saved / "snapshots" / ("0" * 40), lambda folder: None)
+    settings = EdgeSettings(target_model="someone/pair")
+    (whole,) = check_model_files(settings, "target", "model")
+    (folder / "model.safetensors").unlink()
+    (part,) = check_model_files(settings, "target", "model")
+    assert (whole.state, part.state) == ("ok", "warn")
+    assert "downloads the rest" in part.change and "has no weights" in part.found
+
+
+def test_a_process_that_runs_has_its_memory() -> None:
+    (free,) = check_room(EdgeSettings(), "draft", None, Facts())
+    (taken,) = check_room(EdgeSettings(), "draft", None, Facts(runs_already=True))
+    assert (free.state, taken.state) == ("ok", "skipped")
 
 
 def test_a_checkpoint_in_another_number_format(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from specedge_cli.doctor.accelerator import Accelerators, Gpu, judge_accelerator
 from specedge_cli.doctor.check import State
 from specedge_cli.doctor.clock import check_clock, judge_resolution, judge_synchronised
+from specedge_cli.doctor.facts import Facts
 from specedge_cli.doctor.machine import check_disk, judge_cores, judge_disk, judge_open_files, judge_python
 from specedge_cli.doctor.ports import PortUse, check_ports, judge_port, refusal_of
 from specedge_cli.doctor.processor import flags_of, judge_native_library, judge_processor
@@ -126,15 +127,16 @@ def test_ports(reason: int | None, is_own: bool, state: State, told: str) -> Non
 
 
 def test_a_taken_port_and_two_that_are_the_same() -> None:
+    facts = Facts()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
         assert refusal_of("127.0.0.1", port) == errno.EADDRINUSE
         uses = [PortUse("port", "127.0.0.1", port, "http"), PortUse("metrics_port", "127.0.0.1", port, "metrics")]
-        api, metrics, differ = check_ports(uses)
+        api, metrics, differ = check_ports(uses, facts)
     assert [finding.state for finding in (api, metrics, differ)] == ["fail", "fail", "fail"]
     assert "metrics_port are both" in differ.found
-    (unix,) = check_ports([PortUse("port", "unix:/run/v.sock", 50051, "grpc")])
-    (any_port,) = check_ports([PortUse("port", "127.0.0.1", 0, "grpc")])
-    assert unix.state == any_port.state == "ok"
+    (unix,) = check_ports([PortUse("port", "unix:/run/v.sock", 50051, "grpc")], facts)
+    (any_port,) = check_ports([PortUse("port", "127.0.0.1", 0, "grpc")], facts)
+    assert unix.state == any_port.state == "ok" and not facts.runs_already

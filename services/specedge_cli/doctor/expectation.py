@@ -8,6 +8,7 @@ from edge_agent.drafter import Drafter
 from edge_agent.settings import EdgeSettings
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
+from specedge.errors import ModelLoadError
 from specedge.wire.messages import DRAFT_TRIES
 from specedge_cli.doctor.check import Finding
 from specedge_cli.doctor.draft_speed import LoadedDraft, load_draft, median_step_s, source_of
@@ -38,7 +39,12 @@ def check_draft_step(settings: EdgeSettings, facts: Facts, here: DraftHere) -> S
         return [Finding(name, "skipped", f"draft_model is none: {looked_up}")]
     if folder_of(settings.draft_model, "draft") is None or not facts.prompt_ids:
         return [Finding(name, "skipped", "the files of one of the models are not here")]
-    here.loaded = load_draft(settings)
+    try:
+        here.loaded = load_draft(settings)
+    except ModelLoadError as error:
+        if not facts.runs_already:
+            raise
+        return [Finding(name, "skipped", f"beside the edge that runs already it cannot be loaded again: {error}")]
     facts.draft_step_s = median_step_s(here.loaded, tuple(facts.prompt_ids))
     found = f"{1e3 * facts.draft_step_s:.1f} ms ({here.loaded.execution})"
     return [Finding(name, "ok", found, values={"draft_step_ms": 1e3 * facts.draft_step_s})]

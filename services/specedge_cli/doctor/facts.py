@@ -11,6 +11,7 @@ class Facts:
     """Filled in by checks in their order; None is not known.
 
     Attributes:
+        runs_already: a process of these settings listens at its port, so its models are in memory.
         verifier_is_to_start: the verifier that the edge names is of the same settings and may not be running yet.
         is_reachable: TCP with the verifier came about.
         info: what the verifier serves.
@@ -23,6 +24,7 @@ class Facts:
         plain_s: between two tokens of a tried session without drafts.
     """
 
+    runs_already: bool = False
     verifier_is_to_start: bool = False
     is_reachable: bool = False
     info: ServerInfo | None = None

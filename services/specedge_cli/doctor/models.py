@@ -15,6 +15,7 @@ from specedge.model.loader import resolve_device
 from specedge.model.memory import free_bytes, mib
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge_cli.doctor.check import Finding
+from specedge_cli.doctor.facts import Facts
 
 _DEFAULT_SLOTS: Final = 65_536
 _TIGHT: Final = 0.9
@@ -40,6 +41,9 @@ def check_model_files(settings: DrafterSettings, role: Role, part: Part) -> Sequ
             return [Finding(f"{role} {part}", "ok", f"{name}: {folder}")]
         there = foresee(settings.engine, folder, settings.device, settings.dtype, settings.attention)
     except ModelLoadError as error:
+        if "/" in name and not Path(name).expanduser().exists() and not Path(name).is_absolute():
+            found = f"{name} is in the Hugging Face cache in part: {error}"
+            return [Finding(f"{role} {part}", "warn", found, "the first start downloads the rest")]
         change = f"repair or fetch the files again, or set {role}_model to another model"
         return [Finding(f"{role} {part}", "fail", str(error), change)]
     return [_describe(name, role, folder, there)]
@@ -76,12 +80,14 @@ def _describe(name: str, role: Role, folder: Path, there: Foreseen) -> Finding:
     return Finding(f"{role} model", "ok", found, values=values)
 
 
-def check_room(settings: DrafterSettings, role: Role, max_len: int | None) -> Sequence[Finding]:
+def check_room(settings: DrafterSettings, role: Role, max_len: int | None, facts: Facts) -> Sequence[Finding]:
     """Whether weights and keys and values fit the device, as far as the files tell.
 
     Args:
         max_len: of a target: tokens of its longest session; None: as many as the model knows.
     """
+    if facts.runs_already:
+        return [Finding(f"room for the {role} model", "skipped", "the process runs already and has its memory")]
     name = settings.target_model if role == "target" else settings.draft_model
     folder = None if name is None else folder_of(name, role)
     if folder is None:

@@ -66,10 +66,11 @@ def verifier_checks(settings: VerifierSettings) -> list[Check]:
     uses = [PortUse("port", settings.host, settings.port, "grpc", settings.tls_certificate_file is not None)]
     if settings.metrics_port is not None:
         uses.append(PortUse("metrics_port", settings.metrics_host, settings.metrics_port, "metrics"))
+    facts = Facts()
     return [
-        *_model_checks("verifier", settings, roles),
-        Check(group, "ports", partial(check_ports, uses)),
+        Check(group, "ports", partial(check_ports, uses, facts)),
         *_tls_checks(group, settings, "tls_certificate_file", "tls_key_file", "tls_client_ca_file"),
+        *_model_checks("verifier", settings, roles, facts),
         Check("verifier: expectation", "verifier step", partial(target_speed.check_target_step, settings),
               limit_s=_MEASURE_S, is_slow=True, late="skipped"),
         Check("verifier: settings", "settings", partial(advice.advise_verifier, settings), limit_s=_MODELS_S),
@@ -86,13 +87,13 @@ def edge_checks(settings: EdgeSettings, facts: Facts, link: VerifierLink) -> lis
     way, gain = "edge: way to the verifier", "edge: expectation"
     here = expectation.DraftHere()
     return [
-        Check("edge: models", "target tokenizer",
-              partial(models.check_model_files, settings, "target", "tokenizer"), limit_s=_MODELS_S),
-        *_model_checks("edge", settings, ["draft"]),
-        Check(group, "ports", partial(check_ports, uses)),
+        Check(group, "ports", partial(check_ports, uses, facts)),
         *_tls_checks(group, settings, "verifier_certificate_file", "verifier_key_file", "verifier_ca_file"),
         *_tls_checks(group, settings, "tls_certificate_file", "tls_key_file"),
         Check(group, "api keys", partial(access.check_api_keys, settings.api_keys_file, is_public)),
+        Check("edge: models", "target tokenizer",
+              partial(models.check_model_files, settings, "target", "tokenizer"), limit_s=_MODELS_S),
+        *_model_checks("edge", settings, ["draft"], facts),
         Check(way, "address", partial(network.check_address, settings, facts), limit_s=8.0),
         Check(way, "tls", partial(network.check_tls, settings, facts), limit_s=10.0),
         Check(way, "answer", partial(network.check_answer, link, settings, facts), limit_s=10.0),
@@ -120,15 +121,15 @@ def names_own_verifier(edge: EdgeSettings, verifier: VerifierSettings) -> bool:
     return is_loopback(address) and address.rpartition(":")[2] == str(verifier.port)
 
 
-def _model_checks(process: str, settings: ProcessSettings, roles: Sequence[Role]) -> list[Check]:
+def _model_checks(process: str, settings: ProcessSettings, roles: Sequence[Role], facts: Facts) -> list[Check]:
     group = f"{process}: models"
     max_len = settings.max_len if isinstance(settings, VerifierSettings) else None
     own = [role for role in roles if role == "target" or settings.draft_model is not None]
-    slow = partial(Check, f"{process}: engines", limit_s=_SELF_TEST_S, is_slow=True)
+    slow = partial(Check, f"{process}: engines", limit_s=_SELF_TEST_S, is_slow=True, late="warn")
     return [
         *[Check(group, f"{role} model", partial(models.check_model_files, settings, role, "model"), limit_s=_MODELS_S)
           for role in own],
-        *[Check(group, f"room for the {role} model", partial(models.check_room, settings, role, max_len),
+        *[Check(group, f"room for the {role} model", partial(models.check_room, settings, role, max_len, facts),
                 limit_s=_MODELS_S) for role in own],
         *([Check(group, "tokenizers agree", partial(models.check_tokenizers, settings), limit_s=_MODELS_S)]
           if "draft" in own else []),

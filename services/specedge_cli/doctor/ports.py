@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from specedge.tls.rules import UNIX
 from specedge_cli.doctor.check import Finding
+from specedge_cli.doctor.facts import Facts
 from specedge_cli.probe import probe
 
 _TIMEOUT_S: Final = 1.0
@@ -35,9 +36,10 @@ class PortUse:
     is_tls: bool = False
 
 
-def check_ports(uses: Sequence[PortUse]) -> Sequence[Finding]:
-    """Each port of a process."""
+def check_ports(uses: Sequence[PortUse], facts: Facts) -> Sequence[Finding]:
+    """Each port of a process, the one that it serves at first."""
     findings = [_check(use) for use in uses]
+    facts.runs_already = findings[0].values.get("is_own", False) is True
     seen: dict[tuple[str, int], str] = {}
     for use in uses:
         place = (use.host, use.port)
@@ -79,7 +81,7 @@ def judge_port(use: PortUse, reason: int | None, *, is_own: bool) -> Finding:
         is_own: a SpecEdge process of this kind listens there.
     """
     where = f"{use.host}:{use.port}"
-    values = {"port": use.port, "is_free": reason is None}
+    values = {"port": use.port, "is_free": reason is None, "is_own": is_own}
     if reason is None:
         return Finding(use.setting, "ok", f"{where} is free", values=values)
     if is_own:

@@ -1,6 +1,7 @@
 """The verifier as this edge reaches it: the edge's own client, on an event loop in a thread, for checks to ask."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from specedge_cli.doctor.credentials import metadata_of
 
 T = TypeVar("T")
 
+_CLOSE_S = 5.0
 _PADDED_METHOD = "/specedge.verification.v1.VerificationService/GetServerInfo"
 _PADDING_FIELD = 999
 """A field that no version of GetServerInfoRequest has: peers ignore what they do not know."""
@@ -60,9 +62,11 @@ class VerifierLink:
     def close(self) -> None:
         """End the connection and the thread."""
         if self._client is not None:
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(5.0)
+            # What is left open here ends with the process.
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             self._loop.close()
 

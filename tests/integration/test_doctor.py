@@ -104,6 +104,14 @@ def test_a_quick_look_measures_nothing(doctor: Doctor, verifier: Verifier) -> No
     assert answer.finding("tokenizer")["state"] == "ok"
 
 
+def test_an_edge_without_a_draft_model(doctor: Doctor, verifier: Verifier) -> None:
+    answer = doctor(*edge_flags(verifier.address, "--draft-model", "none"))
+    assert answer.exit_code == 0, answer.failed
+    assert "looked up" in answer.finding("draft step")["found"]
+    assert answer.finding("session with drafts")["values"]["tokens_per_verification"] >= 1
+    assert answer.finding("speed-up")["state"] == "skipped"
+
+
 def test_a_verifier_that_runs_already(doctor: Doctor, verifier: Verifier) -> None:
     flags = ["--port", verifier.address.rpartition(":")[2], "--metrics-port", verifier.metrics_url.split(":")[2][:5]]
     answer = doctor("verifier", *flags, "--num-threads", "1", "--device", "cpu")

@@ -6,7 +6,7 @@ from specedge.drafting.growth import GrowthSettings
 from specedge_bench.bound import physical_bound, tokens_from_points
 from specedge_bench.curves import Grid, StepCurve
 from specedge_cli.doctor.expectation import expected_pace, judge_drafted, judge_expectation
-from specedge_cli.doctor.session_model import Pace, Times, greatest_lead, pace_in_rounds, streamed_pace
+from specedge_cli.doctor.session_model import Pace, Times, greatest_lead, streamed_pace
 from specedge_cli.doctor.target_speed import judge_target_step
 
 TIMES = Times(verifier_step_s=0.03, draft_step_s=0.005, round_trip_s=0.015)
@@ -37,13 +37,11 @@ def test_a_longer_way_and_a_slower_draft_cost(agreement: float) -> None:
     assert by_distance[-1] <= 0.03, "the verifier decodes plainly while it waits, so drafts never cost"
 
 
-def test_rounds_wait_for_the_way() -> None:
-    assert pace_in_rounds(TIMES, 0.0, 8).seconds_per_token == pytest.approx(8 * 0.005 + 0.015 + 0.03)
-    streamed, rounds = streamed_pace(TIMES, 0.85, LEAD), pace_in_rounds(TIMES, 0.85, 8)
-    assert streamed.seconds_per_token < rounds.seconds_per_token
-    growth = GrowthSettings()
-    assert expected_pace(TIMES, growth, False, 0.85) == rounds
-    assert expected_pace(TIMES, growth, True, 0.85).seconds_per_token < rounds.seconds_per_token
+def test_a_small_tree_gives_away_what_agreement_allows() -> None:
+    late, small, large = (expected_pace(TIMES, GrowthSettings(max_budget=budget)) for budget in (1, 3, 64))
+    # A single node past the last known verdict arrives when the verifier is past it.
+    assert late.seconds_per_token == pytest.approx(TIMES.verifier_step_s)
+    assert large.seconds_per_token < small.seconds_per_token < late.seconds_per_token
 
 
 @pytest.mark.parametrize("round_trip_s", [0.0, 0.015, 0.06])

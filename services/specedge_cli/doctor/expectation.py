@@ -14,7 +14,7 @@ from specedge_cli.doctor.check import Finding
 from specedge_cli.doctor.draft_speed import LoadedDraft, load_draft, median_step_s, source_of
 from specedge_cli.doctor.facts import Facts
 from specedge_cli.doctor.models import folder_of
-from specedge_cli.doctor.session_model import Pace, Times, greatest_lead, pace_in_rounds, streamed_pace
+from specedge_cli.doctor.session_model import Pace, Times, greatest_lead, streamed_pace
 from specedge_cli.doctor.trial import NUM_DRAFTED_TOKENS, try_session
 from specedge_cli.doctor.verifier_link import VerifierLink
 
@@ -107,7 +107,7 @@ def judge_drafted(plain_s: float, drafted_s: float, tokens_per_verification: flo
         "ms_per_token_without": 1e3 * plain_s,
     }
     if drafted_s > plain_s:
-        change = "look at draft step and round trip above: one of them is too long for this verifier's step"
+        change = "drafts cost more than they brought on this text: compare draft step, round trip and verifier step"
         return Finding("session with drafts", "warn", found, change, values)
     return Finding("session with drafts", "ok", found, values=values)
 
@@ -118,16 +118,16 @@ def check_expectation(settings: EdgeSettings, facts: Facts) -> Sequence[Finding]
         return [Finding("speed-up", "skipped", "the verifier's step time or the round trip is not known")]
     if facts.draft_step_s is None:
         return [Finding("speed-up", "skipped", "without a draft model it depends on how much a text repeats itself")]
+    if settings.proactive.type != "streamed":
+        found = f"there is no estimate for proactive.type {settings.proactive.type}; see the session that was tried"
+        return [Finding("speed-up", "skipped", found)]
     tree_step_s = max(facts.tree_step_s or 0.0, facts.verifier_step_s)
     times = Times(tree_step_s, facts.draft_step_s, facts.round_trip_s)
-    pace = expected_pace(times, settings.growth, settings.proactive.type == "streamed")
-    return [judge_expectation(facts.verifier_step_s, times, pace)]
+    return [judge_expectation(facts.verifier_step_s, times, expected_pace(times, settings.growth))]
 
 
-def expected_pace(times: Times, growth: GrowthSettings, is_streamed: bool, agreement: float = AGREEMENT) -> Pace:
-    """The pace of one session; of the published modes that of rounds, whose guesses are left out."""
-    if not is_streamed:
-        return pace_in_rounds(times, agreement, growth.max_beam_len)
+def expected_pace(times: Times, growth: GrowthSettings, agreement: float = AGREEMENT) -> Pace:
+    """The pace of one session alone."""
     least = DraftingSettings().min_path_probability
     return streamed_pace(times, agreement, greatest_lead(agreement, growth.max_budget, growth.decay, least))
 

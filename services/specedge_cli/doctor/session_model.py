@@ -67,20 +67,6 @@ def streamed_pace(times: Times, agreement: float, max_lead: int) -> Pace:
     return Pace(num_committed / num_steps, now_s / num_committed)
 
 
-def pace_in_rounds(times: Times, agreement: float, num_draft_steps: int) -> Pace:
-    """The pace of synchronous rounds: draft so many steps, send, wait."""
-    agrees = _outcomes(agreement)
-    num_committed, num_rounds = 0, 0
-    while num_committed < NUM_TOKENS:
-        depth = 0
-        while depth < num_draft_steps and agrees[num_committed + depth]:
-            depth += 1
-        num_committed += depth + 1
-        num_rounds += 1
-    round_s = num_draft_steps * times.draft_step_s + times.round_trip_s + times.verifier_step_s
-    return Pace(num_committed / num_rounds, num_rounds * round_s / num_committed)
-
-
 def _outcomes(agreement: float) -> Sequence[bool]:
     draw = random.Random(_SEED)
     return [draw.random() < agreement for _ in range(2 * NUM_TOKENS)]

@@ -24,8 +24,8 @@ class EdgeTls:
     """
 
     def __init__(self, settings: EdgeSettings) -> None:
-        self.link = _link(settings)
-        source = _https_source(settings)
+        self.link = link_tls(settings)
+        source = https_source(settings)
         self.https = None if source is None else HttpsContext(source)
 
     def show_expiry(self, registry: CollectorRegistry) -> None:
@@ -37,7 +37,7 @@ class EdgeTls:
             metrics.watch("http", self.https.source)
 
 
-def _link(settings: EdgeSettings) -> LinkTls | None:
+def link_tls(settings: EdgeSettings) -> LinkTls | None:
     """TLS with the verifier; None is plain text."""
     if settings.verifier_ca_file is None:
         return None
@@ -50,7 +50,7 @@ def _link(settings: EdgeSettings) -> LinkTls | None:
     return LinkTls(TlsSource(files), settings.verifier_name)
 
 
-def _https_source(settings: EdgeSettings) -> TlsSource | None:
+def https_source(settings: EdgeSettings) -> TlsSource | None:
     """The files of the HTTP API; None is plain HTTP."""
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return None

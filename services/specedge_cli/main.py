@@ -51,6 +51,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("fleet", help="start, stop and ask processes on many hosts", add_help=False)
     commands.add_parser("top", help="a live view of running processes, from their metrics", add_help=False)
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
+    commands.add_parser("doctor", help="check this machine and a configuration, and what to expect", add_help=False)
     commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
     commands.add_parser("token", help="make a token for a tenant of the verifier", add_help=False)
@@ -107,6 +108,12 @@ def _health(arguments: list[str]) -> int:
     return show_health(arguments)
 
 
+def _doctor(arguments: list[str]) -> int:
+    from specedge_cli.doctor.command import show_doctor
+
+    return show_doctor(arguments)
+
+
 def _certs(arguments: list[str]) -> int:
     from specedge_cli.certs import make_certs
 
@@ -139,6 +146,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fleet": _fleet,
     "top": _top,
     "health": _health,
+    "doctor": _doctor,
     "certs": _certs,
     "key": _key,
     "token": _token,

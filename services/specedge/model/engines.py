@@ -167,6 +167,64 @@ def _load_dense(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What `load_for` would do with a local model, as far as its headers tell.
+
+    Attributes:
+        engine: that would compute it.
+        reason: why no faster one would; empty where it is the fastest for the device.
+        weight_bytes: of device memory.
+        kv_bytes: a token's keys and values; 0 where only transformers knows.
+        max_positions: the longest sequence that the model was made for, in tokens; None: unknown.
+    """
+
+    engine: str
+    reason: str
+    weight_bytes: int
+    kv_bytes: int
+    max_positions: int | None
+
+
+def foresee(engine: Engine, folder: Path, device: str, dtype: str, attention: BackendName) -> Foreseen:
+    """Say what would be loaded, without reading weights, building or testing anything; arguments as for `load_for`.
+
+    Raises:
+        ModelLoadError: a file is missing or damaged, or the engine named does not take the model.
+    """
+    place = resolve_device(device)
+    file_bytes = check_model_folder(folder)
+    config = _read_config(str(folder), folder)
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    number = resolve_dtype(dtype, place)
+    try:
+        if engine == "transformers":
+            raise EngineRefused("the setting engine names it")
+        if engine == "native":
+            _refuse_for_native(place, dtype, attention)
+        spec = spec_of(config)
+        stored = _stored_dtype(folder)
+    except ModelLoadError as error:
+        if engine not in ("auto", "transformers"):
+            raise
+        return Foreseen("transformers", str(error), _weight_bytes(folder, number) or file_bytes, 0, positions)
+    reason = unsupported(spec) or ""
+    if reason and engine == "native":
+        raise EngineRefused(f"{folder}: engine native cannot run it: {reason}")
+    is_native = engine == "native" or (engine == "auto" and _is_for_native(place, dtype, attention) and not reason)
+    is_widened = is_native and dtype != "bfloat16"
+    weights_dtype = stored if is_widened or number == "auto" else number
+    tied_head = {"lm_head.weight"} if spec.is_tied else set()
+    cache_dtype = torch.float32 if is_widened else weights_dtype
+    return Foreseen(
+        "native" if is_native else "lean",
+        reason if place.type == "cpu" else "",
+        _weight_bytes(folder, weights_dtype, _PACKED_BYTES if is_native else 0, tied_head),
+        KVCache.bytes_per_slot(len(spec.layers), spec.num_kv_heads, spec.head_dim, cache_dtype),
+        positions,
+    )
+
+
 def _dense(engine: Engine) -> str:
     return "lean" if engine == "auto" else engine
 

@@ -59,7 +59,7 @@ def diagnose(address: str, tls: ClientTls | None, timeout_s: float) -> TlsFailur
     if not port.isdecimal() or address.startswith("unix:"):
         return None
     try:
-        context = _context(tls)
+        context = client_context(tls)
         with (
             socket.create_connection((host, int(port)), timeout_s) as plain,
             context.wrap_socket(plain, server_hostname=(tls and tls.name) or host) as secure,
@@ -75,7 +75,8 @@ def diagnose(address: str, tls: ClientTls | None, timeout_s: float) -> TlsFailur
         return None
 
 
-def _context(tls: ClientTls | None) -> ssl.SSLContext:
+def client_context(tls: ClientTls | None) -> ssl.SSLContext:
+    """What a client connects with: its files loaded, HTTP/2 offered; None makes sure of nobody."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if tls is None:

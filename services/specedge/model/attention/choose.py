@@ -40,15 +40,34 @@ def choose_backend(
     is_for_kernels = device.type == "cuda" and dtype is not torch.float32
     if wanted == "sdpa" or (wanted == "auto" and not is_for_kernels):
         return SdpaBackend()
-    make = _flash if wanted == "flash" else _triton
     try:
-        backend = make(device, dtype, shape)
+        backend = candidate_backend("flash" if wanted == "flash" else "triton", device, dtype, **shape)
     except AttentionUnavailable as error:
         if wanted != "auto":
             raise
         logger.warning("%s; attention backend 'sdpa' is used", error)
         return SdpaBackend()
     return checked_backend(backend, device, dtype, **shape)
+
+
+def candidate_backend(
+    name: Literal["sdpa", "triton", "flash"],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> AttentionBackend:
+    """The backend of this name, not tested yet.
+
+    Raises:
+        AttentionUnavailable: it is not installed, or does not take this device, dtype or shape.
+    """
+    if name == "sdpa":
+        return SdpaBackend()
+    shape = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    return (_flash if name == "flash" else _triton)(device, dtype, shape)
 
 
 def _triton(device: torch.device, dtype: torch.dtype, shape: dict[str, int]) -> AttentionBackend:

@@ -1,0 +1,1 @@
+"""`specedge doctor`: checks a machine and a configuration before, or while, they serve."""

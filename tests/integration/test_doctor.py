@@ -15,6 +15,7 @@ from tls_support import Authority, Paths
 from specedge.model.embedded import resolve_model
 from specedge.tls.diagnosis import ClientTls
 from specedge_cli.main import main
+from specedge_verifier.tenants import spell_tenant
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_environment")
 
@@ -211,3 +212,21 @@ def test_plain_text_where_tls_is_spoken(doctor: Doctor, private: Verifier) -> No
     answer = doctor(*edge_flags(private.address, "--quick"))
     assert answer.exit_code == 1 and "tls" in answer.failed
     assert "set verifier_ca_file" in answer.finding("tls")["change"]
+
+
+def test_tokens_known_and_unknown(doctor: Doctor, tmp_path: Path) -> None:
+    tenants, token = tmp_path / "tenants.yaml", tmp_path / "token"
+    tenants.write_text(spell_tenant("alice", "te-specedge-alices"))
+    token.write_text("te-specedge-alices")
+    verifier = Verifier(tmp_path, "--num-kv-blocks", "72", "--tenants-file", str(tenants))
+    with running(verifier):
+        known = doctor(*edge_flags(verifier.address, "--quick", "--verifier-token-file", str(token)))
+        assert known.exit_code == 0, known.failed
+        assert known.finding("authentication")["found"] == "the verifier is shown a token"
+        token.write_text("te-specedge-bobs")
+        unknown = doctor(*edge_flags(verifier.address, "--quick", "--verifier-token-file", str(token)))
+        assert unknown.exit_code == 1 and unknown.failed == ["authentication"]
+        none = doctor(*edge_flags(verifier.address, "--quick"))
+        assert none.failed == ["authentication"] and "shown nothing" in none.finding("authentication")["found"]
+        missing = doctor(*edge_flags(verifier.address, "--quick", "--verifier-token-file", str(tmp_path / "no")))
+        assert missing.failed == ["answer"] and "cannot be read" in missing.finding("answer")["found"]

@@ -17,7 +17,7 @@ from specedge import __version__
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import Foreseen, foresee
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo
-from specedge_cli.doctor.access import check_api_keys
+from specedge_cli.doctor.access import check_api_keys, check_tenants
 from specedge_cli.doctor.advice import advise_edge, advise_verifier, judge_budget, judge_sizes
 from specedge_cli.doctor.check import Finding, State
 from specedge_cli.doctor.facts import Facts
@@ -30,6 +30,7 @@ from specedge_cli.doctor.statistics import percentile
 from specedge_cli.doctor.tls_files import check_tls_files, judge_remaining, named
 from specedge_cli.doctor.trial import trial_of
 from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.tenants import spell_tenant
 
 INFO = ServerInfo(
     target_model="Qwen/Qwen3-14B",
@@ -225,6 +226,21 @@ def test_api_keys(tmp_path: Path) -> None:
     assert states([*check_api_keys(path, True)]) == ["fail"]
     assert states([*check_api_keys(None, False)]) == ["ok"]
     assert states([*check_api_keys(None, True)]) == ["warn"]
+
+
+def test_tenants(tmp_path: Path) -> None:
+    path = tmp_path / "tenants.yaml"
+    path.write_text(spell_tenant("alice", "te-x"))
+    path.chmod(0o600)
+    assert states([*check_tenants(path, True)]) == ["ok"]
+    path.chmod(0o604)
+    assert states([*check_tenants(path, True)]) == ["ok", "warn"]
+    path.write_text("[]")
+    assert states([*check_tenants(path, True)])[0] == "warn"
+    path.write_text("- name: alice\n  weight: 0")
+    assert states([*check_tenants(path, True)]) == ["fail"]
+    assert states([*check_tenants(None, False)]) == ["ok"]
+    assert states([*check_tenants(None, True)]) == ["warn"]
 
 
 def test_advice_for_an_edge(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from edge_agent.app import verifier_token
 from edge_agent.settings import EdgeSettings
-from edge_agent.verifier_client import no_metadata
 from specedge.tls.diagnosis import ClientTls
 from specedge.wire.status import Metadata
 
@@ -21,11 +21,19 @@ def client_tls(settings: EdgeSettings) -> ClientTls | None:
 
 
 def metadata_of(settings: EdgeSettings) -> Callable[[], Metadata]:
-    """What every call carries."""
-    return no_metadata
+    """What every call carries.
+
+    Raises:
+        SettingsError: the token cannot be used.
+    """
+    return verifier_token(settings)
 
 
 def shown_by(settings: EdgeSettings) -> list[str]:
     """What the verifier gets to see of this edge, in words and without secrets."""
-    certificate = settings.verifier_certificate_file
-    return [] if certificate is None else [f"the certificate in {certificate}"]
+    shown = []
+    if settings.verifier_token is not None or settings.verifier_token_file is not None:
+        shown.append("a token")
+    if settings.verifier_certificate_file is not None:
+        shown.append(f"the certificate in {settings.verifier_certificate_file}")
+    return shown

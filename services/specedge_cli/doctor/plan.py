@@ -70,6 +70,7 @@ def verifier_checks(settings: VerifierSettings) -> list[Check]:
     return [
         Check(group, "ports", partial(check_ports, uses, facts)),
         *_tls_checks(group, settings, "tls_certificate_file", "tls_key_file", "tls_client_ca_file"),
+        Check(group, "tenants", partial(access.check_tenants, settings.tenants_file, _lets_anybody_in(settings))),
         *_model_checks("verifier", settings, roles, facts),
         Check("verifier: expectation", "verifier step", partial(target_speed.check_target_step, settings),
               limit_s=_MEASURE_S, is_slow=True, late="skipped"),
@@ -156,6 +157,10 @@ def _connections(settings: ProcessSettings) -> tuple[int, str]:
     if isinstance(settings, VerifierSettings):
         return settings.max_batch_size, "max_batch_size"
     return settings.max_concurrent_requests, "max_concurrent_requests"
+
+
+def _lets_anybody_in(settings: VerifierSettings) -> bool:
+    return not is_loopback_host(settings.host) and settings.tls_client_ca_file is None
 
 
 def _computes_on_cpu(settings: ProcessSettings) -> bool:

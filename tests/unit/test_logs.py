@@ -18,6 +18,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]
     """What has gone to standard error; the root logger is as before afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    for handler in handlers:
+        root.removeHandler(handler)
     yield lambda: capsys.readouterr().err.splitlines()
     for handler in root.handlers[:]:
         root.removeHandler(handler)

@@ -80,7 +80,8 @@ class SessionGrammars:
         try:
             self._loaded("").start()
         except Exception:
-            logger.warning("grammars cannot be compiled yet", exc_info=True)
+            if not self._is_closed:  # stopped at the moment it began, which is nobody's trouble
+                logger.warning("grammars cannot be compiled yet", exc_info=True)
 
     def _loaded(self, param: str) -> "GrammarCompiler":
         with self._lock:

@@ -8,9 +8,16 @@ from collections.abc import Callable, Iterator
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from specedge.logs import log_context, start_logging
+from specedge import logs
+from specedge.logs import LogFormat, log_context
 
 logger = logging.getLogger("specedge.test")
+
+
+def start_logging(level: str, log_format: LogFormat = "auto") -> None:
+    """As a process does, whose root logger has no handlers yet."""
+    logging.getLogger().handlers.clear()
+    logs.start_logging(level, log_format)
 
 
 @pytest.fixture
@@ -18,8 +25,6 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]
     """What has gone to standard error; the root logger is as before afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    for handler in handlers:
-        root.removeHandler(handler)
     yield lambda: capsys.readouterr().err.splitlines()
     for handler in root.handlers[:]:
         root.removeHandler(handler)

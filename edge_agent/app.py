@@ -42,6 +42,7 @@ from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
     from edge_agent.transport import EdgeTls
@@ -110,7 +111,12 @@ async def _serve_loaded(
 ) -> None:
     """Meet the verifier, serve on `listener` until `stopped` is done, drain."""
     link, https = (None, None) if tls is None else (tls.link, tls.https)
-    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link)
+    client = VerifierClient(
+        settings.verifier_address,
+        StreamMetrics(metrics),
+        link,
+        shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
+    )
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     metrics.target_model = lambda: service.info.target_model if service.info else ""

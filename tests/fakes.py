@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionO
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.service import StreamOptions
+from specedge_verifier.stream_observer import StreamObserver
 
 VOCAB_SIZE = 151_936
 FINGERPRINT = "tokenizer-1"
@@ -269,10 +271,17 @@ class TreeSession:
 
 @asynccontextmanager
 async def serving(
-    engine: FakeEngine, port: int = 0, tls: ServerTls | None = None, host: str = "127.0.0.1", **stream_options: float
+    engine: FakeEngine,
+    port: int = 0,
+    tls: ServerTls | None = None,
+    host: str = "127.0.0.1",
+    observer: StreamObserver | None = None,
+    **stream_options: Any,
 ) -> AsyncIterator[VerifierServer]:
     """A verifier server over `engine`, ready, stopped at the end; a free port unless one is given."""
-    server = VerifierServer(engine, ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls))
+    server = VerifierServer(
+        engine, ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls), observer=observer
+    )
     await server.start()
     await server.set_ready()
     try:

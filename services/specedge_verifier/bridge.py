@@ -111,15 +111,24 @@ class Outbox:
         self._messages.clear()
         self.close()
 
-    async def get(self) -> SessionOpened | Verdict | None:
-        """The next message to send; None at a proper end. Raises the error the session failed with."""
-        while not self._messages:
-            if self._error is not None:
-                raise self._error
-            if self._is_closed:
-                return None
+    @property
+    def is_ready(self) -> bool:
+        """`get` returns or raises at once."""
+        return bool(self._messages) or self._is_closed
+
+    async def wait(self) -> None:
+        """Returns once `is_ready` holds."""
+        while not self.is_ready:
             self._changed.clear()
             await self._changed.wait()
+
+    async def get(self) -> SessionOpened | Verdict | None:
+        """The next message to send; None at a proper end. Raises the error the session failed with."""
+        await self.wait()
+        if not self._messages:
+            if self._error is not None:
+                raise self._error
+            return None
         message = self._messages.popleft()
         if isinstance(message, Verdict):
             self.num_verdicts_taken += 1

@@ -26,6 +26,7 @@ from specedge.wire.call_context import incoming_call
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
+from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
 from specedge_verifier.bridge import Engine, Outbox
 from specedge_verifier.session_record import session_record
@@ -51,11 +52,14 @@ class StreamOptions:
         linger_s: how long the stream of an ended session waits for the client to close it. A client that wrote to a
             stream closed before it would see a failure in place of what it has not read yet.
         max_unsent_verdicts: verdicts waiting for a slow reader before its session counts as congested.
+        shape: lengths and times of messages. Where they are paced, a session with an unsent verdict is congested: none
+            is computed that could not leave.
     """
 
     open_timeout_s: float = 10.0
     linger_s: float = 1.0
     max_unsent_verdicts: int = 64
+    shape: FrameShape = UNSHAPED
 
 
 class VerificationService(pb_grpc.VerificationServiceServicer):
@@ -121,7 +125,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Runs one session."""
         if self._on_call is not None:
             self._on_call(context.peer())
-        outbox = Outbox(self._options.max_unsent_verdicts)
+        outbox = Outbox(0 if self._options.shape.interval_s else self._options.max_unsent_verdicts)
         self._outboxes.add(outbox)
         self._idle.clear()
         try:
@@ -158,10 +162,14 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             handle = self._engine.open(opening, outbox, grammar)
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
-                while (message := await outbox.get()) is not None:
-                    response = codec.encode_response(message)
-                    await context.write(response)
-                    self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
+                cadence = self._options.shape.cadence()
+                while True:
+                    if cadence is not None and not await _has_turn(outbox, cadence, opening):
+                        await self._write(context, pb.GenerateResponse())
+                        continue
+                    if (message := await outbox.get()) is None:
+                        break
+                    await self._write(context, codec.encode_response(message))
                     record.sent(message)
                 self._engine.close(handle)
                 await asyncio.wait({reader}, timeout=self._options.linger_s)
@@ -169,6 +177,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 self._engine.close(handle)
                 reader.cancel()
                 await asyncio.wait({reader})
+
+    async def _write(self, context: GenerateContext, response: pb.GenerateResponse) -> None:
+        self._options.shape.pad(response)
+        await context.write(response)
+        self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
 
     async def _follow(self, opening: OpenSession) -> "GrammarState":
         """What the session must follow, at its committed tokens."""
@@ -197,6 +210,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         decoder = DraftDecoder(info.vocab_size, info.max_nodes_per_message)
         try:
             while (request := await self._read(context)) is not None:
+                if is_padding(request):
+                    continue
                 nodes = decoder.decode(request, outbox.num_verdicts_taken)
                 if opening.system == "specedge":
                     self._engine.draft(handle, nodes)
@@ -218,6 +233,14 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             return None
         self._observer.wire_bytes("up", request.ByteSize() + FRAMING_BYTES)
         return request
+
+
+async def _has_turn(outbox: Outbox, cadence: Cadence, opening: OpenSession) -> bool:
+    """Waits for the time of the next message; False: there is none, and padding takes its place."""
+    if not opening.takes_padding:
+        await outbox.wait()
+    await cadence.tick()
+    return outbox.is_ready
 
 
 def draining_error() -> VerifierUnavailable:

@@ -75,6 +75,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             drafter_id=message.drafter_id,
             system=_SYSTEMS[message.system],
             priority=message.priority,
+            takes_padding=message.takes_padding,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -115,6 +116,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         drafter_id=message.drafter_id,
         system=_SYSTEM_NAMES[message.system],
         priority=message.priority,
+        takes_padding=message.takes_padding,
     )
 
 

@@ -26,6 +26,9 @@ TOKEN_MASKS = "token-masks"
 GRAMMARS = "grammars"
 """Capability: the verifier enforces grammars."""
 
+PADDING = "padding"
+"""Capability: the verifier ignores messages that consist of padding."""
+
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
@@ -35,7 +38,11 @@ FinishReason = Literal["", "stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream."""
+    """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream.
+
+    Args:
+        takes_padding: messages that consist of padding are ignored by this edge.
+    """
 
     request_id: str
     prompt_ids: tuple[int, ...]
@@ -45,6 +52,7 @@ class OpenSession:
     drafter_id: str = ""
     system: System = "specedge"
     priority: int = 0
+    takes_padding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,7 @@ class ServerInfo:
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
     default_sampling: DefaultSampling = field(default_factory=DefaultSampling)
     protocol_version: int = PROTOCOL_VERSION
-    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS)
+    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, PADDING)
 
 
 def check_token_ids(

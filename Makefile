@@ -15,7 +15,7 @@ LOCK := requirements.lock
 TORCH := $(shell grep '^torch==' $(LOCK))
 
 # What structured output needs. xgrammar also names triton, which it does without here: several hundred megabytes.
-GRAMMARS := $(shell grep -E '^(apache-tvm-ffi|xgrammar)==' $(LOCK))
+GRAMMARS := $(shell grep -E '^(apache-tvm-ffi|llguidance|xgrammar)==' $(LOCK))
 INSTALL_GRAMMARS = $(PIP) install --no-deps $(GRAMMARS) || echo 'SpecEdge goes without structured output.'
 
 # Without an NVIDIA GPU, PyTorch's public index of CPU builds is asked as well, so that no CUDA packages are needed; an
@@ -72,14 +72,19 @@ test-browser: $(INSTALLED_DEV)
 test-api: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q --timeout 900 --api-cases 200 tests/integration/test_http_fuzz.py $(ARGS)
 
-# Some clients want older packages than ours or each other: they lie in environments of their own. The first is laid on
-# top of ours; LiteLLM asks for mcp only when it is given tools.
+# Some clients want older packages than ours or each other: they lie in environments of their own, the first on top of
+# ours. LiteLLM's bounds on huggingface-hub and certifi fit nothing here, so it comes without what it asks for; what it
+# needs is named beside the other clients (mcp: for tools).
+CLIENT_PACKAGES := langchain-openai llama-index-llms-openai-like \
+  aiohttp boto3 fastuuid 'httpx[http2]' importlib-metadata jsonschema mcp python-dotenv tiktoken
+CLIENTS_PIP := $(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(INSTALLED_CLIENTS): $(INSTALLED_DEV)
 	$(RUN) -m venv $(CLIENTS)
 	$(RUN) $(PURELIB) > "$$($(CLIENTS)/bin/python $(PURELIB))/below.pth"
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install -e '.[clients]'
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input install mcp
+	$(CLIENTS_PIP) install --no-deps -e .
+	$(CLIENTS_PIP) install $(CLIENT_PACKAGES)
+	$(CLIENTS_PIP) install --no-deps litellm
 	$(RUN) -m venv $(CLIENTS)/aiperf
 	$(CLIENTS)/aiperf/bin/python -m pip --disable-pip-version-check --no-input install aiperf
 	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(CLIENTS)/node openai; fi

@@ -126,7 +126,13 @@ class InstantEngine:
     def info(self) -> ServerInfo:
         return INFO
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: object | None = None) -> int:
+    def open(
+        self,
+        message: OpenSession,
+        sink: SessionSink,
+        grammar: object | None = None,
+        account: object | None = None,
+    ) -> int:
         handle = len(self._sinks)
         self._sinks[handle] = sink
         sink.opened(SessionOpened(0, INFO.max_live_nodes))

@@ -1,5 +1,6 @@
 """Writes the tables of `docs/metrics.md` from the code: `python docs/metrics_table.py`. A test holds them together."""
 
+from collections import Counter
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -9,9 +10,13 @@ from edge_agent.stream_metrics import StreamMetrics
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_stats import DrafterStats
+from specedge.tls.metrics import CertificateMetrics
+from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.tenant_account import TenantAccount
+from specedge_verifier.tenant_metrics import TenantMetrics
 
 PAGE = Path(__file__).with_name("metrics.md")
 BEGIN, END = "<!-- tables: written by docs/metrics_table.py -->\n", "<!-- end of tables -->\n"
@@ -22,6 +27,7 @@ def edge_registry() -> CollectorRegistry:
     metrics, stats = EdgeMetrics(lambda: "model"), DrafterStats()
     StreamMetrics(metrics)
     metrics.costs(price_per_hour=1.0)
+    CertificateMetrics(metrics.registry, "specedge_edge")
     DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_edge", stats.lookup))
     return metrics.registry
@@ -32,7 +38,12 @@ def verifier_registry() -> CollectorRegistry:
     scheduler = Scheduler(BlockPool(1, 16), SchedulerLimits(1, 16, 0), StepTime(16, [(1, 0.01)]))
     metrics = VerifierMetrics("model", scheduler)
     metrics.costs(price_per_hour=1.0)
-    DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(DrafterStats(), BlockPool(1, 1))
+    stats = DrafterStats()
+    DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(stats, BlockPool(1, 1))
+    metrics.registry.register(LookupMetrics("specedge_verifier", stats.lookup))
+    CertificateMetrics(metrics.registry, "specedge_verifier")
+    Handshakes(metrics.registry)
+    metrics.registry.register(TenantMetrics(lambda: [TenantAccount()], Counter()))
     return metrics.registry
 
 

@@ -16,7 +16,14 @@ from edge_agent.draft_trace import DraftTracer, RoundTrace
 from edge_agent.session_span import SessionOutcome, session_span
 from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
 from specedge.drafting.draft_session import DraftRequest
-from specedge.errors import CapacityExceeded, InvalidRequest, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    InvalidRequest,
+    ProtocolError,
+    SpecEdgeError,
+    Unauthenticated,
+    VerifierUnavailable,
+)
 from specedge.logs import log_context
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import (
@@ -42,6 +49,7 @@ class GenerationRequest:
         speculate: False asks for plain decoding.
         max_draft_nodes: most live draft nodes; None: as many as edge and verifier allow.
         priority: higher goes first.
+        cache_salt: prefixes are shared among requests with the same one only.
         prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
         is_traced: every burst tells what its round looked like.
     """
@@ -52,6 +60,7 @@ class GenerationRequest:
     speculate: bool = True
     max_draft_nodes: int | None = None
     priority: int = 0
+    cache_salt: bytes = b""
     prediction_ids: tuple[int, ...] = ()
     is_traced: bool = False
 
@@ -246,7 +255,7 @@ class AnswerStream:
                 self._client.observer.gave_up(str(failure))
                 raise VerifierUnavailable(
                     f"no verifier at {self._client.address} went on with the answer within "
-                    f"{self._options.verifier_deadline_s:g} s: {failure}"
+                    f"{self._options.verifier_deadline_s:g} s: {self._client.failure or failure}"
                 )
             logger.info("session %s: opening again in %.2f s: %s", self._request.request_id, pause_s, failure)
             await asyncio.sleep(pause_s)
@@ -296,7 +305,10 @@ class AnswerStream:
         """Returns if the answer may go on over another stream; raises what the user is to see if not."""
         if self._away_since is None:
             self._away_since = self._loop.time()
-        if isinstance(error, VerifierUnavailable) or (isinstance(error, CapacityExceeded) and self._was_opened):
+        if isinstance(error, VerifierUnavailable):
+            return
+        # A token that was replaced is sent by the next stream; a tenant that has too much now may have less soon.
+        if isinstance(error, CapacityExceeded | Unauthenticated) and self._was_opened:
             return
         if isinstance(error, ProtocolError) and self._drafter_id:
             logger.error("session %s: drafts were refused, going on without: %s", self._request.request_id, error)
@@ -329,6 +341,7 @@ class AnswerStream:
             drafter_id=self._drafter_id,
             system="specedge" if self._drafter_id else "autoregressive",
             priority=self._request.priority,
+            cache_salt=self._request.cache_salt,
         )
         return self._client.open_stream(opening, self._info)
 

@@ -29,6 +29,7 @@ from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_token import VerifierToken
 from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
@@ -80,6 +81,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         loop.add_signal_handler(number, stop.set)
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
+    token = verifier_token(settings)
     tls = edge_tls(settings)
     metrics = EdgeMetrics(slo=Slo(settings.slo_ttft_s, settings.slo_itl_s))
     metrics.costs(settings.price_per_hour)
@@ -97,7 +99,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, tls, listener, stopped)
+        await _serve_loaded(settings, loading.result(), metrics, token, tls, listener, stopped)
     logger.info("stopped")
 
 
@@ -105,6 +107,7 @@ async def _serve_loaded(
     settings: EdgeSettings,
     models: LoadedModels,
     metrics: EdgeMetrics,
+    token: VerifierToken,
     tls: "EdgeTls | None",
     listener: socket.socket,
     stopped: asyncio.Task[Any],
@@ -115,6 +118,7 @@ async def _serve_loaded(
         settings.verifier_address,
         StreamMetrics(metrics),
         link,
+        token,
         shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
     )
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
@@ -160,6 +164,12 @@ def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
     from edge_agent.transport import EdgeTls
 
     return EdgeTls(settings)
+
+
+def verifier_token(settings: EdgeSettings) -> VerifierToken:
+    """What makes this edge a tenant of the verifier; raises SettingsError when it cannot be used."""
+    given = "" if settings.verifier_token is None else settings.verifier_token.get_secret_value()
+    return VerifierToken(given, settings.verifier_token_file)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -38,7 +38,7 @@ class GenerationService:
     @property
     def is_ready(self) -> bool:
         """Whether the verifier has answered and is still connected."""
-        return self._info is not None and self._client.is_connected
+        return self._info is not None and self._client.refusal is None and self._client.is_connected
 
     @property
     def failure(self) -> str | None:

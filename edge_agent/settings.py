@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import NoDecode
 
@@ -74,6 +74,17 @@ class EdgeSettings(DrafterSettings):
     )
     allow_plaintext: bool = Field(
         default=False, description="whether a verifier on another machine may be asked without TLS"
+    )
+    verifier_token: SecretStr | None = Field(
+        default=None,
+        description="token that makes this edge a tenant of the verifier, as `specedge token` makes it; everybody on "
+        "this machine may see a flag, so better the variable or verifier_token_file",
+        json_schema_extra={"unset_word": "off", "allowed": "a token or off"},
+    )
+    verifier_token_file: Path | None = Field(
+        default=None,
+        description="file that holds this token alone; read again when it changes",
+        json_schema_extra={"unset_word": "off", "allowed": "a file or off"},
     )
 
     port: Port = Field(default=8000, description="HTTP port; 0 takes a free one and logs it")
@@ -201,6 +212,12 @@ class EdgeSettings(DrafterSettings):
             or self.tls_certificate_file is not None
             or is_loopback_host(self.host),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.verifier_token is not None and self.verifier_token_file is not None:
+            raise ValueError("verifier_token and verifier_token_file are both set; one of them is the token")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.stream_observer import StreamCounters, StreamObserver
 from edge_agent.verifier_channel import Link, LinkTls, VerifierChannel
-from specedge.errors import CapacityExceeded, ModelLoadError, ProtocolError, SpecEdgeError, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    ModelLoadError,
+    ProtocolError,
+    SpecEdgeError,
+    Unauthenticated,
+    VerifierUnavailable,
+)
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
@@ -40,6 +47,8 @@ logger = logging.getLogger(__name__)
 INFO_TIMEOUT_S = 5.0
 PING_EVERY_S = 1.0
 PING_TIMEOUT_S = 5.0
+REFUSED_PAUSE_S = 5.0
+"""How long an edge waits that the verifier does not know, until it asks again: only a person can change that."""
 
 STATUS_PATIENCE_S = 0.5
 FAILED_WRITE_DETAILS = "Internal error from Core"
@@ -84,6 +93,7 @@ class VerifierClient:
 
     Attributes:
         round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
+        refusal: why the verifier does not know this edge, as it said to the last call; None once it does.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class VerifierClient:
         self.address = address
         self.observer: StreamObserver = StreamCounters() if observer is None else observer
         self.round_trip_s: float | None = None
+        self.refusal: str | None = None
         self.metadata = metadata
         self.shape = shape
         self.connection = VerifierChannel(address, tls)
@@ -107,9 +118,27 @@ class VerifierClient:
         return self.connection.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
     @property
-    def failure(self) -> str | None:
+    def tls_failure(self) -> str | None:
         """Why no TLS connection comes about, for people; None where that is not what is wrong."""
         return None if self.connection.failure is None else self.connection.failure.text
+
+    @property
+    def failure(self) -> str | None:
+        """Why the verifier serves nothing, for people, as far as more is known than that it does not answer."""
+        return self.tls_failure or self.refusal
+
+    def known(self) -> None:
+        """The verifier has let a call of this edge in."""
+        if self.refusal is not None:
+            logger.info("the verifier at %s knows this edge", self.address)
+            self.refusal = None
+
+    def refused(self, error: Unauthenticated) -> None:
+        """The verifier has refused a call because of who calls."""
+        refusal = f"the verifier at {self.address} refuses this edge: {error}"
+        if refusal != self.refusal:
+            logger.error("%s", refusal)
+            self.refusal = refusal
 
     async def get_server_info(self, tokenizer_fingerprint: str, deadline_s: float) -> ServerInfo:
         """Asks what is served, again and again until `deadline_s` has passed.
@@ -128,10 +157,14 @@ class VerifierClient:
                     answer = await stub_of(link).GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
                 info = codec.decode_server_info(answer)
                 self.connection.works()
+                self.known()
                 break
             except grpc.aio.AioRpcError as call_error:
                 error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
-                if not isinstance(error, VerifierUnavailable | CapacityExceeded):
+                if isinstance(error, Unauthenticated):
+                    self.refused(error)
+                    await asyncio.sleep(min(REFUSED_PAUSE_S, max(give_up_at - loop.time(), 0.0)))
+                elif not isinstance(error, VerifierUnavailable | CapacityExceeded):
                     raise error from call_error
             error = await self._explain(error)
             pause_s = backoff.next_s()
@@ -162,7 +195,7 @@ class VerifierClient:
         found = await self.connection.diagnose()
         if found is not None:
             self.observer.handshake_failed(found.reason)
-        return error if self.failure is None else VerifierUnavailable(self.failure, error.retry_after_s)
+        return error if self.tls_failure is None else VerifierUnavailable(self.tls_failure, error.retry_after_s)
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> "VerifierStream":
         """A stream for one session; enter it to open it."""
@@ -189,7 +222,20 @@ class VerifierClient:
                 self.connection.works()
                 self.round_trip_s = loop.time() - asked_s
                 self.observer.round_trip(self.round_trip_s)
-            await asyncio.sleep(PING_EVERY_S)
+            await asyncio.sleep(PING_EVERY_S if self.refusal is None else REFUSED_PAUSE_S)
+            if self.refusal is not None:
+                await self._ask_again()
+
+    async def _ask_again(self) -> None:
+        """Asks whether the verifier knows this edge by now; nobody else does while no user comes."""
+        request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
+        try:
+            async with self.connection.link() as link:
+                await stub_of(link).GetServerInfo(request, timeout=INFO_TIMEOUT_S, metadata=self.metadata())
+        except grpc.aio.AioRpcError as error:
+            logger.debug("verifier at %s: still no answer: %s", self.address, error.code())
+        else:
+            self.known()
 
     async def close(self) -> None:
         """Closes the connection and every stream on it."""
@@ -282,14 +328,17 @@ class VerifierStream:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_status.wait(), STATUS_PATIENCE_S)
         found = self._verifier_error or from_status(error.code(), error.details(), error.trailing_metadata())
-        if isinstance(found, VerifierUnavailable) and self._client.failure is not None:
-            return VerifierUnavailable(self._client.failure, found.retry_after_s)
+        if isinstance(found, Unauthenticated):
+            self._client.refused(found)
+        if isinstance(found, VerifierUnavailable) and self._client.tls_failure is not None:
+            return VerifierUnavailable(self._client.tls_failure, found.retry_after_s)
         return found
 
     def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
         now = asyncio.get_running_loop().time()
         self._observer.received(num_bytes)
         if isinstance(message, SessionOpened):
+            self._client.known()
             self._observer.opened(message, now - self._opened_at, len(self._opening.committed_ids))
             return
         self._num_verdicts += 1

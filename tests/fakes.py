@@ -15,10 +15,12 @@ from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import CapacityExceeded, EngineDead, InvalidRequest, ProtocolError, VerifierUnavailable
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
-from specedge_verifier.bridge import SessionSink
+from specedge_verifier.authentication import Authentication
+from specedge_verifier.bridge import Engine, SessionSink
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.stream_observer import StreamObserver
+from specedge_verifier.tenant_account import TenantAccount
 
 VOCAB_SIZE = 151_936
 FINGERPRINT = "tokenizer-1"
@@ -88,7 +90,13 @@ class FakeEngine:
     def info(self) -> ServerInfo:
         return self._info
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: object | None = None) -> int:
+    def open(
+        self,
+        message: OpenSession,
+        sink: SessionSink,
+        grammar: object | None = None,
+        account: TenantAccount | None = None,
+    ) -> int:
         if self._is_draining:
             raise VerifierUnavailable("draining")
         num_prompt = len(message.prompt_ids)
@@ -271,17 +279,17 @@ class TreeSession:
 
 @asynccontextmanager
 async def serving(
-    engine: FakeEngine,
+    engine: Engine,
     port: int = 0,
     tls: ServerTls | None = None,
     host: str = "127.0.0.1",
+    authentication: Authentication | None = None,
     observer: StreamObserver | None = None,
     **stream_options: Any,
 ) -> AsyncIterator[VerifierServer]:
     """A verifier server over `engine`, ready, stopped at the end; a free port unless one is given."""
-    server = VerifierServer(
-        engine, ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls), observer=observer
-    )
+    options = ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls)
+    server = VerifierServer(engine, options, observer=observer, authentication=authentication)
     await server.start()
     await server.set_ready()
     try:

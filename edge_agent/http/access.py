@@ -12,7 +12,7 @@ from edge_agent.http.rate_limit import KeyLimits
 from edge_agent.http.writer import AnswerTotals
 from edge_agent.metrics import EdgeMetrics
 
-_OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"})
+OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"})
 _OPEN_TO_READ: Final = frozenset({"/"})
 _BEARER: Final = b"bearer "
 
@@ -95,7 +95,7 @@ class AccessControl:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path in _OPEN_PATHS or (path in _OPEN_TO_READ and scope["method"] in ("GET", "HEAD"))
+    return path in OPEN_PATHS or (path in _OPEN_TO_READ and scope["method"] in ("GET", "HEAD"))
 
 
 def _presented_keys(scope: Scope) -> list[bytes]:

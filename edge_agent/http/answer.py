@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
+from edge_agent.http.content_tokens import ContentTokens, ScoredToken
 from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
@@ -58,6 +59,7 @@ class Answer(Response):
         self._opened: set[int] = set()
         self._with_calls: set[int] = set()  # answers that have called tools
         self._outputs = [plan.make_output() for _ in plan.choices]
+        self._content_tokens = [ContentTokens() for _ in plan.choices]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, for as long as somebody reads it; what it uses shows in the request's state as `totals`."""
@@ -105,21 +107,38 @@ class Answer(Response):
 
     def _take(self, piece: Piece) -> AnswerPart:
         self._totals.count(piece)
-        output = self._outputs[piece.choice]
+        output, sorted_out = self._outputs[piece.choice], self._content_tokens[piece.choice]
         delta = Delta(content=piece.echo)
-        for text in piece.texts:
+        content_tokens: list[ScoredToken] = []
+        for index, text in enumerate(piece.texts):
             was_thinking = output.is_thinking
-            delta += output.feed(text)
-            self._totals.num_reasoning_tokens += was_thinking or output.is_thinking
+            said = output.feed(text)
+            is_thought = was_thinking or output.is_thinking
+            delta += said
+            self._totals.num_reasoning_tokens += is_thought
+            if piece.logprobs:
+                token = ScoredToken(piece.token_ids[index], piece.logprobs[index])
+                content_tokens += sorted_out.feed(token, said, is_thought=is_thought)
         if piece.finish_reason:
-            delta += output.end()
+            said = output.end()
+            delta += said
+            content_tokens += sorted_out.end(said)
         if delta.tool_calls:
             self._with_calls.add(piece.choice)
         # An answer that ends by itself with tool calls asks for their results.
         is_call = piece.finish_reason == "stop" and piece.choice in self._with_calls
         finish_reason = "tool_calls" if is_call else piece.finish_reason
         trace = trace_json(piece, self._runner.spell)
-        return AnswerPart(delta, finish_reason, piece.stop_reason, piece.token_ids, piece.logprobs, piece.prompt, trace)
+        return AnswerPart(
+            delta,
+            finish_reason,
+            piece.stop_reason,
+            piece.token_ids,
+            piece.logprobs,
+            piece.prompt,
+            trace,
+            tuple(content_tokens),
+        )
 
 
 def _whole(parts: Sequence[AnswerPart]) -> AnswerPart:
@@ -129,5 +148,6 @@ def _whole(parts: Sequence[AnswerPart]) -> AnswerPart:
         output=joined(part.output for part in parts),
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         logprobs=tuple(chain.from_iterable(part.logprobs for part in parts)),
+        content_tokens=tuple(chain.from_iterable(part.content_tokens for part in parts)),
         prompt=parts[0].prompt,
     )

@@ -54,9 +54,9 @@ class PromptTokensDetails(BaseModel):
 class Usage(BaseModel):
     """Tokens of a request: each prompt counts once, however many answers it gets."""
 
-    prompt_tokens: int
+    prompt_tokens: int = Field(description="of all prompts")
     completion_tokens: int = Field(description="of all answers, each counted to the token that ended it")
-    total_tokens: int
+    total_tokens: int = Field(description="of prompts and answers together")
     completion_tokens_details: CompletionTokensDetails | None = None
     prompt_tokens_details: PromptTokensDetails | None = None
 
@@ -70,7 +70,7 @@ class SpeculativeDecoding(BaseModel):
         description="verifications that accepted 0, 1, 2, ... draft nodes, up to num_spec_tokens"
     )
     num_spec_steps: int = Field(description="verifications that had a draft")
-    num_accepted_draft_tokens: int
+    num_accepted_draft_tokens: int = Field(description="draft nodes that the target agreed with")
     num_draft_tokens: int = Field(description="draft nodes that were verified")
     num_spec_tokens: int = Field(description="most draft nodes in one verification")
 
@@ -84,14 +84,14 @@ class Metrics(BaseModel):
 class FunctionCall(BaseModel):
     """What is to be called."""
 
-    name: str
+    name: str = Field(description="a name of the request's tools")
     arguments: str = Field(description="JSON text as the model wrote it")
 
 
 class ToolCall(BaseModel):
     """A tool call."""
 
-    id: str
+    id: str = Field(description="what the tool's result names")
     type: Literal["function"]
     function: FunctionCall
 
@@ -101,7 +101,7 @@ class ChatMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str | None = Field(description="null where the answer is nothing but tool calls")
-    refusal: None = None
+    refusal: None = Field(None, description="always null: nobody judges texts here")
     tool_calls: list[ToolCall] | None = None
     reasoning_content: str | None = Field(None, description="what the model thought before it answered")
     reasoning: str | None = Field(None, description="the same, under the name that other clients look for")
@@ -110,131 +110,131 @@ class ChatMessage(BaseModel):
 StopReason = str | int | None
 
 
+class OpenAIHead(BaseModel):
+    """What answers of OpenAI's two older endpoints have, whole or in chunks."""
+
+    id: str = Field(description="of this answer")
+    created: int = Field(description="seconds since 1970")
+    model: str = Field(description="the name that requests use")
+    system_fingerprint: str = Field(description="the edge agent's version")
+    metrics: Metrics | None = None
+
+
+class OpenAIAnswer(OpenAIHead):
+    """What whole ones have."""
+
+    usage: Usage
+
+
+class OpenAIChunk(OpenAIHead):
+    """What chunks have."""
+
+    usage: Usage | None = Field(None, description="where `stream_options` asks for it")
+
+
 class ChatChoice(BaseModel):
     """One answer."""
 
-    index: int
+    index: int = Field(description="of this answer among the `n`")
     message: ChatMessage
-    logprobs: Json | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    logprobs: Json | None = Field(None, description="where asked for: `content`, an entry for each token")
+    finish_reason: Literal["stop", "length", "tool_calls"] = Field(
+        description="length: max_tokens or the context ended the answer"
+    )
     stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the answer")
 
 
-class ChatAnswer(BaseModel):
+class ChatAnswer(OpenAIAnswer):
     """A whole answer to a chat."""
 
-    id: str
     object: Literal["chat.completion"]
-    created: int = Field(description="seconds since 1970")
-    model: str
-    system_fingerprint: str
     choices: list[ChatChoice]
-    usage: Usage
-    metrics: Metrics | None = None
 
 
 class CompletionChoice(BaseModel):
     """One continuation."""
 
-    index: int
-    text: str
-    logprobs: Json | None = None
-    finish_reason: Literal["stop", "length"]
+    index: int = Field(description="of this continuation, counted over all prompts")
+    text: str = Field(description="the continuation, after the prompt where `echo` is true")
+    logprobs: Json | None = Field(None, description="where asked for: lists with an entry for each token")
+    finish_reason: Literal["stop", "length"] = Field(description="length: max_tokens or the context ended the text")
     stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the text")
 
 
-class CompletionAnswer(BaseModel):
+class CompletionAnswer(OpenAIAnswer):
     """Whole continuations, numbered by prompt."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int = Field(description="seconds since 1970")
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: Usage
-    metrics: Metrics | None = None
 
 
 class FunctionDelta(BaseModel):
     """What is new of a call."""
 
-    name: str | None = None
+    name: str | None = Field(None, description="with the call's first part")
     arguments: str = Field(description="the next characters of the arguments' JSON text")
 
 
 class ToolCallDelta(BaseModel):
     """What is new of a tool call; id, type and name come with its first part."""
 
-    index: int
-    id: str | None = None
-    type: Literal["function"] | None = None
+    index: int = Field(description="of the call in its answer")
+    id: str | None = Field(None, description="what the tool's result names")
+    type: Literal["function"] | None = Field(None, description="with the call's first part")
     function: FunctionDelta
 
 
 class ChatDelta(BaseModel):
     """What is new of the assistant's turn."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
+    role: Literal["assistant"] | None = Field(None, description="with an answer's first chunk")
+    content: str | None = Field(None, description="the next characters")
     tool_calls: list[ToolCallDelta] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: str | None = Field(None, description="the next characters of what the model thinks")
+    reasoning: str | None = Field(None, description="the same, under the name that other clients look for")
 
 
 class ChatChunkChoice(BaseModel):
     """What is new of one answer."""
 
-    index: int
+    index: int = Field(description="of this answer among the `n`")
     delta: ChatDelta
-    logprobs: Json | None = None
+    logprobs: Json | None = Field(None, description="of the new tokens")
     finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(
         description="with the last chunk of an answer"
     )
-    stop_reason: StopReason = None
+    stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the answer")
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(OpenAIChunk):
     """A part of streamed answers to a chat."""
 
-    id: str
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-    metrics: Metrics | None = None
 
 
 class CompletionChunkChoice(BaseModel):
     """What is new of one continuation."""
 
-    index: int
-    text: str
-    logprobs: Json | None = None
+    index: int = Field(description="of this continuation, counted over all prompts")
+    text: str = Field(description="the next characters")
+    logprobs: Json | None = Field(None, description="of the new tokens")
     finish_reason: Literal["stop", "length"] | None = Field(description="with the last chunk of a continuation")
-    stop_reason: StopReason = None
+    stop_reason: StopReason = Field(None, description="the stop string or stop token id that ended the text")
 
 
-class CompletionChunk(BaseModel):
+class CompletionChunk(OpenAIChunk):
     """A part of streamed continuations."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChunkChoice]
-    usage: Usage | None = None
-    metrics: Metrics | None = None
 
 
 class ResponseEvent(BaseModel):
     """An event of a streamed response."""
 
     type: str = Field(description="the event's name, such as response.output_text.delta")
-    sequence_number: int
+    sequence_number: int = Field(description="0, 1, 2, ...")
 
 
 class MessageEvent(BaseModel):
@@ -258,11 +258,11 @@ class ReasoningTokens(BaseModel):
 class ResponseUsage(BaseModel):
     """Tokens of a response."""
 
-    input_tokens: int
+    input_tokens: int = Field(description="of the prompt")
     input_tokens_details: CachedTokens
-    output_tokens: int
+    output_tokens: int = Field(description="of the answer, thoughts included")
     output_tokens_details: ReasoningTokens
-    total_tokens: int
+    total_tokens: int = Field(description="of both together")
 
 
 class IncompleteDetails(BaseModel):
@@ -274,13 +274,13 @@ class IncompleteDetails(BaseModel):
 class ResponseAnswer(BaseModel):
     """A whole response; the fields that the request had are repeated."""
 
-    id: str
+    id: str = Field(description="of this response; it is not stored")
     object: Literal["response"]
     created_at: int = Field(description="seconds since 1970")
-    status: Literal["completed", "incomplete"]
-    error: None = None
+    status: Literal["completed", "incomplete"] = Field(description="incomplete: `incomplete_details` says why")
+    error: None = Field(None, description="null; a response that failed in a stream has code and message")
     incomplete_details: IncompleteDetails | None
-    model: str
+    model: str = Field(description="the name that requests use")
     output: list[Json] = Field(description="items of type reasoning, message and function_call")
     store: Literal[False]
     usage: ResponseUsage
@@ -291,36 +291,44 @@ class MessageUsage(BaseModel):
 
     input_tokens: int = Field(description="without those found in the cache")
     cache_read_input_tokens: int = Field(description="found in the verifier's prefix cache")
-    cache_creation_input_tokens: int
-    output_tokens: int
+    cache_creation_input_tokens: int = Field(description="always 0: every prompt is cached")
+    output_tokens: int = Field(description="of the answer, thoughts included")
 
 
 class MessageAnswer(BaseModel):
     """A whole message."""
 
-    id: str
+    id: str = Field(description="of this message")
     type: Literal["message"]
     role: Literal["assistant"]
-    model: str
+    model: str = Field(description="the name that requests use")
     content: list[Json] = Field(description="blocks of type thinking, text and tool_use")
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
-    stop_sequence: str | None
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] = Field(
+        description="what ended the answer"
+    )
+    stop_sequence: str | None = Field(description="the one that ended the answer")
     usage: MessageUsage
+
+
+class CountAnswer(BaseModel):
+    """How long a conversation is."""
+
+    input_tokens: int = Field(description="of the prompt that it becomes")
 
 
 class TokenizeAnswer(BaseModel):
     """Token ids of a text or a conversation."""
 
-    count: int
+    count: int = Field(description="number of tokens")
     max_model_len: int = Field(description="the target's context in tokens")
-    tokens: list[int]
+    tokens: list[int] = Field(description="their ids")
     token_strs: list[str] | None = Field(None, description="the vocabulary's entry of each id, where asked for")
 
 
 class DetokenizeAnswer(BaseModel):
     """The text of token ids."""
 
-    prompt: str
+    prompt: str = Field(description="the text, special tokens included")
 
 
 class ModelEntry(BaseModel):
@@ -329,7 +337,7 @@ class ModelEntry(BaseModel):
     id: str = Field(description="the name that requests use")
     object: Literal["model"]
     created: int = Field(description="when this process started, in seconds since 1970")
-    owned_by: str
+    owned_by: str = Field(description="always specedge")
     root: str | None = Field(None, description="the target as the verifier names it")
     max_model_len: int | None = Field(None, description="the target's context in tokens")
 
@@ -350,16 +358,16 @@ class HealthAnswer(BaseModel):
 class ReadyAnswer(BaseModel):
     """Whether requests sent now will be served."""
 
-    status: Literal["ready", "not ready"]
+    status: Literal["ready", "not ready"] = Field(description="as the answer's status code, 200 or 503")
     reason: str | None = Field(None, description="why not")
 
 
 class VersionAnswer(BaseModel):
     """Versions, and what computes drafts."""
 
-    version: str
+    version: str = Field(description="of this edge agent")
     verifier_version: str | None = Field(description="null until the verifier has answered")
-    protocol_version: int | None
-    target_model: str | None
+    protocol_version: int | None = Field(description="between edge and verifier; null until it has answered")
+    target_model: str | None = Field(description="as the verifier names it; null until it has answered")
     draft_model: str | None = Field(description="null: nothing drafts here")
     draft_execution: Json | None = Field(description="device, engine and number format of the draft model")

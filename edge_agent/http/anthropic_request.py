@@ -23,46 +23,56 @@ Turns = Annotated[
                 "type": "object",
                 "required": ["role", "content"],
                 "properties": {
-                    "role": {"enum": ["user", "assistant", "system"]},
-                    "content": {"anyOf": _TEXT_OR_BLOCKS},
+                    "role": {"enum": ["user", "assistant", "system"], "description": "who says it"},
+                    "content": {"anyOf": _TEXT_OR_BLOCKS, "description": "a text, or content blocks"},
                 },
             },
         }
     ),
 ]
 
+COUNT_PATH: Final = "/v1/messages/count_tokens"
 _SAME: Final = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "seed", "priority", "speculation")
 _UNBUILT: Final = ("container", "mcp_servers", "output_format")
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
-class MessagesRequest(RequestFields):
-    """Body of `/v1/messages`."""
+class CountRequest(RequestFields):
+    """Body of `/v1/messages/count_tokens`."""
 
     model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
-    max_tokens: Int = Field(description="most tokens of the answer, thoughts included; at least 1")
     messages: Turns = Field(description="the conversation; contents are texts, or blocks of texts, calls and results")
     system: TextOrBlocks = Field(None, description="what the model is told before the conversation")
+    tools: Blocks = Field(None, description="custom tools: name, description, input_schema")
+    tool_choice: dict[str, Any] | None = Field(None, description="type auto, any, none, or tool with a name")
+    thinking: dict[str, Any] | None = Field(None, description="type enabled or disabled, for models that can do both")
+
+
+class MessagesRequest(CountRequest):
+    """Body of `/v1/messages`."""
+
+    max_tokens: Int = Field(description="most tokens of the answer, thoughts included; at least 1")
     stream: bool | None = Field(None, description="true: server-sent events as text comes")
     stop_sequences: list[str] | None = Field(None, description="text that ends the answer, at most 16")
     temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
     top_p: float | None = number("keep the best tokens that together are so probable, above 0; 1 keeps all", 0, 1)
     top_k: Int | None = number("keep so many best tokens; 0 or -1 keeps all", -1)
-    tools: Blocks = Field(None, description="custom tools: name, description, input_schema")
-    tool_choice: dict[str, Any] | None = Field(None, description="type auto, any, none, or tool with a name")
-    thinking: dict[str, Any] | None = Field(None, description="type enabled or disabled, for models that can do both")
     seed: Int | None = number("the same seed gives the same text")
     priority: Int | None = number("lower is served earlier; 0 is normal")
     speculation: dict[str, Any] | None = Field(None, description="as in /v1/chat/completions")
 
 
-def chat_body(body: Json) -> Json:
+def chat_body(body: Json, form: type[CountRequest] = MessagesRequest) -> Json:
     """The chat request that a messages request means.
+
+    Args:
+        body: the request's.
+        form: what it must look like.
 
     Raises:
         InvalidRequest: names what is wrong and where.
     """
-    parse_fields(MessagesRequest, body)
+    parse_fields(form, body)
     for name in _UNBUILT:
         if body.get(name):
             raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)

@@ -126,10 +126,14 @@ def generation_docs(body: type[BaseModel], path: str) -> Docs:
     }
 
 
-def token_docs(body: type[BaseModel], answer: type[BaseModel]) -> Docs:
+def token_docs(body: type[BaseModel], answer: type[BaseModel], error: type[BaseModel] = ErrorAnswer) -> Docs:
     """The same for a route that works with tokens."""
     statuses = (400, 401, 404, 408, 413, 415, 429, 503)
-    return {"tags": ["tokens"], "openapi_extra": body_docs(body), "responses": answer_docs(answer, statuses)}
+    return {
+        "tags": ["tokens"],
+        "openapi_extra": body_docs(body),
+        "responses": answer_docs(answer, statuses, error=error),
+    }
 
 
 def _events(description: str, *kinds: type[BaseModel], ends_with_done: bool = False) -> Docs:
@@ -138,7 +142,9 @@ def _events(description: str, *kinds: type[BaseModel], ends_with_done: bool = Fa
     data: Docs = {"type": "string", "contentMediaType": _WHOLE, "contentSchema": {"anyOf": contents}}
     if ends_with_done:
         data = {"anyOf": [{"const": "[DONE]"}, data]}
-    event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": data}}
+    data["description"] = "the event as JSON text"
+    name = {"type": "string", "description": "the event's type, where events have names"}
+    event = {"type": "object", "required": ["data"], "properties": {"event": name, "data": data}}
     return {"schema": {"description": f"Where `stream` is true: server-sent events. {description}", **event}}
 
 

@@ -1,16 +1,14 @@
 """Puts the HTTP API together."""
 
-from typing import Final
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.http.anthropic_request import MessagesRequest
-from edge_agent.http.api_docs import DESCRIPTION, TITLE, generation_docs
+from edge_agent.http.api_docs import generation_docs
 from edge_agent.http.choices import ChoiceRunner
+from edge_agent.http.documented_app import DocumentedApp
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
 from edge_agent.http.middleware import surround
@@ -24,15 +22,7 @@ from edge_agent.http.settings import HttpSettings
 from edge_agent.http.status_routes import NotReadyReason, status_router
 from edge_agent.http.token_routes import token_router
 from edge_agent.metrics import EdgeMetrics
-from specedge import __version__
 from specedge.errors import SpecEdgeError
-
-# FastAPI begins each request's span, within the client's trace. Its log records would hold what clients sent.
-_TELEMETRY: Final[TelemetryConfig] = {
-    "operation_spans": False,
-    "logs": False,
-    "exclude": lambda scope: scope.get("path") in {"/health", "/ready", "/metrics"},
-}
 
 
 def create_app(
@@ -51,7 +41,7 @@ def create_app(
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
     """
-    app = FastAPI(title=TITLE, description=DESCRIPTION, version=__version__, telemetry=_TELEMETRY)
+    app = DocumentedApp(needs_key=settings.api_keys_file is not None)
     model = ServedModel(service, settings.model_name)
     detokenizers = DetokenizerFactory(tokenizer)
     runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)

@@ -34,6 +34,7 @@ from edge_agent.http.sampling_fields import (
     refuse_trace,
     stop_strings,
     wire_priority,
+    wire_salt,
 )
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
 from edge_agent.http.served_model import ServedModel
@@ -89,10 +90,13 @@ class GenerationEndpoints:
         arrived_s = time.perf_counter()
         payload = await read_json_object(request, self._settings)
         refuse_trace(payload)
-        chat = responses_request.chat_body(payload)
-        return await self.answer_chat(
-            chat, arrived_s, "resp", lambda head, _: ResponsesWriter(head, payload), format_in="text.format"
-        )
+        chat, own_words = responses_request.chat_body(payload)
+
+        def writer(head: AnswerHead, fields: ChatRequest) -> ResponsesWriter:
+            return ResponsesWriter(head, payload, ChatLogprobs(chat_details(fields), self._detokenizers))
+
+        with own_words:
+            return await self.answer_chat(chat, arrived_s, "resp", writer, format_in="text.format")
 
     async def answer_chat(
         self,
@@ -187,10 +191,15 @@ class GenerationEndpoints:
         return Answer(self._plan(fields, choices, num_prompt_tokens, writer, arrived_s, details), self._runner)
 
     def _output(self, use: ToolUse, prompt_text: str) -> OutputParser:
-        calls = PlainOutput() if use.choice == "none" else tool_output(self._settings.tool_format)
+        calls = self._tool_output(use)
         if not self._settings.splits_reasoning:
             return calls
         return ChainedOutput(ReasoningOutput(begins_inside(prompt_text)), calls)
+
+    def _tool_output(self, use: ToolUse) -> OutputParser:
+        if use.choice == "none":
+            return PlainOutput()
+        return tool_output(self._settings.tool_format, is_parallel=use.is_parallel)
 
     def _head(self, prefix: str, fields: GenerationFields) -> AnswerHead:
         name = self._model.require_name(fields.model)
@@ -246,6 +255,7 @@ class GenerationEndpoints:
                     speculate=fields.speculation is None or fields.speculation.enabled is not False,
                     max_draft_nodes=max_draft_nodes(fields.speculation),
                     priority=wire_priority(fields.priority),
+                    cache_salt=wire_salt(fields.cache_salt),
                     is_traced=is_traced(fields),
                 )
                 choices.append(

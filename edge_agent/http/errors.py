@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from specedge.errors import CapacityExceeded, InvalidRequest, SpecEdgeError, UnknownModel, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    InvalidRequest,
+    SpecEdgeError,
+    TenantLimit,
+    UnknownModel,
+    VerifierUnavailable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +113,7 @@ class ApiError:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        body = self.anthropic_body if path == ANTHROPIC_PATH else self.body
+        body = self.anthropic_body if path.startswith(ANTHROPIC_PATH) else self.body
         return JSONResponse(body, self.status, headers)
 
 
@@ -128,6 +135,8 @@ def describe(error: Exception) -> ApiError:
             )
         case BodyRefused() | HeadRefused():
             return ApiError(error.status, message, "invalid_request_error")
+        case TenantLimit():
+            return ApiError(429, message, "rate_limit_error", code="tenant_limit", retry_after_s=error.retry_after_s)
         case CapacityExceeded():
             return ApiError(503, message, "server_error", code="overloaded", retry_after_s=error.retry_after_s)
         case VerifierUnavailable():

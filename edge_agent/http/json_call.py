@@ -9,6 +9,7 @@ from typing import Final
 
 _NAME: Final = "name"
 _ARGUMENTS: Final = ("arguments", "parameters")
+_BLANKS: Final = " \t\r\n"  # what JSON calls blank
 _FIRST_KEYS: Final = (_NAME, *_ARGUMENTS, "type", "id")
 
 
@@ -87,7 +88,7 @@ class JsonCall:
             self._end_value()
             self.is_done = is_end
             self.is_refused = is_end and not self.name
-        elif self._depth == 0 and not character.isspace():
+        elif self._depth == 0 and character not in _BLANKS:
             self.is_refused = True
 
     @property

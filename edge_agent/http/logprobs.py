@@ -1,7 +1,7 @@
 """Log-probabilities as OpenAI and vLLM write them."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.http.token_fields import TokenDetails
@@ -72,18 +72,20 @@ class ChatLogprobs:
         details = self._details
         fields: Json = {"logprobs": None}
         if details.num_logprobs is not None and part.token_ids:
-            fields["logprobs"] = {"content": self._content(part), "refusal": None}
+            tokens = zip(part.token_ids, part.logprobs, strict=True)
+            fields["logprobs"] = {"content": self.entries(tokens), "refusal": None}
         return fields | ({"token_ids": list(part.token_ids)} if details.shows_token_ids else {})
 
     def of_answer(self, part: AnswerPart) -> Json:
         """Fields of the answer, of which all choices have one prompt; from its first part."""
         return prompt_fields(part, self._details, self._names)
 
-    def _content(self, part: AnswerPart) -> list[Json]:
+    def entries(self, tokens: Iterable[tuple[int, TokenLogprob]]) -> list[Json]:
+        """Entries of tokens, with the best ones beside each."""
         return [
             self._names.entry(token_id, logprob.logprob)
             | {"top_logprobs": [self._names.entry(*best) for best in _best(logprob, self._details.num_logprobs)]}
-            for token_id, logprob in zip(part.token_ids, part.logprobs, strict=True)
+            for token_id, logprob in tokens
         ]
 
 

@@ -58,8 +58,10 @@ def _assistant(message: Message, content: Any, place: str) -> Message:
     if calls is not None and not isinstance(calls, list):
         place += ".tool_calls"
         raise InvalidRequest(f"{place} is {shown(calls)}; it must be a list of calls", param=place)
-    # What a model answered with tool calls has no content.
-    text = "" if content is None and calls else _text(content, f"{place}.content")
+    # A model that called tools, refused, or was cut in its thoughts has said nothing.
+    refusal = message.get("refusal")
+    refused = "" if refusal is None else _string(refusal, f"{place}.refusal")
+    text = refused if content is None else _text(content, f"{place}.content")
     normalised: Message = {"role": "assistant", "content": text}
     for field in ("reasoning", "reasoning_content"):  # two names of one thing; the second counts more
         if (thought := message.get(field)) is not None and (text := _string(thought, f"{place}.{field}")):
@@ -98,6 +100,8 @@ def _text(content: Any, place: str) -> str:
 def _part_text(part: Any, place: str) -> str:
     if not isinstance(part, dict):
         raise InvalidRequest(f"{place} is {shown(part)}; it must be an object", param=place)
+    if part.get("type") == "refusal":  # what an assistant said instead of an answer
+        return _string(part.get("refusal"), f"{place}.refusal")
     if part.get("type") != "text":
         message = f"{place}.type is {shown(part.get('type'))}; only 'text' parts are supported here"
         raise InvalidRequest(message, param=f"{place}.type")

@@ -30,6 +30,10 @@ _SHOWN_TO_PAGES: Final = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-specedge-version",
+    "x-specedge-tokens-per-verification",
+    "x-specedge-draft-tokens",
+    "x-specedge-accepted-tokens",
 )
 
 
@@ -67,6 +71,8 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # what can be read has a head; the server leaves its body out
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         with logged_request(scope, request_id) as outcome:

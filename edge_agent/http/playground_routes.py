@@ -24,7 +24,7 @@ def playground_router() -> APIRouter:
         "cross-origin-opener-policy": "same-origin",
     }
 
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @router.get("/", include_in_schema=False)
     async def playground() -> Response:
         """A chat that shows where each token came from."""
         return Response(page, media_type="text/html", headers=headers)

@@ -155,7 +155,9 @@ class PromptEncoder:
 
 
 def _template_variables(request: TemplateFields) -> dict[str, Any]:
-    variables = dict(request.chat_template_kwargs or {})
+    effort = request.reasoning_effort
+    given = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    variables = {**given, **(request.chat_template_kwargs or {})}
     for name in variables:
         if name in _TEMPLATE_ARGUMENTS:
             message = f"chat_template_kwargs has {name!r}, which is no variable of a chat template"

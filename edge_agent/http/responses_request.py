@@ -1,47 +1,70 @@
 """OpenAI's `/v1/responses` body, turned into the one of `/v1/chat/completions`. Stateless: nothing is stored."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Final
 
 from pydantic import Field, WithJsonSchema
 
-from edge_agent.http.schema import Int, RequestFields, number, parse_fields, shown
+from edge_agent.http.own_words import own_words
+from edge_agent.http.schema import Int, SamplingFields, number, parse_fields, shown
 from specedge.errors import InvalidRequest
 
 Json = dict[str, Any]
 
-_SAME: Final = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "seed", "priority", "speculation")
+_SAME: Final = (*SamplingFields.model_fields, "chat_template_kwargs", "parallel_tool_calls")
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
-_UNBUILT: Final = ("previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "top_logprobs")
+_UNBUILT: Final = (
+    "background",
+    "conversation",
+    "enable_response_messages",
+    "image",
+    "max_tool_calls",
+    "mm_processor_kwargs",
+    "moderation",
+    "previous_input_messages",
+    "previous_response",
+    "previous_response_id",
+    "prompt",
+)
+_LOGPROBS: Final = "message.output_text.logprobs"
+_CHAT_NAMES: Final = {
+    r"^messages\b": "input",
+    r"\bmax_completion_tokens\b": "max_output_tokens",
+    r"^(tools\[\d+\])\.function\b": r"\1",
+    r"^reasoning_effort\b": "reasoning.effort",
+    r"^verbosity\b": "text.verbosity",
+}
 _OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
 Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _OBJECTS]})]
 Objects = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECTS, {"type": "null"}]})]
 ToolChoice = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]})]
 
 
-class ResponsesRequest(RequestFields):
+class ResponsesRequest(SamplingFields):
     """Body of `/v1/responses`."""
 
-    model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
     input: Input = Field(description="a text, or items: messages, function calls and their results, thoughts")
     instructions: str | None = Field(None, description="what the model is told before the input")
     max_output_tokens: Int | None = number("most tokens of the answer, thoughts included", 1)
-    stream: bool | None = Field(None, description="true: server-sent events as text comes")
-    temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
-    top_p: float | None = number("keep the best tokens that together are so probable, above 0; 1 keeps all", 0, 1)
     tools: Objects = Field(None, description="functions that the model may call")
     tool_choice: ToolChoice = Field(None, description="none, auto, required, or a function by type and name")
     parallel_tool_calls: bool | None = Field(None, description="false: at most one call in an answer")
-    text: dict[str, Any] | None = Field(None, description="format: text, json_object or json_schema")
-    reasoning: dict[str, Any] | None = Field(None, description="effort none turns thinking off where a model can")
+    text: dict[str, Any] | None = Field(
+        None, description="format: text, json_object or json_schema; a verbosity other than medium is refused"
+    )
+    reasoning: dict[str, Any] | None = Field(None, description="effort: as reasoning_effort in /v1/chat/completions")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
+    include: list[str] | None = Field(
+        None, description=f"{_LOGPROBS}: log-probabilities of the text; the rest changes nothing"
+    )
+    top_logprobs: Int | None = number("log-probabilities, and so many best tokens beside each", 0, 20)
     store: bool | None = Field(None, description="taken as false: nothing is stored")
     metadata: dict[str, Any] | None = Field(None, description="comes back with the response")
-    seed: Int | None = number("the same seed gives the same text")
-    priority: Int | None = number("lower is served earlier; 0 is normal")
-    speculation: dict[str, Any] | None = Field(None, description="as in /v1/chat/completions")
 
 
-def chat_body(body: Json) -> Json:
-    """The chat request that a responses request means.
+def chat_body(body: Json) -> tuple[Json, AbstractContextManager[None]]:
+    """The chat request that a responses request means, and a context in which its refusals name the fields of this one.
 
     Raises:
         InvalidRequest: names what is wrong and where.
@@ -50,33 +73,39 @@ def chat_body(body: Json) -> Json:
     for name in _UNBUILT:
         if body.get(name):
             raise InvalidRequest(f"{name} is given, which is not supported here; leave it out", param=name)
-    if body.get("top_logprobs") or "message.output_text.logprobs" in (body.get("include") or ()):
-        place = "top_logprobs" if body.get("top_logprobs") else "include"
-        raise InvalidRequest(f"{place} asks for log-probabilities, which are not supported here", param=place)
     chat: Json = {name: body[name] for name in _SAME if name in body}
     chat["max_completion_tokens"] = fields.max_output_tokens
-    instructions = [] if fields.instructions is None else [{"role": "system", "content": fields.instructions}]
-    chat["messages"] = [*instructions, *_messages(fields.input)]
+    if fields.top_logprobs or _LOGPROBS in (fields.include or ()):
+        chat |= {"logprobs": True, "top_logprobs": fields.top_logprobs}
+    messages, places = _messages(fields.input)
+    if fields.instructions is not None:
+        messages, places = [{"role": "system", "content": fields.instructions}, *messages], ["instructions", *places]
+    chat["messages"] = messages
     if fields.tools:
         chat["tools"] = _tools(fields.tools)
     if fields.tool_choice is not None:
         chat["tool_choice"] = _tool_choice(fields.tool_choice)
-    if fields.text is not None and (wanted := fields.text.get("format")) is not None:
-        chat["response_format"] = _format(wanted)
-    if fields.reasoning is not None and fields.reasoning.get("effort") == "none":
-        chat["chat_template_kwargs"] = {"enable_thinking": False}
-    return chat
+    if fields.text is not None:
+        chat["verbosity"] = fields.text.get("verbosity")
+        if (wanted := fields.text.get("format")) is not None:
+            chat["response_format"] = _format(wanted)
+    if fields.reasoning is not None:
+        chat["reasoning_effort"] = fields.reasoning.get("effort")
+    return chat, own_words(_CHAT_NAMES, places)
 
 
-def _messages(value: Any) -> list[Json]:
+def _messages(value: Any) -> tuple[list[Json], Sequence[str]]:
+    """Messages, and where each of them begins in the input."""
     if isinstance(value, str):
-        return [{"role": "user", "content": value}]
+        return [{"role": "user", "content": value}], ["input"]
     if not isinstance(value, list):
         raise InvalidRequest(f"input is {shown(value)}; it must be a string or a list of items", param="input")
     messages: list[Json] = []
+    places: list[str] = []
     for index, item in enumerate(value):
         _add_item(messages, item, f"input[{index}]")
-    return messages
+        places += [f"input[{index}]"] * (len(messages) - len(places))
+    return messages, places
 
 
 def _add_item(messages: list[Json], item: Any, place: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from edge_agent.http.delta import Delta, ToolCallDelta, joined
 from edge_agent.http.errors import ApiError
+from edge_agent.http.logprobs import ChatLogprobs
 from edge_agent.http.openai_writer import AnswerHead
 from edge_agent.http.writer import AnswerPart, AnswerTotals, Json, event
 
@@ -15,15 +16,18 @@ class ResponsesWriter:
     Args:
         head: id, time and model.
         asked: the request's body, parts of which a response repeats.
+        logprobs: writes those of the text.
     """
 
-    def __init__(self, head: AnswerHead, asked: Mapping[str, Any]) -> None:
+    def __init__(self, head: AnswerHead, asked: Mapping[str, Any], logprobs: ChatLogprobs) -> None:
         self._head = head
         self._asked = asked
+        self._logprobs = logprobs
         self._number = 0  # of the next event
         self._items: list[Json] = []  # that are complete
         self._open: str | int | None = None  # what the open item is: its type, or the index of a tool call
         self._parts: list[Delta] = []  # of the open item
+        self._scores: list[Json] = []  # log-probabilities of the open item
         self._finish_reason = ""
 
     def begin(self, totals: AnswerTotals) -> bytes:
@@ -44,7 +48,7 @@ class ResponsesWriter:
         if output.reasoning:
             events += self._say("reasoning", Delta(reasoning=output.reasoning))
         if output.content:
-            events += self._say("message", Delta(content=output.content))
+            events += self._say("message", Delta(content=output.content), self._logprobs.entries(part.content_tokens))
         for call in output.tool_calls:
             events += self._say(call.index, Delta(tool_calls=(call,)))
         self._finish_reason = part.finish_reason
@@ -70,12 +74,14 @@ class ResponsesWriter:
         if output.reasoning:
             items.append(self._item("reasoning", len(items), output))
         if output.content:
-            items.append(self._item("message", len(items), output))
+            items.append(
+                self._item("message", len(items), output, logprobs=self._logprobs.entries(part.content_tokens))
+            )
         for call in output.tool_calls:
             items.append(self._item(call.index, len(items), Delta(tool_calls=(call,))))
         return self._response(_status(part.finish_reason), items, totals)
 
-    def _say(self, kind: str | int, delta: Delta) -> bytes:
+    def _say(self, kind: str | int, delta: Delta, scores: Sequence[Json] = ()) -> bytes:
         """Goes on with the open item if it is of this kind, else opens one."""
         events = b""
         if self._open != kind:
@@ -88,11 +94,14 @@ class ResponsesWriter:
             if kind == "message":
                 events += self._part_event("response.content_part.added", item, part=_text_part(""))
         self._parts.append(delta)
+        self._scores += scores
         item = self._item(kind, len(self._items), delta)
         if delta.reasoning:
             return events + self._part_event("response.reasoning_text.delta", item, delta=delta.reasoning)
         if delta.content:
-            return events + self._part_event("response.output_text.delta", item, delta=delta.content, logprobs=[])
+            return events + self._part_event(
+                "response.output_text.delta", item, delta=delta.content, logprobs=list(scores)
+            )
         arguments = delta.tool_calls[0].arguments
         if not arguments:
             return events
@@ -104,12 +113,12 @@ class ResponsesWriter:
         if self._open is None:
             return b""
         whole = joined(self._parts)
-        item = self._item(self._open, len(self._items), whole)
+        item = self._item(self._open, len(self._items), whole, logprobs=self._scores)
         if whole.reasoning:
             events = self._part_event("response.reasoning_text.done", item, text=whole.reasoning)
         elif whole.content:
             part = item["content"][0]
-            events = self._part_event("response.output_text.done", item, text=whole.content, logprobs=[])
+            events = self._part_event("response.output_text.done", item, text=whole.content, logprobs=self._scores)
             events += self._part_event("response.content_part.done", item, part=part)
         else:
             (call,) = whole.tool_calls
@@ -117,7 +126,7 @@ class ResponsesWriter:
             events = self._event("response.function_call_arguments.done", **self._place, **done)
         events += self._event("response.output_item.done", **self._place, item=item)
         self._items.append(item)
-        self._open, self._parts = None, []
+        self._open, self._parts, self._scores = None, [], []
         return events
 
     @property
@@ -131,7 +140,15 @@ class ResponsesWriter:
         self._number += 1
         return event({"type": name, "sequence_number": self._number - 1, **fields}, name)
 
-    def _item(self, kind: str | int, index: int, output: Delta, status: str = "completed") -> Json:
+    def _item(
+        self,
+        kind: str | int,
+        index: int,
+        output: Delta,
+        status: str = "completed",
+        *,
+        logprobs: Sequence[Json] = (),
+    ) -> Json:
         own_id = f"{self._head.id.removeprefix('resp-')}-{index}"
         if isinstance(kind, int):
             (call,) = output.tool_calls
@@ -140,7 +157,7 @@ class ResponsesWriter:
         if kind == "reasoning":
             content = [{"type": "reasoning_text", "text": output.reasoning}]
             return {"id": f"rs-{own_id}", "type": "reasoning", "status": status, "summary": [], "content": content}
-        content = [_text_part(output.content)]
+        content = [_text_part(output.content, logprobs)]
         return {"id": f"msg-{own_id}", "type": "message", "role": "assistant", "status": status, "content": content}
 
     def _response(self, status: str, items: list[Json], totals: AnswerTotals | None) -> Json:
@@ -166,6 +183,7 @@ class ResponsesWriter:
             "text": asked.get("text") or {"format": {"type": "text"}},
             "tool_choice": asked.get("tool_choice") or "auto",
             "tools": asked.get("tools") or [],
+            "top_logprobs": asked.get("top_logprobs") or 0,
             "top_p": asked.get("top_p"),
             "truncation": "disabled",
             "usage": None if totals is None else _usage(totals),
@@ -176,8 +194,8 @@ def _status(finish_reason: str) -> str:
     return "incomplete" if finish_reason == "length" else "completed"
 
 
-def _text_part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text_part(text: str, logprobs: Sequence[Json] = ()) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _usage(totals: AnswerTotals) -> Json:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from edge_agent.http.errors import ContextLengthExceeded
@@ -26,13 +27,15 @@ def build_sampling(
 ) -> SamplingParams:
     """The first choice's parameters; fields left out take the operator's setting, else the target's own default.
 
+    Values that are out of range are refused by `SamplingParams.validate`, once the parameters are complete.
+
     Raises:
-        InvalidRequest: a value is out of range; names field, value and limit.
+        InvalidRequest: a value has no meaning as a parameter; names field and value.
     """
     default = info.default_sampling
     default_temperature = default.temperature if settings.temperature is None else settings.temperature
     top_k = _or(fields.top_k, default.top_k)
-    sampling = SamplingParams(
+    return SamplingParams(
         temperature=_or(fields.temperature, default_temperature),
         top_p=_or(fields.top_p, default.top_p),
         top_k=0 if top_k == -1 else top_k,
@@ -48,8 +51,6 @@ def build_sampling(
         stop_token_ids=tuple(fields.stop_token_ids or ()),
         allowed_token_ids=_allowed_token_ids(fields.allowed_token_ids),
     )
-    sampling.validate(info.vocab_size)
-    return sampling
 
 
 def choice_seed(seed: int, choice: int) -> int:
@@ -72,6 +73,15 @@ def wire_priority(priority: int | None) -> int:
         message = f"priority is {value}; it must be between {-MAX_PRIORITY} and {MAX_PRIORITY}"
         raise InvalidRequest(message, param="priority")
     return -value
+
+
+def wire_salt(salt: str | None) -> bytes:
+    """What keeps a request's prefixes apart on the verifier; empty where it names no salt."""
+    if salt is None:
+        return b""
+    if not salt:
+        raise InvalidRequest("cache_salt is empty; it must have at least 1 character", param="cache_salt")
+    return sha256(salt.encode(errors="surrogatepass")).digest()
 
 
 def max_draft_nodes(speculation: Speculation | None) -> int | None:

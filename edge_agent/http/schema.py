@@ -4,160 +4,36 @@ Every field may be left out or null, and unknown ones are ignored. Only types ar
 `SamplingParams.validate`, which the verifier trusts too.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
+from edge_agent.http.field_forms import (
+    JsonSchema,
+    Messages,
+    OptionalMessages,
+    Prediction,
+    Prompt,
+    ReasoningEffort,
+    ResponseFormat,
+    Stop,
+    ToolChoice,
+    Tools,
+)
 from specedge.errors import InvalidRequest
+from specedge.sampling import MAX_LOGIT_BIAS_ENTRIES
 
 _MAX_SHOWN_CHARS = 60
 
 Int = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
-Stop = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "maxItems": 16, "items": {"type": "string", "minLength": 1}},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-_TOKEN_ID: Final = {"type": "integer", "minimum": 0}
-_IDS: Final = {"type": "array", "minItems": 1, "items": _TOKEN_ID}
-Prompt = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "minItems": 1, "items": {"type": "string"}},
-                _IDS,
-                {"type": "array", "minItems": 1, "items": _IDS},
-            ]
-        }
-    ),
-]
 
 
-def _object(required: Sequence[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
-_TEXT: Final = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": _object(("type", "text"), type={"const": "text"}, text={"type": "string"})},
-    ]
-}
-_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
-_CALL: Final = _object(
-    ("function",),
-    id={"description": "what the tool's result names"},
-    function=_object(
-        ("name",), name={"type": "string"}, arguments={"type": ["string", "null"], "description": "JSON text"}
-    ),
-)
-_MESSAGES: Final = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "anyOf": [
-            _object(("role", "content"), role={"enum": ["system", "developer", "user"]}, content=_TEXT),
-            _object(
-                ("role",),
-                role={"const": "assistant"},
-                content={"anyOf": [*_TEXT["anyOf"], {"type": "null"}]},
-                tool_calls={"anyOf": [{"type": "array", "items": _CALL}, {"type": "null"}]},
-                reasoning_content=_TEXT_OR_NULL,
-                reasoning=_TEXT_OR_NULL,
-            ),
-            _object(
-                ("role", "content"),
-                role={"const": "tool"},
-                content=_TEXT,
-                tool_call_id=_TEXT_OR_NULL,
-                name=_TEXT_OR_NULL,
-            ),
-        ]
-    },
-}
-Messages = Annotated[Any, WithJsonSchema(_MESSAGES)]
-OptionalMessages = Annotated[Any, WithJsonSchema({"anyOf": [_MESSAGES, {"type": "null"}]})]
-_TOOL: Final = _object(
-    ("type", "function"),
-    type={"const": "function"},
-    function=_object(
-        ("name",),
-        name={"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
-        description=_TEXT_OR_NULL,
-        parameters={"type": ["object", "null"], "description": "JSON schema of the arguments"},
-    ),
-)
-Tools = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 128, "items": _TOOL}, {"type": "null"}]})
-]
-ToolChoice = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": ["none", "auto", "required", None]},
-                _object(
-                    ("type", "function"),
-                    type={"const": "function"},
-                    function=_object(("name",), name={"type": "string"}),
-                ),
-            ]
-        }
-    ),
-]
-
-
-Prediction = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "type": "object",
-            "required": ["type", "content"],
-            "properties": {
-                "type": {"const": "content"},
-                "content": {
-                    "anyOf": [
-                        {"type": "string"},
-                        {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["type", "text"],
-                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                            },
-                        },
-                    ]
-                },
-            },
-        }
-    ),
-]
-ResponseFormat = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _object(
-                    ("type",),
-                    type={"enum": ["text", "json_object", "json_schema"]},
-                    json_schema=_object(("schema",), name={"type": "string"}, schema={"type": "object"}),
-                ),
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-JsonSchema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]})]
+def _few_biases(value: Any) -> Any:
+    """Refuses a large object before each of its entries is looked at, which other requests would wait for."""
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS_ENTRIES:
+        raise PydanticCustomError("too_long", "an object of at most {limit} entries", {"limit": MAX_LOGIT_BIAS_ENTRIES})
+    return value
 
 
 class RequestFields(BaseModel):
@@ -196,7 +72,7 @@ class Speculation(RequestFields):
 
 
 class StructuredOutputs(RequestFields):
-    """What the answer must follow: one of these."""
+    """What the answer must follow: one of the first six."""
 
     json_: JsonSchema = Field(None, alias="json", description="a JSON schema")
     regex: str | None = Field(None, description="a regular expression that the whole answer matches")
@@ -204,20 +80,22 @@ class StructuredOutputs(RequestFields):
     grammar: str | None = Field(None, description="EBNF as in GBNF, with a rule named root")
     json_object: bool | None = Field(None, description="true: any JSON object")
     structural_tag: str | None = Field(None, description="a structural tag of xgrammar, in JSON")
+    disable_any_whitespace: bool | None = Field(None, description="true is refused: JSON may have some blank space")
+    disable_additional_properties: bool | None = Field(
+        None, description="either way objects get no properties but those that the schema names or asks for more of"
+    )
+    whitespace_pattern: str | None = Field(None, description="refused: blank space is limited, not shaped")
 
 
-class GenerationFields(RequestFields):
-    """What both endpoints take."""
+class SamplingFields(RequestFields):
+    """What every OpenAI endpoint takes."""
 
     model: str | None = Field(None, description="a name of `/v1/models`; left out or empty: the model that is served")
     stream: bool | None = Field(None, description="true: server-sent events as text comes")
-    stream_options: StreamOptions | None = Field(None, description="what a stream carries besides text")
-    n: Int | None = number("answers to each prompt; those after the first have the next seeds", 1, 8)
     stop: Stop = Field(None, description="text that ends the answer and is left out of it, 1 to 1000 characters each")
     stop_token_ids: list[Int] | None = Field(None, description="tokens that end the answer, at most 128")
     include_stop_str_in_output: bool | None = Field(None, description="true: the text ends with what stopped it")
     skip_special_tokens: bool | None = Field(None, description="false: special tokens are part of the text")
-    max_tokens: Int | None = number("most tokens of an answer; prompt and answer must fit the context", 1)
     min_tokens: Int | None = number("nothing ends the answer before it has so many tokens", 0)
     ignore_eos: bool | None = Field(None, description="true: the end-of-sequence token does not end the answer")
     temperature: float | None = number("0 takes the best token; left out: the model's own default", 0, 2)
@@ -228,22 +106,33 @@ class GenerationFields(RequestFields):
     presence_penalty: float | None = number("subtracted once from tokens of the answer so far", -2, 2)
     frequency_penalty: float | None = number("subtracted for each occurrence in the answer so far", -2, 2)
     repetition_penalty: float | None = number("divides the logits of tokens of prompt and answer, above 0", 0)
-    logit_bias: dict[str, float] | None = Field(
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few_biases)] = Field(
         None, description="added to the logits of token ids, -100 to 100; at most 1024 entries"
     )
     bad_words: list[str] | None = Field(None, description="texts that the answer never contains")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that the answer may contain")
-    prompt_logprobs: Int | None = number(
-        "log-probabilities of the prompt, and of so many best tokens beside each", 0, 20
-    )
-    return_tokens_as_token_ids: bool | None = Field(None, description='true: logprobs call tokens "token_id:123"')
-    return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
     priority: Int | None = number("lower is served earlier; 0 is normal", -(2**31) + 1, 2**31 - 1)
+    cache_salt: str | None = Field(
+        None, description="only requests with the same salt find this prompt in the prefix cache; at least 1 character"
+    )
     speculation: Speculation | None = Field(None, description="how this request is drafted for; the text is the same")
-    response_format: ResponseFormat = Field(None, description="what the answer must follow, in OpenAI's form")
     structured_outputs: StructuredOutputs | None = Field(
         None, description="what the answer must follow, in vLLM's form"
     )
+
+
+class GenerationFields(SamplingFields):
+    """What chats and completions take."""
+
+    stream_options: StreamOptions | None = Field(None, description="what a stream carries besides text")
+    n: Int | None = number("answers to each prompt; those after the first have the next seeds", 1, 8)
+    max_tokens: Int | None = number("most tokens of an answer; prompt and answer must fit the context", 1)
+    prompt_logprobs: Int | None = number(
+        "log-probabilities of the prompt, and of so many best tokens beside each; not in streams", 0, 20
+    )
+    return_tokens_as_token_ids: bool | None = Field(None, description='true: logprobs call tokens "token_id:123"')
+    return_token_ids: bool | None = Field(None, description="true: token ids of prompt and answer too")
+    response_format: ResponseFormat = Field(None, description="what the answer must follow, in OpenAI's form")
     guided_json: JsonSchema = Field(None, description="older form of structured_outputs.json")
     guided_regex: str | None = Field(None, description="older form of structured_outputs.regex")
     guided_choice: list[str] | None = Field(None, description="older form of structured_outputs.choice")
@@ -256,6 +145,11 @@ class TemplateFields(RequestFields):
     add_generation_prompt: bool | None = Field(None, description="false: the assistant's turn is not begun")
     continue_final_message: bool | None = Field(None, description="true: the last message is left open, and continued")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the model's chat template")
+    reasoning_effort: ReasoningEffort | None = Field(
+        None,
+        description="the chat template gets it, with enable_thinking false for none and else true; "
+        "what chat_template_kwargs says counts more",
+    )
 
 
 class ChatRequest(GenerationFields, TemplateFields):

@@ -64,7 +64,9 @@ def status_router(
         **_MODELS,
     )
     async def one_model(request: Request) -> dict[str, Any]:
-        """One model."""
+        """One model; with nothing after the slash, all of them."""
+        if not request.path_params["name"]:
+            return await models()
         return describe_model(model.require_name(request.path_params["name"]))
 
     @router.get("/health", responses=answer_docs(HealthAnswer), **_STATUS)

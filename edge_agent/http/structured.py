@@ -6,6 +6,7 @@ after the thought. Tool calls that must come are bound to the format that the mo
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from edge_agent.http import reasoning
@@ -20,6 +21,8 @@ Json = dict[str, Any]
 
 _ANY_OBJECT: Final[Json] = {"type": "object"}
 _BLANKS: Final[Json] = {"type": "regex", "pattern": r"[ \n]{0,4}"}
+_NO_OBJECT: Final[Json] = {"type": "regex", "pattern": r"[ \t\r\n]*[^{ \t\r\n]"}
+"""How a text begins that is no call in Llama's format."""
 
 
 def grammar_of(fields: GenerationFields, format_in: str = "response_format") -> GrammarSpec | None:
@@ -67,8 +70,8 @@ def chat_grammar(
         asked_in = wanted.asked_in
         if is_free and not _thought(prompt_text):
             return wanted
-    elif use.choice == "auto" and tool_format == "hermes" and any(tool.is_strict for tool in use.tools):
-        body, asked_in = _free_calls(use), "tools"
+    elif use.choice == "auto" and any(tool.is_strict for tool in use.tools):
+        body, asked_in = _free_calls(use, tool_format), "tools"
     else:
         return None
     elements = [*_thought(prompt_text), body]
@@ -89,8 +92,10 @@ def _response_format(value: Any, asked_in: str) -> Iterator[GrammarSpec]:
         case {"type": "json_schema"}:
             place = f"{asked_in}.schema" if asked_in == "text.format" else f"{asked_in}.json_schema.schema"
             raise InvalidRequest(f"{place} is missing or no object; it must be a JSON schema", param=place)
+        case {"type": "structural_tag"}:
+            yield GrammarSpec("structural_tag", _source(_whole_tag(value, asked_in), asked_in), asked_in)
         case {"type": kind}:
-            message = f"{asked_in}.type is {shown(kind)}; it must be text, json_object or json_schema"
+            message = f"{asked_in}.type is {shown(kind)}; it must be text, json_object, json_schema or structural_tag"
             raise InvalidRequest(message, param=f"{asked_in}.type")
         case _:
             raise InvalidRequest(f"{asked_in} is {shown(value)}; it must be an object with a type", param=asked_in)
@@ -103,11 +108,15 @@ def _structured_outputs(fields: GenerationFields) -> Iterator[GrammarSpec]:
     wanted = [
         *_grammars(outputs.json_, outputs.regex, outputs.choice, outputs.grammar, (name,) * 4),
         *([GrammarSpec("json_object", asked_in=name)] if outputs.json_object else []),
-        *([GrammarSpec("structural_tag", outputs.structural_tag, name)] if outputs.structural_tag is not None else []),
+        *([_given_tag(outputs.structural_tag, name)] if outputs.structural_tag is not None else []),
     ]
     if len(wanted) != 1:
         kinds = "json, regex, choice, grammar, json_object and structural_tag"
         raise InvalidRequest(f"{name} has {len(wanted)} of {kinds}; it must have 1", param=name)
+    for option in ("disable_any_whitespace", "whitespace_pattern"):
+        if getattr(outputs, option):
+            message = f"{name}.{option} is given, which is not supported here; leave it out"
+            raise InvalidRequest(message, param=f"{name}.{option}")
     yield from wanted
 
 
@@ -151,6 +160,36 @@ def _content(grammar: GrammarSpec) -> Json:
     return inner
 
 
+def _whole_tag(value: Json, asked_in: str) -> Json:
+    """A structural tag in its present form: its older one lists structures and triggers instead of a format."""
+    if "structures" not in value:
+        if not isinstance(value.get("format"), dict):
+            place = f"{asked_in}.format"
+            raise InvalidRequest(f"{place} is missing or no object; it must be a structural tag's format", param=place)
+        return {"type": "structural_tag", "format": value["format"]}
+    match value:
+        case {"structures": [*structures], "triggers": [*triggers]}:
+            tags = [_older_tag(structure, f"{asked_in}.structures[{i}]") for i, structure in enumerate(structures)]
+            return {"type": "structural_tag", "format": {"type": "triggered_tags", "triggers": triggers, "tags": tags}}
+    message = f"{asked_in} has structures; structures and triggers must be lists"
+    raise InvalidRequest(message, param=f"{asked_in}.structures")
+
+
+def _older_tag(structure: Any, place: str) -> Json:
+    match structure:
+        case {"begin": str(begin), "schema": dict(schema), "end": str(end)}:
+            content = {"type": "json_schema", "json_schema": schema}
+            return {"type": "tag", "begin": begin, "content": content, "end": end}
+    raise InvalidRequest(f"{place} is {shown(structure)}; it must have begin, schema and end", param=place)
+
+
+def _given_tag(source: str, asked_in: str) -> GrammarSpec:
+    """A structural tag that came as JSON text."""
+    grammar = GrammarSpec("structural_tag", source, asked_in)
+    grammar.validate()
+    return replace(grammar, source=_source(_whole_tag(grammar.parsed(), asked_in), asked_in))
+
+
 def _thought(prompt_text: str | None) -> list[Json]:
     """What a model that thinks may write before its content."""
     if prompt_text is None or prompt_text.rstrip().endswith(reasoning.CLOSE):
@@ -177,13 +216,16 @@ def _calls(use: ToolUse, tool_format: ToolFormat) -> Json:
     }
 
 
-def _free_calls(use: ToolUse) -> Json:
+def _free_calls(use: ToolUse, tool_format: ToolFormat) -> Json:
     """Any text, in which what begins like a call is one."""
+    if tool_format == "llama":
+        text = {"type": "sequence", "elements": [_NO_OBJECT, {"type": "any_text"}]}
+        return {"type": "or", "elements": [_calls(use, tool_format), {"type": "optional", "content": text}]}
     return {
         "type": "triggered_tags",
         "triggers": [OPEN],
-        "tags": [_call(tool, "hermes") for tool in use.tools],
-        "stop_after_first": False,
+        "tags": [_call(tool, tool_format) for tool in use.tools],
+        "stop_after_first": not use.is_parallel,
     }
 
 

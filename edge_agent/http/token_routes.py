@@ -1,16 +1,18 @@
-"""`/tokenize` and `/detokenize`: the target's own tokenizer, with the chat template that generation uses."""
+"""`/tokenize`, `/detokenize` and the length of a conversation: the target's own tokenizer and chat template."""
 
 from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from edge_agent.http.answer_schema import DetokenizeAnswer, TokenizeAnswer
+from edge_agent.http import anthropic_request
+from edge_agent.http.answer_schema import AnthropicErrorAnswer, CountAnswer, DetokenizeAnswer, TokenizeAnswer
+from edge_agent.http.anthropic_request import COUNT_PATH, CountRequest
 from edge_agent.http.api_docs import token_docs
 from edge_agent.http.body import read_json_object
 from edge_agent.http.messages import normalise_messages
 from edge_agent.http.prompts import PromptEncoder, PromptIds, check_prompt_ids
-from edge_agent.http.schema import DetokenizeRequest, TokenizeRequest, parse_fields
+from edge_agent.http.schema import ChatRequest, DetokenizeRequest, TokenizeRequest, parse_fields
 from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tools import tool_use
@@ -45,6 +47,17 @@ def token_router(model: ServedModel, encoder: PromptEncoder, settings: HttpSetti
         if fields.tokens:
             check_prompt_ids(fields.tokens, model.require_info().vocab_size, "tokens")
         return {"prompt": await encoder.decode(fields.tokens)}
+
+    @router.post(COUNT_PATH, response_model=None, **token_docs(CountRequest, CountAnswer, error=AnthropicErrorAnswer))
+    async def count_tokens(request: Request) -> dict[str, int]:
+        """How many tokens the prompt of a conversation in Anthropic's form has."""
+        chat = anthropic_request.chat_body(await read_json_object(request, settings), CountRequest)
+        fields = parse_fields(ChatRequest, chat)
+        model.require_name(fields.model)
+        max_len = model.require_info().max_len
+        tools = tool_use(fields.tools, fields.tool_choice, None).tools
+        prompt = await encoder.encode_chat(fields, normalise_messages(fields.messages), max_len, tools)
+        return {"input_tokens": len(prompt.token_ids)}
 
     return router
 

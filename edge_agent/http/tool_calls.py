@@ -26,18 +26,23 @@ def format_of_template(tokenizer: object) -> ToolFormat:
 class _Calls:
     """The calls of one answer, told part by part.
 
+    Args:
+        new_id: makes an id for a call.
+        is_parallel: calls after the first are told too.
+
     Attributes:
         num_begun: calls whose name has been told.
     """
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
+    def __init__(self, new_id: Callable[[], str], *, is_parallel: bool) -> None:
         self.num_begun = 0
         self._new_id = new_id
+        self._is_parallel = is_parallel
         self._is_named = False
 
     def told(self, call: JsonCall) -> Delta:
         """What the call at hand has become."""
-        if not call.name or call.is_refused:
+        if not call.name or call.is_refused or (self.num_begun and not self._is_named and not self._is_parallel):
             return Delta()
         arguments = call.take_arguments()
         if not self._is_named:
@@ -56,8 +61,8 @@ class HermesOutput:
 
     is_thinking = False
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        self._calls = _Calls(new_id)
+    def __init__(self, new_id: Callable[[], str], *, is_parallel: bool = True) -> None:
+        self._calls = _Calls(new_id, is_parallel=is_parallel)
         self._held = ""
         self._call: JsonCall | None = None
         self._is_closing = False  # the closing tag has not come yet
@@ -126,8 +131,8 @@ class LlamaOutput:
 
     is_thinking = False
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        self._calls = _Calls(new_id)
+    def __init__(self, new_id: Callable[[], str], *, is_parallel: bool = True) -> None:
+        self._calls = _Calls(new_id, is_parallel=is_parallel)
         self._call = JsonCall()
         self._is_content = False
 
@@ -159,6 +164,9 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def tool_output(tool_format: ToolFormat, new_id: Callable[[], str] = new_call_id) -> OutputParser:
-    """A parser for one answer."""
-    return HermesOutput(new_id) if tool_format == "hermes" else LlamaOutput(new_id)
+def tool_output(
+    tool_format: ToolFormat, new_id: Callable[[], str] = new_call_id, *, is_parallel: bool = True
+) -> OutputParser:
+    """A parser for one answer; of calls after the first it tells only where they are allowed."""
+    parser = HermesOutput if tool_format == "hermes" else LlamaOutput
+    return parser(new_id, is_parallel=is_parallel)

@@ -94,7 +94,10 @@ def _tool(tool: Any, place: str) -> Tool:
     if description is not None and (not isinstance(description, str) or len(description) > MAX_DESCRIPTION_CHARS):
         message = f"{place}.description must be a string of at most {MAX_DESCRIPTION_CHARS} characters"
         raise InvalidRequest(message, param=f"{place}.description")
-    return Tool(name, parameters or {"type": "object", "properties": {}}, tool, function.get("strict") is True)
+    strict = function.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise InvalidRequest(f"{place}.strict is {shown(strict)}; it must be true or false", param=f"{place}.strict")
+    return Tool(name, parameters or {"type": "object", "properties": {}}, tool, bool(strict))
 
 
 def _choice(value: Any, names: Sequence[str]) -> tuple[Literal["none", "auto", "required"], tuple[str, ...]]:

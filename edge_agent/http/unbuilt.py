@@ -17,15 +17,18 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
 
 _NOTHING = _one_of()
 _SHARED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "cache_salt": _NOTHING,
+    "ec_transfer_params": _NOTHING,
     "early_stopping": _one_of(False),
-    "guided_decoding_backend": _NOTHING,
+    "guided_decoding_backend": _one_of("auto", "xgrammar"),
     "guided_whitespace_pattern": _NOTHING,
     "kv_transfer_params": _NOTHING,
     "length_penalty": _one_of(1, 1.0),
     "logits_processors": _one_of([]),
+    "logprob_token_ids": _NOTHING,
+    "repetition_detection": _NOTHING,
     "truncate_prompt_tokens": _NOTHING,
     "use_beam_search": _one_of(False),
+    "watermarking": _one_of(False),
 }
 _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     **_SHARED,
@@ -36,11 +39,12 @@ _CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "echo": _one_of(False),
     "function_call": _one_of("none"),
     "functions": _one_of([]),
+    "media_io_kwargs": _NOTHING,
     "mm_processor_kwargs": _NOTHING,
     "modalities": _one_of(["text"], []),
-    "reasoning_effort": _one_of("none"),
-    "service_tier": _one_of("auto", "default"),
-    "store": _one_of(False),
+    "moderation": _NOTHING,
+    "return_prompt_text": _one_of(False),
+    "thinking_token_budget": _NOTHING,
     "verbosity": _one_of("medium"),
     "web_search_options": _NOTHING,
 }

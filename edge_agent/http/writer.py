@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge_agent.http.choice_text import Piece, PromptTokens
+from edge_agent.http.content_tokens import ScoredToken
 from edge_agent.http.delta import Delta
 from edge_agent.http.errors import ApiError
 from edge_agent.http.speculation import SpeculationSummary
@@ -24,6 +25,7 @@ class AnswerPart:
         stop_reason: the stop string, or the id of the stop token that the request named, which ended it.
         token_ids: the new tokens, or all.
         logprobs: theirs, where they were asked for.
+        content_tokens: those of the content alone, where log-probabilities were asked for.
         prompt: the prompt's tokens, with what is new for the first time.
         trace: what a traced answer's chunk tells of its round.
     """
@@ -35,6 +37,7 @@ class AnswerPart:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt: PromptTokens | None = None
     trace: Json | None = None
+    content_tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(slots=True)

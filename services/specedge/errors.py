@@ -4,7 +4,9 @@ SpecEdgeError
 ├── InvalidRequest        a value from outside is wrong; names the value and the limit (HTTP 400, INVALID_ARGUMENT)
 │   └── UnknownModel      the named model is not served here (HTTP 404)
 ├── ProtocolError         a peer broke the wire contract (ends that session alone)
-├── CapacityExceeded      a bounded queue is full (HTTP 429/503, RESOURCE_EXHAUSTED); retry later
+├── CapacityExceeded      a bounded queue is full (HTTP 503, RESOURCE_EXHAUSTED); retry later
+│   └── TenantLimit       a tenant has all that it may have (HTTP 429, RESOURCE_EXHAUSTED); retry later
+├── Unauthenticated       the verifier does not know who calls, or no longer (HTTP 503 at an edge, UNAUTHENTICATED)
 ├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
 ├── EngineDead            the engine thread ended with an error; the process must be replaced
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
@@ -55,6 +57,14 @@ class CapacityExceeded(SpecEdgeError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TenantLimit(CapacityExceeded):
+    """A tenant has all that it may have; the message names the limit."""
+
+
+class Unauthenticated(SpecEdgeError):
+    """A verifier does not know who calls, or knows the caller no longer."""
 
 
 class VerifierUnavailable(SpecEdgeError):

@@ -1,8 +1,8 @@
 """The physical bound: the most tokens per second a verifier can give, from its step times, acceptance and RTT.
 
 Each session's verification follows from the outcome of its last one, so a session's round takes a step and, where its
-next tree was not sent ahead, a round trip. Drafting, scheduling, sampling and queues cost nothing here. Sessions may
-take turns in groups, so that one group's round trip hides behind the other groups' steps:
+next tree was not sent ahead, a round trip. Drafting, scheduling and queues cost nothing here. Sessions may take turns
+in groups, so that one group's round trip hides behind the other groups' steps:
 
     round = max(sum of the groups' steps, longest step + (1 - hit_rate) * RTT)
     ITL = round / tokens per verification        tokens per second = sessions / ITL
@@ -12,13 +12,21 @@ The bound is the best of these over the nodes per tree and the number of groups.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from specedge.errors import SpecEdgeError
-from specedge_bench.curves import StepCurve
 
 TokensPerVerification = Callable[[int], float]
 MAX_NODES = 64
 NUM_FINE_GROUPS = 8
+
+
+class SecondsOf(Protocol):
+    """Step times; a `StepCurve`, or what a run measured."""
+
+    def seconds(self, num_rows: int, kv_tokens: int, num_sessions: int) -> float:
+        """Of one step, by its rows, the KV tokens of all its sessions, and their number."""
+        ...
 
 
 class BoundError(SpecEdgeError):
@@ -98,7 +106,7 @@ def tokens_from_points(points: Mapping[int, float]) -> TokensPerVerification:
 
 
 def physical_bound(
-    curve: StepCurve,
+    curve: SecondsOf,
     num_sessions: int,
     kv_tokens: int,
     tokens: TokensPerVerification = no_draft,
@@ -133,7 +141,7 @@ def physical_bound(
 
 
 def _bound(
-    curve: StepCurve,
+    curve: SecondsOf,
     num_sessions: int,
     kv_tokens: int,
     tokens_per_round: float,

@@ -107,6 +107,6 @@ def _by_depth(samples: Samples) -> tuple[int, ...]:
 
 
 def _rtt_ms(at_edges: Samples) -> float | None:
-    """Mean network share of the rounds; None without drafts, since only rounds are timed."""
+    """Mean of the round trips that the edges timed meanwhile; None without one, as in a short cell."""
     num = at_edges.get("round_trip_seconds_count", 0.0)
     return 1e3 * at_edges["round_trip_seconds_sum"] / num if num else None

@@ -23,7 +23,7 @@ _POLL_S = 0.1
 _MAX_FILLING = 4
 _STEP_FIELDS = (
     *("num_sessions", "num_prefill", "num_nodes", "num_accepted", "num_committed", "num_moved"),
-    *("schedule_ms", "forward_ms", "sample_ms", "settle_ms"),
+    *("schedule_ms", "forward_ms", "sample_ms", "settle_ms", "num_kv_tokens"),
 )
 
 OnRequest = Callable[[RequestRecord], None]

@@ -15,7 +15,7 @@ import numpy as np
 from specedge.errors import SpecEdgeError
 from specedge_bench.records import RequestRecord
 from specedge_bench.run_folder import Run
-from specedge_bench.session_timeline import Timeline, pick_timeline
+from specedge_bench.session_timeline import Timeline, labels_apart, pick_timeline
 from specedge_bench.summary import CellSummary
 from specedge_bench.tables import natural_key
 
@@ -31,6 +31,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 _MAX_CURVE_POINTS = 200
 # A line of the legend: its height in inches, how many letters it holds, and how many the sample of a curve takes.
 _LEGEND_LINE_IN, _LEGEND_CHARS, _HANDLE_CHARS = 0.19, 72, 6
+_LABEL_SHARE = 0.06  # of a timeline's width that a number with two digits takes
 
 
 class MissingMatplotlib(SpecEdgeError):
@@ -312,7 +313,7 @@ def _timelines(pen: _Pen, run: Run, summaries: Sequence[CellSummary]) -> list[Pl
 
 def _draw_timeline(axes: Axes, timeline: Timeline) -> None:
     lanes = (
-        ("verifier, others' steps", 2.0, timeline.other_steps, _COLORS[6]),
+        ("verifier, other steps", 2.0, timeline.other_steps, _COLORS[6]),
         ("verifier", 2.0, timeline.steps, _COLORS[0]),
         ("network", 1.0, timeline.network, _COLORS[1]),
         ("edge", 0.0, timeline.edge, _COLORS[2]),
@@ -320,7 +321,10 @@ def _draw_timeline(axes: Axes, timeline: Timeline) -> None:
     for label, level, spans, color in lanes:
         bars = [(1e3 * start, 1e3 * (end - start)) for start, end in spans]
         axes.broken_barh(bars, (level - 0.35, 0.7), color=color, alpha=0.85, linewidth=0, label=label)
-    for arrival_s, count in timeline.bursts:
+    last_s = timeline.bursts[-1][0]
+    # A burst that no step could be matched with has no bar; the axis has to reach it all the same.
+    axes.set_xlim(-0.03 * 1e3 * last_s, 1.03 * 1e3 * last_s)
+    for arrival_s, count in labels_apart(timeline.bursts, _LABEL_SHARE * last_s):
         axes.annotate(str(count), (1e3 * arrival_s, -1.0), ha="center", va="center", fontsize=9)
     axes.set_yticks([-1, 0, 1, 2], ["tokens", "edge", "network", "verifier"])
     axes.grid(False, axis="y")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from specedge.errors import SpecEdgeError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class BadRecord(SpecEdgeError):
@@ -150,6 +150,8 @@ class StepRecord:
     forward_ms: float = 0.0
     sample_ms: float = 0.0
     settle_ms: float = 0.0
+    num_kv_tokens: int = 0
+    """Whose keys and values the step read, summed over its sessions; 0 in runs of schema 1."""
     accepted_depths: tuple[int, ...] = ()
     """Accepted draft tokens of every session whose tree was verified."""
     queue_ms: tuple[float, ...] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from specedge_bench import html_report
 from specedge_bench.flags import positive_number
+from specedge_bench.measured_bound import step_times
 from specedge_bench.plots import MissingMatplotlib, Plot, draw_all
 from specedge_bench.run_folder import REPORT_HTML, REPORT_MARKDOWN, Run, RunFolder
 from specedge_bench.summary import CellSummary, Identity, Slo, identity, summarise
@@ -29,7 +30,8 @@ _PLOT_NOTES = {
     "Acceptance by depth": "Share of verified trees whose accepted path reached that depth.",
     "Timeline of one session": (
         "First bursts of the request of middling length. Steps are matched to bursts by time: the last step that ended "
-        "half a round trip before the burst arrived. Grey: steps that served others."
+        "half a round trip before the burst arrived. Grey: steps of other sessions, and those whose tokens arrived "
+        "together with a later step's."
     ),
 }
 
@@ -111,10 +113,8 @@ def _facts(run: Run, slo_text: str) -> list[tuple[str, str]]:
         ("SLO", slo_text),
         ("prompts skipped as too long", str(info.num_skipped_prompts)),
     ]
-    cells = {cell.cell for cell in run.cells}
-    inputs = {name: value for name, value in (info.bound or {}).items() if name not in cells}
-    if inputs:
-        facts.append(("bound", ", ".join(f"{name} {value:.4g}" for name, value in inputs.items())))
+    if times := step_times(info.bound or {}):
+        facts.append(("fastest step ms by rows, up to so many KV tokens", times))
     for name, value in info.options.items():
         if value is not None:
             facts.append((name.replace("_", " "), value if isinstance(value, str) else json.dumps(value)))

@@ -20,7 +20,13 @@ _HALF_TRIP_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The first rounds of one session."""
+    """The first rounds of one session.
+
+    Attributes:
+        steps: those that a burst was matched with.
+        other_steps: the others meanwhile: of other sessions, or their tokens came with a later step's.
+        bursts: arrivals and their tokens.
+    """
 
     steps: tuple[Span, ...]
     other_steps: tuple[Span, ...]
@@ -82,6 +88,17 @@ def session_timeline(request: RequestRecord, rtt_s: float, steps: Sequence[StepR
         edge=since_sent(edge),
         bursts=tuple((arrival_s - request.sent_s, count) for arrival_s, count in bursts),
     )
+
+
+def labels_apart(bursts: Sequence[tuple[float, int]], least_s: float) -> list[tuple[float, int]]:
+    """Arrivals and tokens, those nearer to the label before them than this added to it: numbers that can be read."""
+    labels: list[tuple[float, int]] = []
+    for arrival_s, count in bursts:
+        if labels and arrival_s - labels[-1][0] < least_s:
+            labels[-1] = labels[-1][0], labels[-1][1] + count
+        else:
+            labels.append((arrival_s, count))
+    return labels
 
 
 def _span(step: StepRecord) -> Span:

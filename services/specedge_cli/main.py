@@ -52,6 +52,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     commands.add_parser("health", help="ask a running process whether it is ready; exit code 0 or 1", add_help=False)
     commands.add_parser("certs", help="make a certificate authority and certificates to try TLS with", add_help=False)
     commands.add_parser("key", help="make an API key for the edge agent's users", add_help=False)
+    commands.add_parser("token", help="make a token for a tenant of the verifier", add_help=False)
     commands.add_parser("version", help="print the version", add_help=False)
     parser.parse_args(arguments[:1])
     return arguments[0], arguments[1:]
@@ -111,6 +112,12 @@ def _key(arguments: list[str]) -> int:
     return make_key(arguments)
 
 
+def _token(arguments: list[str]) -> int:
+    from specedge_cli.token import make_token
+
+    return make_token(arguments)
+
+
 def _version(arguments: list[str]) -> int:
     argparse.ArgumentParser(prog="specedge version", description="Print the version.").parse_args(arguments)
     print(f"specedge {__version__}")
@@ -126,6 +133,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "health": _health,
     "certs": _certs,
     "key": _key,
+    "token": _token,
     "version": _version,
 }
 

@@ -29,6 +29,7 @@ from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
 from specedge.wire.shaping import FrameShape
+from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
@@ -43,6 +44,8 @@ from specedge_verifier.settings import VerifierSettings
 from specedge_verifier.step_log import Observers, StepLog
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel
+from specedge_verifier.tenant_metrics import TenantMetrics
+from specedge_verifier.tenants import Tenants
 from specedge_verifier.waiting import BatchType
 from specedge_verifier.warm_up import measure_step_time
 
@@ -84,6 +87,8 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     source = tls_source(settings)  # a mistake shows before minutes of loading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # A mistake in the file shows before minutes of loading.
+    authentication = None if settings.tenants_file is None else Authentication(Tenants(settings.tenants_file))
     loading = start_in_background(lambda: load(settings, make_runner), "loading")
     stopped = asyncio.create_task(stop.wait())
     first: set[asyncio.Future[Any]] = {loading, stopped}
@@ -93,6 +98,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         return
     verifier = loading.result()
     spare_steps()
+    show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
     metrics_server = None
     if settings.metrics_port is not None:
@@ -107,7 +113,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         ),
         tls=None if source is None else server_tls(source, registry),
     )
-    server = VerifierServer(engine, options, verifier.grammars, observer=verifier.metrics)
+    server = VerifierServer(engine, options, verifier.grammars, verifier.metrics, authentication)
     try:
         await server.start()
         await server.set_ready()
@@ -121,6 +127,16 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         engine.stop()
         stop_metrics(metrics_server)
     logger.info("stopped")
+
+
+def show_tenants(verifier: Verifier, authentication: Authentication | None) -> None:
+    """Add each tenant's numbers to the metrics; without tenants, everyone's."""
+    everyone = (verifier.core.everyone,)
+    tenants = None if authentication is None else authentication.tenants
+    accounts = (lambda: everyone) if tenants is None else (lambda: tuple(tenants.accounts.values()))
+    verifier.metrics.registry.register(
+        TenantMetrics(accounts, None if authentication is None else authentication.refused)
+    )
 
 
 def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:

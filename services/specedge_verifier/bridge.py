@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import SpecEdgeError
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -46,10 +47,17 @@ class Engine(Protocol):
     def info(self) -> ServerInfo:
         """What is served."""
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: "GrammarState | None" = None) -> int:
+    def open(
+        self,
+        message: OpenSession,
+        sink: SessionSink,
+        grammar: "GrammarState | None" = None,
+        account: TenantAccount | None = None,
+    ) -> int:
         """Queues a session and returns its handle; `grammar` is what it must follow, at its committed tokens.
 
-        Raises InvalidRequest (a bad value), CapacityExceeded (queue full), VerifierUnavailable (draining), EngineDead.
+        Without an account the session is no tenant's. Raises InvalidRequest (a bad value), TenantLimit (its tenant has
+        all it may), CapacityExceeded (queue full), VerifierUnavailable (draining), EngineDead.
         """
         ...
 

@@ -28,6 +28,7 @@ from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
 from specedge_verifier.step_logprobs import StepLogprobs, tell_logprobs
 from specedge_verifier.step_report import StepReport, report_of
+from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -118,6 +119,9 @@ class EngineCore:
         info: what the verifier serves; limits and EOS ids are taken from here.
         clock: seconds, monotonic.
         drafts: drafts beside the target for every session; without, sessions are drafted for by their edges.
+
+    Attributes:
+        everyone: account of sessions that are no tenant's.
     """
 
     def __init__(
@@ -137,15 +141,25 @@ class EngineCore:
         self._opened: set[int] = set()
         self._begun: set[int] = set()  # sessions that have been in a step
         self._in_flight: StepInFlight | None = None
+        self.everyone = TenantAccount()
 
     @property
     def num_sessions(self) -> int:
         return len(self._sessions)
 
-    def open(self, handle: int, message: OpenSession, grammar: "GrammarState | None" = None) -> None:
-        """Queue a validated session; its grammar stands at the committed tokens."""
+    def open(
+        self,
+        handle: int,
+        message: OpenSession,
+        grammar: "GrammarState | None" = None,
+        account: TenantAccount | None = None,
+    ) -> None:
+        """Queue a validated session; its grammar stands at the committed tokens, and `account` is its tenant's."""
         params = message.sampling
+        account = self.everyone if account is None else account
         drafter_id = message.drafter_id if self._drafts is None else self._drafts.drafter_id
+        if self._drafts is None and drafter_id and account is not self.everyone:
+            drafter_id = account.drafter_id(drafter_id)
         committed = [*message.prompt_ids, *message.committed_ids]
         counts = None
         if params.has_penalties:
@@ -158,14 +172,17 @@ class EngineCore:
             trie=DraftTrie(committed, max_live_nodes=self._info.max_live_nodes, store=self.scheduler.store),
             stops=TokenStops(self._info.eos_ids, params),
             num_prompt=len(message.prompt_ids),
-            blocks=SessionBlocks(self.scheduler.pool),
+            blocks=SessionBlocks(self.scheduler.pool, account.salt + message.cache_salt, account),
             arrived_s=self._clock(),
             priority=message.priority,
             drafter_id=drafter_id,
             speculative=self._drafts is not None or (message.system == "specedge" and bool(drafter_id)),
             counts=counts,
+            account=account,
             grammar=grammar,
         )
+        account.usage.num_sessions += 1
+        account.usage.prompt += len(committed)
         session.gap.late_s = self.scheduler.calibrations.of(drafter_id).late_s
         self._sessions[handle] = session
         self.scheduler.add(session)
@@ -180,6 +197,7 @@ class EngineCore:
         except ProtocolError as error:
             self.close(handle)
             return [(handle, error)]
+        session.account.usage.drafted += len(nodes.token_ids)
         if session.trie.num_live:
             now_s = self._clock()
             session.gap.drafted(now_s)

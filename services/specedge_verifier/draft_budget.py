@@ -37,8 +37,13 @@ def draft_budget(
     num_sessions = int(owners[-1]) + 1 if len(owners) else 0
     if max_nodes <= 0 or not num_sessions:
         return np.zeros(num_sessions, dtype=np.int64)
-    order = np.argsort((probabilities * -_STEPS).astype(np.int16), kind="stable")[:max_nodes]
+    order = by_probability(probabilities)[:max_nodes]
     expected = num_tokens + np.concatenate(([0.0], np.cumsum(probabilities[order])))
     seconds = step_time.predict(num_rows + np.arange(len(order) + 1))
     best = int(np.argmax(expected / seconds))
     return np.bincount(owners[order[:best]], minlength=num_sessions)
+
+
+def by_probability(probabilities: FloatArray) -> IntArray:
+    """Indices of candidates, the most probable first; those of one session stay in order."""
+    return np.argsort((probabilities * -_STEPS).astype(np.int16), kind="stable")

@@ -15,7 +15,6 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import (
-    CapacityExceeded,
     EngineDead,
     InvalidRequest,
     ProtocolError,
@@ -25,7 +24,9 @@ from specedge.errors import (
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.core import EngineCore, Event, StepInFlight
+from specedge_verifier.session_quota import SessionQuota
 from specedge_verifier.step_report import StepReport
+from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -72,10 +73,11 @@ class EngineThread:
     ) -> None:
         self._core = core
         self._info = info
-        self._max_sessions = max_sessions
+        self._quota = SessionQuota(max_sessions, core.scheduler.pool)
         self._loop = loop
         self._observer = observer
         self._sinks: dict[int, SessionSink] = {}  # changed on the loop thread only
+        self._accounts: dict[int, TenantAccount] = {}
         self._drafts: dict[int, deque[DraftNodes]] = {}  # not yet taken by the engine thread
         self._commands: deque[_Command] = deque()
         self._report: StepReport | None = None  # of the last step, not yet observed
@@ -109,20 +111,27 @@ class EngineThread:
     def drain(self) -> None:
         self._is_draining = True
 
-    def open(self, message: OpenSession, sink: SessionSink, grammar: "GrammarState | None" = None) -> int:
+    def open(
+        self,
+        message: OpenSession,
+        sink: SessionSink,
+        grammar: "GrammarState | None" = None,
+        account: TenantAccount | None = None,
+    ) -> int:
         """See `Engine.open`."""
+        account = self._core.everyone if account is None else account
         if self._error is not None:
             raise EngineDead(f"the engine has stopped: {self._error}")
         if self._is_draining:
             raise VerifierUnavailable("the verifier is shutting down", retry_after_s=1.0)
         check_session(message, self._info)
-        if len(self._sinks) >= self._max_sessions:
-            raise CapacityExceeded(f"{len(self._sinks)} sessions are running or waiting, the limit is reached")
+        self._quota.admit(message, account)
         handle = self._next_handle
         self._next_handle += 1
-        self._sinks[handle], self._drafts[handle] = sink, deque()
+        self._sinks[handle], self._drafts[handle], self._accounts[handle] = sink, deque(), account
+        self._quota.opened(account)
         sink.on_congestion = partial(self._pause, handle)
-        self._post(lambda: self._core.open(handle, message, grammar))
+        self._post(lambda: self._core.open(handle, message, grammar, account))
         if sink.is_congested:
             self._pause(handle, True)
         return handle
@@ -213,6 +222,8 @@ class EngineThread:
 
     def _forget(self, handle: int) -> SessionSink | None:
         self._drafts.pop(handle, None)
+        if (account := self._accounts.pop(handle, None)) is not None:
+            self._quota.closed(account)
         return self._sinks.pop(handle, None)
 
     def _fail_all(self) -> None:

@@ -16,6 +16,7 @@ from specedge.tls.rules import UNIX
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import listening_address, server_options
+from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
@@ -106,16 +107,21 @@ class VerifierServer:
         options: ServerOptions,
         grammars: SessionGrammars | None = None,
         observer: StreamObserver | None = None,
+        authentication: Authentication | None = None,
     ) -> None:
         self._engine = engine
         self._options = options
-        self._server = grpc.aio.server(options=server_options())
+        self._authentication = authentication
+        self._server = grpc.aio.server(
+            options=server_options(), interceptors=() if authentication is None else (authentication,)
+        )
         self._health = HealthServicer(options.tls)
         on_call = None if options.tls is None else options.tls.handshakes.called
         self.service = VerificationService(engine, options.stream, grammars, observer, on_call)
         self.port = 0
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._tenant_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens and returns the port, also kept in `port`; raises InvalidRequest naming an address it cannot have."""
@@ -134,6 +140,8 @@ class VerifierServer:
             raise InvalidRequest(f"cannot listen on {address}: the port is in use or not allowed", "port") from error
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_engine())
+        if self._authentication is not None:
+            self._tenant_watch = asyncio.create_task(self._authentication.watch())
         how = "plain text" if tls is None else "TLS" if tls.source.files.authority is None else "mutual TLS"
         where = host if host.startswith(UNIX) else f"{host}, port {self.port}"
         logger.info("listening on %s (%s)", where, how)
@@ -166,6 +174,9 @@ class VerifierServer:
         self._stopping.set()
         if self._watch is not None:
             await self._watch
+        if self._tenant_watch is not None:
+            self._tenant_watch.cancel()
+            await asyncio.wait({self._tenant_watch})
         await self._server.stop(ABORT_GRACE_S)
 
     async def _watch_engine(self) -> None:

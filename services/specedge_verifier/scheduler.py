@@ -7,12 +7,15 @@ Rule 2  Every decoding session in the step gets its root row first; then chunks 
         nodes of all sessions in order of what they are worth (draft_budget).
 Rule 3  Short of blocks, draft nodes go first; then the newest session is preempted. A running session never fails
         for lack of blocks.
-Rule 4  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought, and
+Rule 4  Places, blocks and rows are shared fairly between tenants by weight (admission, fair_share); a tenant alone has
+        them all. Priority and order count within a tenant.
+Rule 5  Deciding changes nothing but block reservations and preemptions; `settle` books what the step brought, and
         `learn` makes later decisions better by it.
 """
 
 from bisect import insort
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from operator import attrgetter
 
@@ -22,11 +25,15 @@ from specedge.block_pool import BlockPool
 from specedge.errors import OutOfBlocks
 from specedge.node_store import IntArray, NodeStore
 from specedge_verifier.acceptance import Walk
+from specedge_verifier.admission import displaced, first_to_go, next_session
 from specedge_verifier.calibration import Calibrations
 from specedge_verifier.draft_budget import draft_budget
 from specedge_verifier.draft_trees import DraftTrees, bare_roots, lay_out
+from specedge_verifier.fair_share import fair_draft_budget
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.tenant_account import TenantAccount
+from specedge_verifier.tenant_rows import book_rows, divide_prompts, node_parts, pace_roots
 from specedge_verifier.waiting import REST, RUN_ALL, BatchType, Decision, Readiness, decide
 
 _MAX_PROMPT_LOGITS = 128
@@ -118,19 +125,35 @@ class Scheduler:
         self.waiting: list[Session] = []
         self.running: list[Session] = []
         self.num_preemptions = 0
+        self._accounts: list[TenantAccount] = []  # of all sessions
+        self._has_limits = False  # whether one of these bounds blocks or rows
+        self._paced_s = inf  # until a session may decode that its tenant's pace holds back
         self._free_since_s = 0.0
         self._lesson: Lesson | None = None
 
     def add(self, session: Session) -> None:
+        account = session.account
+        if not (account.num_running or account.num_waiting):
+            self._accounts.append(account)
+        account.num_waiting += 1
         insort(self.waiting, session, key=_order)
 
     def remove(self, session: Session) -> None:
         """Forget a finished or cancelled session and free what it holds."""
-        (self.running if session in self.running else self.waiting).remove(session)
+        account = session.account
+        if session in self.running:
+            self.running.remove(session)
+            account.num_running -= 1
+        else:
+            self.waiting.remove(session)
+            account.num_waiting -= 1
+        if not (account.num_running or account.num_waiting):
+            self._accounts.remove(account)
         session.blocks.release()
         session.trie.release()
 
     def schedule(self, now_s: float) -> Schedule:
+        self._has_limits = any(account.limits.is_bounded for account in self._accounts)
         self._admit()
         decision = self._decide(now_s)
         if not decision.run:
@@ -138,7 +161,10 @@ class Scheduler:
         planned = self._plan_rows(decision, now_s)
         self._reserve_rows(planned)
         wants_logprobs = any(item.session.wants_logprobs for item in planned)
-        return Schedule(planned, self._plan_nodes(planned), 0.0 if planned else inf, wants_logprobs)
+        schedule = Schedule(planned, self._plan_nodes(planned), 0.0 if planned else self._paced_s, wants_logprobs)
+        if self._has_limits or len(self._accounts) > 1:
+            book_rows(self._accounts, planned)
+        return schedule
 
     def settle(self, schedule: Schedule, walks: list[Walk | None], now_s: float, step_s: float) -> None:
         """Book a finished step: commit, keep the accepted path's KV, free the rest.
@@ -153,6 +179,9 @@ class Scheduler:
             session = item.session
             trie, num_computed = session.trie, item.start + item.num_chunk
             if walk is not None:
+                usage = session.account.usage
+                usage.verified += 1 + item.num_nodes
+                usage.committed += len(walk.tokens)
                 num_computed += len(walk.rows)
                 trie.commit(walk.tokens)
                 if session.counts is not None:
@@ -190,17 +219,36 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Move waiting sessions to the running set while a place and blocks for all their tokens are free."""
-        while self.waiting and len(self.running) < self.limits.max_batch_size:
-            session = self.waiting[0]
+        is_shared = len(self._accounts) > 1
+        while self.waiting and (is_shared or len(self.running) < self.limits.max_batch_size):
+            session: Session | None = self.waiting[0]
+            if is_shared or self._has_limits:
+                session = next_session(self.waiting, self.limits.max_batch_size, self.pool)
+            if session is None or not self._make_room(session, 0):
+                return
             # What the cache has was computed without logits.
             num_cached = session.blocks.match_prefix(session.tokens) if session.is_prompt_scored else 0
-            missing = len(session.tokens) + 1 - num_cached
-            if self.running and -(-missing // self.pool.block_size) > self.pool.num_free:
+            missing = -(-(len(session.tokens) + 1 - num_cached) // self.pool.block_size)
+            if self.running and not self._make_room(session, missing):
                 session.blocks.withdraw()
                 return
             session.num_computed = num_cached
             session.num_cached = min(num_cached, session.num_prompt)
-            insort(self.running, self.waiting.pop(0), key=_order)
+            self.waiting.remove(session)
+            insort(self.running, session, key=_order)
+            session.account.num_waiting -= 1
+            session.account.num_running += 1
+
+    def _make_room(self, session: Session, num_blocks: int) -> bool:
+        """Whether there is a place and so many blocks for a waiting session; other tenants' may have to go for it."""
+        num_places = len(self.running) + 1 - self.limits.max_batch_size
+        short = num_blocks - self.pool.num_free
+        if num_places <= 0 and short <= 0:
+            return True
+        if len(self._accounts) > 1:
+            for other in displaced(session, num_places, short, self.running, self.limits.max_batch_size, self.pool):
+                self._preempt(other)
+        return len(self.running) < self.limits.max_batch_size and num_blocks <= self.pool.num_free
 
     def _decide(self, now_s: float) -> Decision:
         if self.limits.batch_type is BatchType.READY:  # never waits, whatever the sessions have
@@ -234,19 +282,24 @@ class Scheduler:
             elif budget and (decision.fill or session.trie.num_live or not session.is_drafted):
                 decoding.append(Planned(session, session.num_computed, 1, True, session.queued_s(now_s)))
                 budget -= 1
-        num_logits = _MAX_PROMPT_LOGITS
+        self._paced_s = inf
+        if self._has_limits:
+            decoding, self._paced_s = pace_roots(self._accounts, decoding, now_s)
+        budget = self.limits.max_num_batched_tokens - len(decoding)
+        rows, logits = divide_prompts(self._accounts, decoding, prefilling, budget, _MAX_PROMPT_LOGITS)
         for session in prefilling:
-            if not budget:
+            if not rows.left:
                 break
-            num_chunk = min(budget, session.num_uncomputed)
+            account = session.account
+            num_chunk = min(rows.available(account), session.num_uncomputed)
             if not session.is_prompt_scored:
-                num_chunk = min(num_chunk, num_logits)
-                num_logits -= num_chunk
-                if not num_chunk:
-                    continue
+                num_chunk = min(num_chunk, logits.available(account))
+                logits.take(account, num_chunk)
+            if not num_chunk:
+                continue
             samples = num_chunk == session.num_uncomputed
             decoding.append(Planned(session, session.num_computed, num_chunk, samples, session.queued_s(now_s)))
-            budget -= num_chunk
+            rows.take(account, num_chunk)
         return decoding
 
     def _reserve_rows(self, planned: list[Planned]) -> None:
@@ -254,12 +307,14 @@ class Scheduler:
         preempted: set[Session] = set()
         short = [item for item in planned if item.start + item.num_chunk > item.session.blocks.num_slots]
         for item in sorted(short, key=_item_order):
+            blocks, end = item.session.blocks, item.start + item.num_chunk
             while item.session not in preempted:
                 try:
-                    item.session.blocks.reserve(item.start + item.num_chunk)
+                    blocks.reserve(end)
                     break
                 except OutOfBlocks:
-                    preempted.add(self._preempt(self.running[-1]))
+                    other = first_to_go(item.session, blocks.num_missing(end), self.running, self.pool)
+                    preempted.add(self._preempt(other))
         if preempted:
             planned[:] = [item for item in planned if item.session not in preempted]
 
@@ -269,6 +324,8 @@ class Scheduler:
         session.blocks.release()
         session.num_computed = 0
         self.num_preemptions += 1
+        session.account.num_running -= 1
+        session.account.num_waiting += 1
         insort(self.waiting, session, key=_order)
         return session
 
@@ -285,24 +342,31 @@ class Scheduler:
         root_losses = store.losses.take([session.trie.root_place for session in sessions])
         scores = root_losses.take(owners) - store.losses.take(places)
         num_rows = sum([item.num_chunk for item in planned])
-        chosen = draft_budget(
-            self.calibrations.probabilities([session.drafter_id for session in sessions], counts, scores),
-            owners,
+        probabilities = self.calibrations.probabilities([session.drafter_id for session in sessions], counts, scores)
+        choose = partial(
+            draft_budget,
             num_rows=num_rows,
             num_tokens=len(sampling),
             max_nodes=self.limits.max_num_batched_tokens - num_rows,
             step_time=self.step_time,
         )
+        if len(self._accounts) == 1 and not self._has_limits:
+            chosen = choose(probabilities, owners)
+        else:
+            tenants = np.array([self._accounts.index(session.account) for session in sessions])
+            parts = node_parts(self._accounts, planned)
+            chosen = fair_draft_budget(
+                probabilities, owners, tenants, parts, self.limits.max_num_batched_tokens - num_rows, choose
+            )
         for item, count in zip(drafted, chosen.tolist(), strict=False):
             if count:
                 blocks, end = item.session.blocks, item.start + item.num_chunk
                 item.num_nodes = count
                 if end + count > blocks.num_slots:
-                    try:
-                        blocks.reserve(end + count)
-                    except OutOfBlocks:
-                        item.num_nodes = blocks.num_slots - end + self.pool.num_free * self.pool.block_size
-                        blocks.reserve(end + item.num_nodes)
+                    room = blocks.num_slots - end + blocks.num_spare * self.pool.block_size
+                    if count > room:
+                        item.num_nodes = count = room
+                    blocks.reserve(end + count)
         ends = counts.cumsum() - counts + [item.num_nodes for item in drafted]
         is_chosen = np.arange(len(places)) < ends.take(owners)
         roots = [item.session.trie.root_place for item in sampling]

@@ -28,6 +28,7 @@ from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import OpenSession
 from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
+from specedge_verifier.authentication import calling_tenant
 from specedge_verifier.bridge import Engine, Outbox
 from specedge_verifier.session_record import session_record
 from specedge_verifier.stream_observer import NobodyWatches, StreamObserver
@@ -159,7 +160,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
         with session_record(span, opening) as record:
-            handle = self._engine.open(opening, outbox, grammar)
+            handle = self._engine.open(opening, outbox, grammar, calling_tenant())
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
                 cadence = self._options.shape.cadence()

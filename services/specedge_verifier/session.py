@@ -11,6 +11,7 @@ from specedge.stopping import FinishReason, TokenStops
 from specedge.trie import DraftTrie
 from specedge.wire.messages import TokenLogprob
 from specedge_verifier.session_blocks import SessionBlocks
+from specedge_verifier.tenant_account import Tenant, TenantAccount
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
@@ -71,6 +72,7 @@ class Session:
         num_prompt: how many of the committed tokens are the prompt.
         num_computed: committed tokens whose keys and values are in the session's blocks.
         counts: token counts for penalties; None when no parameter needs them.
+        account: its tenant's.
         grammar: at the committed tokens; None when the answer need not follow one.
         speculative: whether draft nodes are taken at all.
         num_cached: prompt tokens the prefix cache spared at admission.
@@ -94,6 +96,7 @@ class Session:
     drafter_id: str = ""
     speculative: bool = True
     counts: TokenCounts | None = None
+    account: TenantAccount = field(default_factory=TenantAccount)
     grammar: "GrammarState | None" = None
     num_computed: int = 0
     num_cached: int = 0
@@ -133,6 +136,11 @@ class Session:
         assert self.params.grammar is not None
         message = f"{self.params.grammar.kind} {reason}, after {self.num_generated} tokens of the answer"
         return InvalidRequest(message, self.params.grammar.param)
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose session it is, with the limits of now."""
+        return self.account.limits
 
     @property
     def tokens(self) -> list[int]:

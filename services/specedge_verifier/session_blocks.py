@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from specedge.block_pool import BlockPool, block_keys, next_block_key, root_key
+from specedge.errors import OutOfBlocks
+from specedge_verifier.tenant_account import TenantAccount
 
 
 class SessionBlocks:
@@ -14,19 +16,37 @@ class SessionBlocks:
     Index i of `slots` is where the i-th computed token's keys and values live; rows being verified use the indices
     right after the computed tokens, whatever their depth.
 
+    Args:
+        pool: the blocks.
+        namespace: whoever has another one never finds what this session publishes.
+        account: of the tenant whose blocks these are; without, nobody counts them.
+
     Attributes:
         num_slots: indices that have a slot.
     """
 
-    def __init__(self, pool: BlockPool, namespace: bytes = b"") -> None:
+    def __init__(self, pool: BlockPool, namespace: bytes = b"", account: TenantAccount | None = None) -> None:
         self._pool = pool
         self._namespace = namespace
+        self._account = TenantAccount() if account is None else account
         self._block_ids: list[int] = []
         self._slots = np.empty(0, dtype=np.int64)
         self.num_slots = 0
         self._num_published = 0
         self._last_key = root_key(namespace)
         self._prefix_keys: tuple[int, list[bytes]] = (0, [])  # number of tokens they were made for, and keys
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._block_ids)
+
+    @property
+    def num_spare(self) -> int:
+        """Blocks that may be added now, by the pool and by the tenant's share of it."""
+        free, account = self._pool.num_free, self._account
+        if account.limits.kv_share is None:
+            return free
+        return max(0, min(free, account.max_blocks(self._pool.num_blocks) - account.num_blocks))
 
     def slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Slots of indices start..end-1; a view, valid until the next call that changes the blocks."""
@@ -56,11 +76,24 @@ class SessionBlocks:
         self._pool.stats.hits -= self._num_published
         self.release()
 
+    def num_missing(self, num_slots: int) -> int:
+        """Blocks wanted beside those held, for so many indices; not above 0 where there are enough."""
+        return -((self.num_slots - num_slots) // self._pool.block_size)
+
     def reserve(self, num_slots: int) -> None:
-        """Hold blocks for at least `num_slots` indices; raises OutOfBlocks and changes nothing if they are not free."""
-        missing = num_slots - self.num_slots
-        if missing > 0:
-            self._append(self._pool.allocate(-(-missing // self._pool.block_size)))
+        """Hold blocks for at least `num_slots` indices.
+
+        Raises:
+            OutOfBlocks: they are not free, or beyond the tenant's share while it has other sessions; nothing changes.
+        """
+        if num_slots <= self.num_slots:
+            return
+        num_blocks, account = self.num_missing(num_slots), self._account
+        if account.limits.kv_share is not None and account.num_running > 1:
+            most = account.max_blocks(self._pool.num_blocks)
+            if account.num_blocks + num_blocks > most:
+                raise OutOfBlocks(f"{num_blocks} more KV blocks wanted, {account.num_blocks} of {most} are held")
+        self._append(self._pool.allocate(num_blocks))
 
     def publish(self, token_ids: Sequence[int], num_computed: int) -> None:
         """Make the blocks that `num_computed` tokens have filled since the last call findable by others."""
@@ -75,6 +108,7 @@ class SessionBlocks:
         keep = -(-num_slots // self._pool.block_size)
         if keep < len(self._block_ids):
             self._pool.release(self._block_ids[keep:])
+            self._account.num_blocks -= len(self._block_ids) - keep
             del self._block_ids[keep:]
             self.num_slots = keep * self._pool.block_size
 
@@ -89,6 +123,7 @@ class SessionBlocks:
     def release(self) -> None:
         """Give everything back; what was published stays findable until evicted."""
         self._pool.release(self._block_ids)
+        self._account.num_blocks -= len(self._block_ids)
         self._block_ids.clear()
         self.num_slots = 0
         self._num_published = 0
@@ -103,4 +138,5 @@ class SessionBlocks:
         slots = self._pool.slots
         self._slots[start:end] = slots[block_ids[0]] if len(block_ids) == 1 else slots[block_ids].ravel()
         self._block_ids += block_ids
+        self._account.num_blocks += len(block_ids)
         self.num_slots = end

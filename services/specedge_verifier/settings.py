@@ -91,6 +91,12 @@ class VerifierSettings(DrafterSettings):
         description="share of the device's free memory that KV blocks may take when num_kv_blocks is auto",
     )
 
+    tenants_file: Path | None = Field(
+        default=None,
+        description="YAML file of the tenants that edges must be, as `specedge token` makes them, with their limits; "
+        "read again when it changes; off serves everyone who can connect",
+        json_schema_extra={"unset_word": "off", "allowed": "a file or off"},
+    )
     step_log: Path | None = Field(
         default=None,
         description="file to which every engine step is appended as a line of JSON; off writes none",

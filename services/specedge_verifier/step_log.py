@@ -31,6 +31,7 @@ class StepLog:
             "num_accepted": report.num_accepted,
             "num_committed": report.num_committed,
             "num_moved": report.num_moved,
+            "num_kv_tokens": report.num_kv_tokens,
             "draft_ms": round(_MS * report.draft_s, 3),
             "schedule_ms": round(_MS * report.schedule_s, 3),
             "forward_ms": round(_MS * report.forward_s, 3),

@@ -23,6 +23,7 @@ class StepReport:
     sample_s: float  # sampling; on a GPU, waiting for it
     settle_s: float
     draft_s: float = 0.0  # drafting beside the target, before the step
+    num_kv_tokens: int = 0  # whose keys and values were read, summed over the sessions
     accepted_depths: list[int] = field(default_factory=list)  # accepted length of each tree
     queue_s: list[float] = field(default_factory=list)
     admission_s: list[float] = field(default_factory=list)  # from arrival until now, of sessions in their first step
@@ -53,6 +54,7 @@ def report_of(schedule: Schedule, walks: list[Walk | None], num_moved: int) -> S
         forward_s=0.0,
         sample_s=0.0,
         settle_s=0.0,
+        num_kv_tokens=sum([item.start + item.num_rows for item in schedule.planned]),
         accepted_depths=[count for (item, _), count in zip(done, num_accepted, strict=True) if item.num_nodes],
         queue_s=[item.queue_s for item, _ in done],
         nodes_by_depth=np.bincount(depths)[1:].tolist(),

@@ -265,6 +265,7 @@ def test_everything_works_by_keys_alone(playground: Any) -> None:
 
 def test_every_control_is_reached_in_reading_order(playground: Any) -> None:
     page = playground.page
+    expect(page.locator("#logprobs-row")).to_be_visible()
     page.locator("body").click(position={"x": 600, "y": 20})
     order = []
     while "send" not in order:
@@ -274,7 +275,7 @@ def test_every_control_is_reached_in_reading_order(playground: Any) -> None:
     named = [name for name in order if re.fullmatch(r"[a-z-]+", name)]
     assert named == [
         *("new-chat", "theme", "temperature", "seed", "new-seed", "max-tokens", "speculation", "compare"),
-        *("key", "conversation", "message", "send"),
+        *("logprobs", "key", "conversation", "message", "send"),
     ]
 
 

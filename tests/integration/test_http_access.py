@@ -32,6 +32,7 @@ from keyed_api import (
 
 from edge_agent.app import LoadedModels, compose, run
 from edge_agent.http.api_keys import spell_entry
+from edge_agent.http.speculation import SpeculationSummary
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.errors import SettingsError
@@ -338,7 +339,9 @@ async def test_pages_of_allowed_origins_may_ask(origins: tuple[str, ...], shown:
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == shown, "a page can read the refusal"
             exposed = answer.headers["access-control-expose-headers"].split(", ")
-            assert {"x-request-id", "retry-after", "x-ratelimit-remaining-requests"} <= set(exposed)
+            own = [name for name in answer.headers if name.startswith("x-") and name != "x-accel-buffering"]
+            own += ["retry-after", "x-ratelimit-remaining-requests", *SpeculationSummary().as_headers()]
+            assert set(own) <= set(exposed)
             assert "access-control-allow-credentials" not in answer.headers
 
 

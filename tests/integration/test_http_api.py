@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -208,7 +209,7 @@ async def test_sampling_fields_reach_the_session() -> None:
             logit_bias={"17": -100},
             max_tokens=5,
             extra_body={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "unheard_of": 1, "priority": 3}
-            | {"speculation": {"enabled": False, "budget": 7}},
+            | {"cache_salt": "of alice", "speculation": {"enabled": False, "budget": 7}},
         )
     (request,) = api.service.requests
     sampling = request.sampling
@@ -217,6 +218,7 @@ async def test_sampling_fields_reach_the_session() -> None:
     assert (sampling.seed, sampling.logit_bias, sampling.max_tokens) == (2**64 - 1, ((17, -100.0),), 5)
     assert (request.speculate, request.max_draft_nodes) == (False, 7)
     assert request.priority == -3, "clients serve low numbers first, the wire high ones"
+    assert request.cache_salt == sha256(b"of alice").digest()
 
 
 async def test_usage_in_a_stream() -> None:

@@ -63,7 +63,7 @@ CALLED = "messages[0].tool_calls[0].function"
         ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice", "'always'"),
         ({"tool_choice": "auto"}, "tool_choice", "no tools"),
         ({"messages": [{"role": "assistant", "tool_calls": [CALL]}]}, CALLED + ".arguments", "not valid JSON"),
-        ({"response_format": {"type": "xml"}}, "response_format.type", "it must be text, json_object or json_schema"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_object, json_schema or structural_tag"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream is not true"),
         ({"messages": [{"role": "user", "content": "word " * 1100}]}, "messages", "1024"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages", "20000 characters; at most 16384"),

@@ -19,6 +19,7 @@ ROUTES = (
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/messages",
+    "POST /v1/messages/count_tokens",
     "POST /v1/responses",
     "POST /tokenize",
     "POST /detokenize",

@@ -199,6 +199,16 @@ async def test_health_readiness_and_version() -> None:
     assert (version["verifier_version"], version["target_model"]) == ("9.9", "demo-target")
 
 
+async def test_what_can_be_read_has_a_head() -> None:
+    async with serving(FakeService()) as api, httpx.AsyncClient(base_url=api.url) as client:
+        for path in ("/", "/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/models/demo", "/docs"):
+            head, whole = await client.head(path), await client.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
+        assert (await client.head("/v1/chat/completions")).status_code == 405
+        assert (await client.get("/v1/models/")).json() == (await client.get("/v1/models")).json()
+
+
 async def test_metrics_count_what_happened() -> None:
     service = FakeService("Once upon a time there was a rabbit", burst_size=2)
     num_tokens = len(ids("Once upon a time there was a rabbit")) + 1

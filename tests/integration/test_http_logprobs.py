@@ -231,8 +231,8 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
         (TEXT, {"allowed_token_ids": [4096]}, "allowed_token_ids", "between 0 and 4095"),
         (TEXT, {"allowed_token_ids": [-1]}, "allowed_token_ids", "between 0 and 4095"),
         (TEXT, {"allowed_token_ids": [1] * 4097}, "allowed_token_ids", "at most 4096"),
-        ("/v1/responses", {"include": ["message.output_text.logprobs"]}, "include", "not supported"),
-        ("/v1/responses", {"top_logprobs": 2}, "top_logprobs", "not supported"),
+        ("/v1/responses", {"include": "message.output_text.logprobs"}, "include", "list"),
+        ("/v1/responses", {"top_logprobs": 21}, "top_logprobs", "between 0 and 20"),
     ],
 )
 async def test_values_that_cannot_be_are_refused_by_name(

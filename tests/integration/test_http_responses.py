@@ -6,11 +6,17 @@ from typing import Any
 
 import openai
 import pytest
-from http_support import FakeService, RunningApi, ids, serving, tokenizer
+from http_support import FakeService, RunningApi, fake_logprobs, ids, serving, tokenizer
+
+from edge_agent.detokenizer import DetokenizerFactory
 
 STORY = "Once upon a time 🙂 there was a rabbit."
 TOOLS: list[Any] = [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}]
 CALLING = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo 🙂"}}\n</tool_call>'
+
+
+def detokenized(token_id: int) -> bytes:
+    return DetokenizerFactory(tokenizer()).token_bytes(token_id)
 
 
 @asynccontextmanager
@@ -99,8 +105,14 @@ async def test_a_response_cut_short_is_incomplete() -> None:
         ({"input": 3}, "input", "must be a string or a list"),
         ({"input": [{"type": "input_image"}]}, "input[0]", "'input_image' item"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]", "only text"),
-        ({"input": []}, "messages", "at least 1 message"),
-        ({"max_output_tokens": 5000}, "max_completion_tokens", "1024"),
+        ({"input": []}, "input", "input is empty"),
+        ({"input": [{"role": "alien", "content": "x"}], "instructions": "y"}, "input[0].role", "input[0].role is"),
+        ({"max_output_tokens": 5000}, "max_output_tokens", "5000 in max_output_tokens"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "'huge'"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity", "not supported"),
+        ({"tools": [{"type": "function", "name": ""}]}, "tools[0].name", "1 to 64"),
+        ({"top_logprobs": 21}, "top_logprobs", "between 0 and 20"),
+        ({"moderation": {"model": "m"}}, "moderation", "not supported"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "only function tools"),
         ({"temperature": 3}, "temperature", "between 0 and 2"),
     ],
@@ -111,3 +123,56 @@ async def test_bad_values_are_named(fields: dict[str, Any], param: str, expected
             await client.responses.create(**{"model": "demo", "input": "x", **fields})
     assert caught.value.param == param
     assert expected in str(caught.value)
+
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+@pytest.mark.parametrize("burst_size", [1, 3, 50])
+async def test_log_probabilities_are_those_of_the_text(burst_size: int) -> None:
+    service = FakeService(STORY, burst_size=burst_size)
+    async with client_of(service) as (client, _):
+        whole = await client.responses.create(model="demo", input="x", include=[LOGPROBS], top_logprobs=2)
+        async with client.responses.stream(model="demo", input="x", include=[LOGPROBS], top_logprobs=2) as stream:
+            events = [event async for event in stream]
+            streamed = await stream.get_final_response()
+        bare = await client.responses.create(model="demo", input="x")
+    entries = whole.output[0].content[0].logprobs
+    assert [bytes(entry.bytes) for entry in entries] == [detokenized(token_id) for token_id in ids(STORY)]
+    assert b"".join(bytes(entry.bytes) for entry in entries).decode() == STORY
+    expected = fake_logprobs(ids(STORY), 2)
+    assert [entry.logprob for entry in entries] == [logprob.logprob for logprob in expected]
+    assert [[best.logprob for best in entry.top_logprobs] for entry in entries] == [
+        list(logprob.top_logprobs) for logprob in expected
+    ]
+    assert streamed.output[0].content[0].logprobs == entries
+    told = [entry for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
+    (done,) = [event for event in events if event.type == "response.output_text.done"]
+    for some in (told, done.logprobs):
+        assert [(entry.token, entry.logprob) for entry in some] == [(entry.token, entry.logprob) for entry in entries]
+    assert bare.output[0].content[0].logprobs == []
+
+
+@pytest.mark.parametrize("burst_size", [1, 4, 100])
+async def test_thoughts_calls_and_the_end_have_no_log_probabilities(burst_size: int) -> None:
+    service = FakeService(f"<think>Hm. 🙂</think>\n{CALLING}", burst_size=burst_size)
+    async with client_of(service, splits_reasoning=True) as (client, _):
+        wanted: Any = {"model": "demo", "input": "x", "tools": TOOLS, "include": [LOGPROBS]}
+        whole = await client.responses.create(**wanted)
+        async with client.responses.stream(**wanted) as stream:
+            streamed = await stream.get_final_response()
+    for response in (whole, streamed):
+        (message,) = [item for item in response.output if item.type == "message"]
+        text = b"".join(bytes(entry.bytes) for entry in message.content[0].logprobs).decode()
+        assert text.strip() == message.content[0].text == "Let me look."
+        assert all(entry.top_logprobs == [] for entry in message.content[0].logprobs)
+
+
+async def test_what_other_endpoints_take_is_taken_here_too() -> None:
+    fields: Any = {"top_k": 5, "min_p": 0.1, "stop": ["there"], "presence_penalty": 0.5, "logit_bias": {"7": -100}}
+    async with client_of(FakeService(STORY)) as (client, api):
+        response = await client.responses.create(model="demo", input="x", extra_body={"seed": 3, **fields})
+    assert response.output_text == "Once upon a time 🙂 "
+    sampling = api.service.requests[0].sampling
+    assert (sampling.top_k, sampling.min_p, sampling.presence_penalty, sampling.seed) == (5, 0.1, 0.5, 3)
+    assert sampling.logit_bias == ((7, -100.0),)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from http_support import FakeService, serving, tokenizer
@@ -25,6 +26,19 @@ async def test_a_text_there_and_back() -> None:
     }
     assert (await post("/detokenize", {"tokens": wanted})).json() == {"prompt": "Once upon 🙂"}
     assert (await post("/detokenize", {"tokens": []})).json() == {"prompt": ""}
+
+
+async def test_the_length_of_a_conversation_in_anthropics_form() -> None:
+    asked = {"system": "Be brief.", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}
+    async with (
+        serving(FakeService()) as api,
+        anthropic.AsyncAnthropic(base_url=api.url, api_key="unused", max_retries=0) as client,
+    ):
+        counted = await client.messages.count_tokens(model="demo", **asked)
+        answered = await client.messages.create(model="demo", max_tokens=9, **asked)
+        with pytest.raises(anthropic.BadRequestError, match="at least 1 message"):
+            await client.messages.count_tokens(model="demo", messages=[])
+    assert counted.input_tokens == answered.usage.input_tokens == len(api.service.requests[0].prompt_ids)
 
 
 @pytest.mark.parametrize("fields", [{}, {"add_generation_prompt": False}])

@@ -57,6 +57,7 @@ openings = st.builds(
     drafter_id=names,
     system=st.sampled_from(["specedge", "autoregressive"]),
     priority=st.integers(-(2**31), 2**31 - 1),
+    cache_salt=st.binary(max_size=64),
 )
 
 

@@ -134,3 +134,14 @@ def test_a_folder_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
     with pytest.raises(SchemaTooNew, match="99"):
         RunFolder.load(tmp_path)
+
+
+def test_a_folder_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    row = to_json(step(num_kv_tokens=512))
+    del row["num_kv_tokens"]
+    (tmp_path / "run.json").write_text(json.dumps({**to_json(run_info()), "schema_version": 1}))
+    (tmp_path / "steps.jsonl").write_text(json.dumps(row) + "\n")
+
+    run = RunFolder.load(tmp_path)
+    assert run.info.schema_version == 1
+    assert run.steps == (step(num_kv_tokens=0),)

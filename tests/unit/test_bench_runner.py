@@ -14,11 +14,8 @@ from specedge_bench.arrivals import BadLoad, parse_load
 from specedge_bench.client import AskSettings, ask
 from specedge_bench.counters import count
 from specedge_bench.measure import parse_steps
-from specedge_bench.measured_bound import fastest_steps, measured_bound
 from specedge_bench.options import Options, parse_options
 from specedge_bench.prompts.dataset import Prompt
-from specedge_bench.records import CellRecord, RunInfo, StepRecord
-from specedge_bench.run_folder import Run
 from specedge_bench.scrape import growth, parse
 from specedge_bench.systems import UnknownSystem, parse_system
 
@@ -296,6 +293,7 @@ def test_a_step_log_gives_the_cells_own_steps() -> None:
     row = {
         **dict.fromkeys(("num_sessions", "num_prefill", "num_nodes", "num_accepted", "num_committed", "num_moved"), 1),
         **dict.fromkeys(("draft_ms", "schedule_ms", "forward_ms", "sample_ms", "settle_ms"), 0.5),
+        "num_kv_tokens": 40,
         "accepted_depths": [2],
         "queue_ms": [0.25, 1.0],
     }
@@ -306,58 +304,9 @@ def test_a_step_log_gives_the_cells_own_steps() -> None:
 
     assert (step.cell, step.repetition, step.started_s) == ("cell", 2, 0.5)
     assert (step.accepted_depths, step.queue_ms, step.forward_ms) == ((2,), (0.25, 1.0), 0.5)
+    assert step.num_kv_tokens == 40
 
 
 def test_another_command_is_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(SpecEdgeError, match="holds no run"):
         bench_main.main(["report", str(tmp_path)])
-
-
-def steps_of(num_rows: int, forwards_ms: list[float]) -> list[StepRecord]:
-    return [
-        StepRecord(
-            cell="specedge/far/closed-1",
-            repetition=0,
-            started_s=0.0,
-            num_nodes=num_rows - 1,
-            queue_ms=(0.0,),
-            forward_ms=forward_ms,
-            num_sessions=1,
-            num_prefill=0,
-            num_accepted=0,
-            num_committed=1,
-            num_moved=0,
-        )
-        for forward_ms in forwards_ms
-    ]
-
-
-def test_the_fastest_steps_never_fall_with_rows() -> None:
-    steps = steps_of(1, [12.0, 10.0, 11.0]) + steps_of(3, [9.0, 8.0, 30.0]) + steps_of(7, [20.0, 20.0, 20.0])
-    steps += steps_of(60, [1.0])  # too few to tell anything
-
-    assert fastest_steps(steps) == {1: 0.008, 4: 0.008, 8: 0.02}
-
-
-@pytest.mark.parametrize(("mode", "best"), [("streamed", 250.0), ("off", 2 / 0.068)])
-def test_the_bound_of_a_cell_follows_from_its_steps_and_acceptance(mode: str, best: float) -> None:
-    cell = CellRecord(
-        cell="specedge/far/closed-1",
-        system="specedge",
-        network="far",
-        load="closed-1",
-        repetition=0,
-        num_users=1,
-        num_edges=1,
-        wall_s=1.0,
-        num_trees=10,
-        accepted_by_depth=(10,),
-        rtt_ms_configured=60.0,
-    )
-    info = RunInfo(source="measured", created="", target_model="t", draft_model="d", network_method="proxy")
-    steps = steps_of(1, [8.0] * 3) + steps_of(2, [8.0] * 3) + steps_of(4, [16.0] * 3)
-    bound = measured_bound(Run(info, (), tuple(steps), (cell,)), {"specedge": ("specedge", mode)})
-
-    assert bound is not None
-    assert bound["forward_ms_4"] == 16.0
-    assert bound["specedge/far/closed-1"] == pytest.approx(best)

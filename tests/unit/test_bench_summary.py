@@ -6,7 +6,7 @@ import pytest
 from bench_rows import cell_row, request, run_info, step
 
 from specedge_bench.run_folder import Run
-from specedge_bench.session_timeline import session_timeline
+from specedge_bench.session_timeline import labels_apart, session_timeline
 from specedge_bench.summary import Slo, identity, per_repetition, summarise
 from specedge_bench.tables import efficiency_ratios, headline_table, natural_key, number
 
@@ -195,3 +195,9 @@ def test_timeline_matches_bursts_with_the_steps_before_them() -> None:
     )
     assert timeline.edge == (pytest.approx((0.12, 0.15)),)
     assert timeline.bursts == ((pytest.approx(0.12), 1), (pytest.approx(0.30), 2))
+
+
+def test_labels_of_bursts_that_lie_together_are_one() -> None:
+    bursts = [(0.010, 3), (0.012, 4), (0.0145, 1), (0.030, 2)]
+    assert labels_apart(bursts, 0.004) == [(0.010, 7), (0.0145, 1), (0.030, 2)]
+    assert labels_apart([], 0.004) == []

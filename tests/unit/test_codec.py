@@ -79,6 +79,12 @@ def test_fields_left_out_take_their_documented_defaults() -> None:
     assert opening.system == "specedge"
 
 
+def test_a_salt_has_its_bound() -> None:
+    request = pb.GenerateRequest(open=pb.OpenSession(protocol_version=1, prompt_ids=[5], cache_salt=b"s" * 65))
+    with pytest.raises(InvalidRequest, match="cache_salt has 65 bytes, at most 64"):
+        codec.decode_open(request, VOCAB_SIZE)
+
+
 def test_server_info_comes_back_as_it_was() -> None:
     assert codec.decode_server_info(codec.encode_server_info(INFO)) == INFO
 

@@ -45,7 +45,7 @@ def test_a_schema_at_the_limit_of_nesting_is_taken() -> None:
 def test_plain_data_needs_neither_torch_nor_xgrammar() -> None:
     code = (
         "import sys, specedge.grammar.spec, specedge.grammar.schema;"
-        "sys.exit(' '.join({'torch', 'xgrammar', 'transformers'} & sys.modules.keys()) or 0)"
+        "sys.exit(' '.join({'torch', 'xgrammar', 'llguidance', 'transformers'} & sys.modules.keys()) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -28,11 +28,17 @@ def test_messages_become_role_and_text() -> None:
             {"role": "developer", "content": "be brief"},
             {"role": "user", "content": parts, "name": "ann"},
             {"role": "assistant", "content": "", "tool_calls": None, "refusal": None},
+            {"role": "assistant", "content": None, "reasoning": "hm"},
+            {"role": "assistant", "refusal": "no"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "never"}]},
         ]
     ) == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "one\ntwo"},
         {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "", "reasoning_content": "hm"},
+        {"role": "assistant", "content": "no"},
+        {"role": "assistant", "content": "never"},
     ]
 
 
@@ -52,6 +58,8 @@ def test_messages_become_role_and_text() -> None:
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
         ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages[0].tool_calls[0]"),
+        ([{"role": "assistant", "refusal": 5}], "messages[0].refusal"),
+        ([{"role": "assistant", "content": [{"type": "refusal"}]}], "messages[0].content[0].refusal"),
     ],
 )
 def test_bad_messages_are_named(messages: Any, param: str) -> None:
@@ -128,6 +136,24 @@ async def test_template_variables_reach_the_template_and_arguments_do_not() -> N
         with pytest.raises(InvalidRequest, match=name) as caught:
             await encode_chat(USER, chat_template_kwargs={name: True})
         assert caught.value.param == "chat_template_kwargs"
+
+
+async def test_the_effort_reaches_the_template_and_turns_thinking_on_or_off() -> None:
+    shows = tokenizer().__class__.from_pretrained(tokenizer().name_or_path)
+    shows.chat_template = "{{ reasoning_effort }} {{ enable_thinking }}"
+    encoder = PromptEncoder(shows, HttpSettings())
+
+    async def rendered(**fields: Any) -> str:
+        request = parse_fields(ChatRequest, {"messages": USER, **fields})
+        return (await encoder.encode_chat(request, USER, max_len=1024)).text
+
+    assert await rendered() == " "
+    assert await rendered(reasoning_effort="none") == "none False"
+    assert await rendered(reasoning_effort="high") == "high True"
+    assert await rendered(reasoning_effort="low", chat_template_kwargs={"enable_thinking": False}) == "low False"
+    with pytest.raises(InvalidRequest, match="'huge'") as caught:
+        await rendered(reasoning_effort="huge")
+    assert caught.value.param == "reasoning_effort"
 
 
 async def test_what_a_template_says_about_its_messages_is_passed_on() -> None:

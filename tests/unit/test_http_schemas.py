@@ -9,7 +9,14 @@ import pytest
 from edge_agent.http.api_docs import body_docs
 from edge_agent.http.body import parse_json_object
 from edge_agent.http.errors import ContextLengthExceeded
-from edge_agent.http.sampling_fields import build_sampling, choice_seed, fit_answer, num_choices, stop_strings
+from edge_agent.http.sampling_fields import (
+    build_sampling,
+    choice_seed,
+    fit_answer,
+    num_choices,
+    stop_strings,
+    wire_salt,
+)
 from edge_agent.http.schema import ChatRequest, CompletionRequest, parse_fields
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.unbuilt import refuse_unbuilt_chat_fields, refuse_unbuilt_completion_fields
@@ -24,7 +31,9 @@ USER = [{"role": "user", "content": "hi"}]
 
 def sampling(settings: HttpSettings | None = None, **fields: Any) -> SamplingParams:
     request = parse_fields(ChatRequest, {"messages": USER, **fields})
-    return build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built = build_sampling(request, fields.get("max_tokens") or 16, INFO, settings or HttpSettings())
+    built.validate(INFO.vocab_size)
+    return built
 
 
 def refusal(call: Any, *args: Any, **kwargs: Any) -> InvalidRequest:
@@ -69,6 +78,7 @@ def test_broken_json_is_located(body: bytes, expected: str) -> None:
         ("n", [], "a list of 0"),
         ("seed", 2**64, str(2**64)),
         ("logit_bias", [1], "a list of 1"),
+        ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "an object of 1025"),
         ("stop_token_ids", 5, "5"),
         ("ignore_eos", 1, "1"),
         ("model", 3, "3"),
@@ -268,6 +278,12 @@ NEUTRAL_CHAT = {
 }
 
 
+def test_a_salt_is_hashed_before_it_leaves_the_edge() -> None:
+    assert wire_salt(None) == b"" and len(wire_salt("a")) == 32
+    assert wire_salt("a") != wire_salt("b") and wire_salt("\ud800") != wire_salt("a")
+    assert "cache_salt is empty" in str(refusal(wire_salt, ""))
+
+
 def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
     refuse_unbuilt_chat_fields({**NEUTRAL_CHAT, "audio": None, "prediction": None})
     refuse_unbuilt_completion_fields({"best_of": 1, "suffix": "", "echo": False, "logprobs": None, "stop": None})
@@ -279,7 +295,8 @@ def test_fields_that_ask_for_nothing_unbuilt_are_accepted() -> None:
         ("functions", [{}]),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
+        ("thinking_token_budget", 5),
+        ("watermarking", True),
         ("echo", True),
         ("echo", 0),
     ],

@@ -77,6 +77,24 @@ def test_most_requests_name_none(values: dict[str, object]) -> None:
         ({"structured_outputs": {}}, "structured_outputs", "has 0 of"),
         ({"structured_outputs": {"regex": "a", "json_object": True}}, "structured_outputs", "has 2 of"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", "string"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.format", "missing"),
+        ({"response_format": {"type": "structural_tag", "structures": 1}}, "response_format.structures", "lists"),
+        (
+            {"response_format": {"type": "structural_tag", "structures": [{}], "triggers": []}},
+            "response_format.structures[0]",
+            "begin, schema and end",
+        ),
+        ({"structured_outputs": {"structural_tag": "[]"}}, "structured_outputs", "a JSON object"),
+        (
+            {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}},
+            "structured_outputs.whitespace_pattern",
+            "not supported",
+        ),
+        (
+            {"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}},
+            "structured_outputs.disable_any_whitespace",
+            "not supported",
+        ),
         ({"guided_json": "{"}, "guided_json", "not JSON"),
         ({"guided_json": {"a": "\ud800"}}, "guided_json", "surrogate"),
         ({"guided_choice": []}, "guided_choice", "at least one string"),
@@ -145,10 +163,47 @@ def test_calls_are_written_in_the_models_own_format(tool_format: str, one: str, 
     assert admits(several, one + between + two) and admits(single, two)
 
 
+def test_a_structural_tag_comes_in_three_forms() -> None:
+    kind = {"type": "structural_tag"}
+    older = {"structures": [{"begin": "<f>", "schema": SCHEMA, "end": "</f>"}], "triggers": ["<f"]}
+    content = {"type": "json_schema", "json_schema": SCHEMA}
+    tag = {"type": "tag", "begin": "<f>", "content": content, "end": "</f>"}
+    newer = {"format": {"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]}}
+    found = {
+        grammar_of(fields(response_format={**kind, **older})),
+        grammar_of(fields(response_format={**kind, **newer})),
+        grammar_of(fields(structured_outputs={"structural_tag": json.dumps({**kind, **newer})})),
+        grammar_of(fields(structured_outputs={"structural_tag": json.dumps(older)})),
+    }
+    (grammar,) = found
+    assert admits(grammar, 'so <f>{"a": 1}</f> it is') and admits(grammar, "no tag")
+    assert not admits(grammar, 'so <f>{"a": "x"}</f> it is')
+
+
+def test_options_of_structured_outputs_are_never_ignored() -> None:
+    closed = grammar_of(fields(structured_outputs={"json": SCHEMA, "disable_additional_properties": True}))
+    assert admits(closed, '{"a": 1}') and not admits(closed, '{"a": 1, "b": 2}')
+
+
+def test_a_free_answer_in_llamas_format_holds_strict_tools_to_their_schemas() -> None:
+    tools = [tool("f", SCHEMA, strict=True)]
+    grammar = chat_grammar(None, tool_use(tools, "auto", None), "llama", None)
+    single = chat_grammar(None, tool_use(tools, "auto", False), "llama", None)
+    call = '{"name": "f", "parameters": {"a": 1}}'
+    assert all(admits(grammar, text) for text in ("", "no call", '\n Like {"a": 1}.', call, f"{call}; {call}"))
+    assert not any(admits(grammar, text) for text in (call.replace("1", "true"), '{"b": 1}', " \n{", call + "text"))
+    assert admits(single, call) and not admits(single, f"{call}; {call}")
+    thinking = chat_grammar(None, tool_use(tools, None, None), "llama", "<think>")
+    assert admits(thinking, f"{{?</think>\n{call}") and admits(thinking, "?</think>\nno call")
+    assert not admits(thinking, '?</think>\n{"b": 1}')
+
+
 def test_a_free_answer_holds_strict_tools_to_their_schemas() -> None:
+    single = chat_grammar(None, tool_use([tool("f", SCHEMA, strict=True)], None, False), "hermes", None)
     grammar = chat_grammar(None, tool_use([tool("f", SCHEMA, strict=True)], None, None), "hermes", None)
     call = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
     assert admits(grammar, "no call at all") and admits(grammar, f"Let me see. {call}")
+    assert admits(grammar, f"{call} {call}") and admits(single, call) and not admits(single, f"{call} {call}")
     assert not admits(grammar, "Let me see. " + call.replace("1", "true"))
 
 

@@ -28,7 +28,7 @@ def test_a_state_stands_at_the_committed_tokens() -> None:
 def test_without_the_package_grammars_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_grammars, "has_grammars", lambda: False)
     grammars = SessionGrammars(compiler)
-    with pytest.raises(InvalidRequest, match="xgrammar is not installed") as caught:
+    with pytest.raises(InvalidRequest, match="xgrammar and llguidance") as caught:
         grammars.begin(CHOICE, PARAMS).result()
     assert caught.value.param == "structured_outputs"
     grammars.close()

@@ -97,6 +97,22 @@ def test_any_json_is_read_back(value: Any) -> None:
     assert json.loads(call.take_arguments()) == {"value": value}
 
 
+@pytest.mark.parametrize(
+    ("tool_format", "text"),
+    [
+        ("hermes", f"Yes. <tool_call>{WEATHER}</tool_call>\n<tool_call>{WEATHER}</tool_call>"),
+        ("llama", '{"name": "weather", "parameters": {}}; {"name": "weather", "parameters": {}}'),
+    ],
+)
+def test_calls_after_the_first_are_told_only_where_they_are_allowed(tool_format: ToolFormat, text: str) -> None:
+    for size in (1, 5, 1000):
+        for is_parallel, num_calls in ((True, 2), (False, 1)):
+            parser = tool_output(tool_format, lambda: "id", is_parallel=is_parallel)
+            found = joined([*(parser.feed(text[i : i + size]) for i in range(0, len(text), size)), parser.end()])
+            assert [call.name for call in found.tool_calls] == ["weather"] * num_calls
+            assert "tool_call" not in found.content
+
+
 def test_a_thought_comes_before_the_calls() -> None:
     parser = ChainedOutput(ReasoningOutput(is_inside=False), tool_output("hermes", lambda: "id"))
     text = f"<think>Use <tool_call>?</think>\n\nYes.\n<tool_call>{WEATHER}</tool_call>"

@@ -81,8 +81,9 @@ def verifier_page(tokens: int, roots: int, nodes: int, accepted: int, busy_s: fl
         taken.labels(str(depth)).inc(counts[1])
     steps = Histogram(f"{name}step_seconds", "", ["phase"], registry=registry, buckets=(1.0,)).labels("all")
     steps.observe(busy_s)
-    tenants = Counter(f"{name}tenant_committed_tokens", "", ["tenant"], registry=registry)
-    tenants.labels("acme").inc(tokens)
+    tenants = Counter(f"{name}tenant_tokens", "", ["tenant", "kind"], registry=registry)
+    tenants.labels("acme", "committed").inc(tokens)
+    tenants.labels("acme", "drafted").inc(7 * tokens)
     return generate_latest(registry).decode()
 
 

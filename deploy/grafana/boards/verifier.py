@@ -6,7 +6,10 @@ from promql import mean, quantile, rate, ratio, total
 STEP = "specedge_verifier_step_seconds"
 ALL = f'{VERIFIER}, phase="all"'
 REJECTED = "specedge_verifier_rejected_sessions_total"
+TENANT_TOKENS = "specedge_verifier_tenant_tokens_total"
 PARTS = f'{VERIFIER}, phase!="all"'
+COMMITTED = total(TENANT_TOKENS, f'{VERIFIER}, kind="committed"', "tenant")
+VERIFIED = total(TENANT_TOKENS, f'{VERIFIER}, kind="verified"', "tenant")
 
 NOW = (
     "Now",
@@ -162,6 +165,51 @@ QUEUE = (
     ],
 )
 
+TENANTS = (
+    "Tenants",
+    [
+        lines(
+            "Tokens committed per second, by tenant",
+            "Tokens of answers; the ten largest",
+            "short",
+            Query(f"topk(10, {COMMITTED})", "{{tenant}}"),
+            is_stacked=True,
+        ),
+        lines(
+            "Tokens verified per second, by tenant",
+            "Roots and draft nodes, the work that a tenant causes; the ten largest",
+            "short",
+            Query(f"topk(10, {VERIFIED})", "{{tenant}}"),
+            is_stacked=True,
+        ),
+        lines(
+            "KV blocks held, by tenant",
+            "A block that several sessions share counts for each; the ten largest",
+            "short",
+            Query(f"topk(10, sum by (tenant) (specedge_verifier_tenant_kv_blocks{{{VERIFIER}}}))", "{{tenant}}"),
+        ),
+        table(
+            "Tenants",
+            "One row for each",
+            *(
+                (f"{kind} tokens per second", "short", total(TENANT_TOKENS, f'{VERIFIER}, kind="{kind}"', "tenant"))
+                for kind in ("prompt", "committed", "verified", "drafted")
+            ),
+            *(
+                (
+                    f"sessions {state}",
+                    "short",
+                    f'sum by (tenant) (specedge_verifier_tenant_sessions{{{VERIFIER}, state="{state}"}})',
+                )
+                for state in ("running", "waiting")
+            ),
+            by=("tenant",),
+            width=24,
+            height=6,
+        ),
+    ],
+)
+
 RUNS = (
     "What computes",
     [
@@ -180,5 +228,5 @@ BOARD = dashboard(
     "specedge-verifier",
     "SpecEdge / Verifier",
     "Steps, batch, KV, queue, preemption and tenants",
-    [NOW, STEPS, QUEUE, RUNS],
+    [NOW, STEPS, QUEUE, TENANTS, RUNS],
 )

@@ -50,8 +50,9 @@ class CompileClient:
             if self._process is None or self._process.poll() is not None:
                 self._start()
 
-    def compile(self, kind: str, source: str, param: str) -> str:
-        """The compiled grammar, serialised.
+    def compile(self, kind: str, source: str, param: str) -> tuple[bool, str]:
+        """Whether the grammar is followed lazily, and then its text for llguidance; else xgrammar's, serialised;
+        nothing where compiling it again takes less than reading it.
 
         Raises:
             InvalidRequest: the grammar is refused, or uses too much time or memory.
@@ -71,11 +72,11 @@ class CompileClient:
         if not answer:
             limits = f"{self._cpu_s} s or {MEMORY_BYTES // 2**20} MiB"
             raise InvalidRequest(f"{kind} is too complex: compiling it takes more than {limits}", param=param)
-        head, _, serialised = answer.partition(b"\n")
-        reason = json.loads(head)["reason"]
-        if reason is not None:
-            raise InvalidRequest(f"{kind} {reason}", param=param)
-        return serialised.decode()
+        head, _, compiled = answer.partition(b"\n")
+        fields = json.loads(head)
+        if fields["reason"] is not None:
+            raise InvalidRequest(f"{kind} {fields['reason']}", param=param)
+        return fields["is_lazy"], compiled.decode()
 
     def close(self) -> None:
         """End the process, for good."""

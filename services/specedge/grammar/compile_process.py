@@ -13,17 +13,23 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Final
 
 import xgrammar
 
+from specedge.grammar.lazy_grammar import lazy_grammar
+from specedge.grammar.lazy_matcher import LazyVocabulary
+from specedge.grammar.matcher import BeginMatcher
 from specedge.grammar.probe import is_slow
 from specedge.grammar.productive import admits_something
 from specedge.grammar.schema import MAX_WHITESPACE
 
 MAX_COMPILED_BYTES: Final = 16 * 1024 * 1024
 MAX_SERIALISED_BYTES: Final = 16 * 1024 * 1024
+MAX_AGAIN_S: Final = 0.2
+"""A grammar that took no longer is compiled again by who asked, beside its other threads: reading it takes longer."""
 _ORIGIN: Final = re.compile(
     r"\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: \(.*?\) is false: |(Invalid JSON error: )(?=\[)"
 )
@@ -36,15 +42,16 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that serves
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     control = socket.socket(fileno=control_fd)
-    tokenizer_info = None
+    vocabulary = None
     while (connection := _next_connection(control)) is not None:
         with connection:
-            if tokenizer_info is None:
-                tokenizer_info = xgrammar.TokenizerInfo.deserialize_json(_received(connection).decode())
+            if vocabulary is None:
+                info = xgrammar.TokenizerInfo.deserialize_json(_received(connection).decode())
+                vocabulary = info, LazyVocabulary(info)
                 connection.sendall(b"ready")
             elif os.fork() == 0:
                 control.close()
-                _serve(connection, tokenizer_info)
+                _serve(connection, *vocabulary)
 
 
 def _next_connection(control: socket.socket) -> socket.socket | None:
@@ -59,18 +66,20 @@ def _received(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo) -> None:
+def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo, lazy: LazyVocabulary) -> None:
     """In the child: one grammar in, one answer out, and the end of the process, whatever happens."""
     try:
         request = json.loads(_received(connection))
         _limit(request["cpu_s"], request["memory_bytes"])
         with tempfile.TemporaryFile() as warnings:
             os.dup2(warnings.fileno(), sys.stderr.fileno())
-            reason, serialised = _compile(request["kind"], request["source"], tokenizer_info, warnings)
-        connection.sendall(json.dumps({"reason": reason}).encode() + b"\n" + serialised.encode())
+            is_lazy, compiled = _compile(request["kind"], request["source"], tokenizer_info, lazy, warnings)
+        _answer(connection, None, is_lazy, compiled)
+    except _Refused as refused:
+        _answer(connection, str(refused))
     except BaseException as error:
         with contextlib.suppress(OSError):
-            connection.sendall(json.dumps({"reason": f"cannot be compiled: {type(error).__name__}"}).encode() + b"\n")
+            _answer(connection, f"cannot be compiled: {type(error).__name__}")
     finally:
         os._exit(0)
 
@@ -86,30 +95,67 @@ def _limit(cpu_s: float, memory_bytes: int) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
+class _Refused(Exception):
+    """The grammar is refused, for the reason given."""
+
+
+def _answer(connection: socket.socket, reason: str | None, is_lazy: bool = False, compiled: str = "") -> None:
+    connection.sendall(json.dumps({"reason": reason, "is_lazy": is_lazy}).encode() + b"\n" + compiled.encode())
+
+
 def _compile(
-    kind: str, source: str, tokenizer_info: xgrammar.TokenizerInfo, warnings: IO[bytes]
-) -> tuple[str | None, str]:
-    """Why the grammar is refused, or None and the compiled grammar, serialised."""
-    compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
+    kind: str, source: str, tokenizer_info: xgrammar.TokenizerInfo, lazy: LazyVocabulary, warnings: IO[bytes]
+) -> tuple[bool, str]:
+    """The grammar as llguidance takes it (True), or compiled by xgrammar and serialised (False).
+
+    Nothing in place of the latter where it compiles at once, and says nothing that who asked would have to swallow.
+    """
     try:
         grammar = _parsed(kind, source)
         if grammar is not None and not admits_something(grammar.serialize_json()):
-            return "admits nothing: no finite text follows it", ""
-        compiled = _compiled(compiler, kind, source)
+            raise _Refused("admits nothing: no finite text follows it")
+        text = lazy_grammar(kind, source)
+        if text is not None and (begin := _begun(lazy, text)) is not None:
+            _check_warnings(kind, warnings)
+            _check_speed(begin, tokenizer_info)
+            return True, text
+        started_s = time.process_time()
+        compiled = compile_grammar(tokenizer_info, kind, source)
+        spent_s = time.process_time() - started_s
     except RuntimeError as error:
-        return f"is refused: {_reason(str(error))}", ""
+        raise _Refused(f"is refused: {_reason(str(error))}") from None
+    is_warned = _check_warnings(kind, warnings)
+    if compiled.memory_size_bytes > MAX_COMPILED_BYTES:
+        raise _Refused(f"needs {compiled.memory_size_bytes} bytes; it may need at most {MAX_COMPILED_BYTES}")
+    _check_speed(lambda ends: xgrammar.GrammarMatcher(compiled, override_stop_tokens=list(ends)), tokenizer_info)
+    if spent_s <= MAX_AGAIN_S and not is_warned:
+        return False, ""
+    serialised = compiled.serialize_json()
+    if len(serialised) > MAX_SERIALISED_BYTES:
+        raise _Refused(f"has {len(serialised)} bytes when compiled; it may have at most {MAX_SERIALISED_BYTES}")
+    return False, serialised
+
+
+def _begun(lazy: LazyVocabulary, text: str) -> BeginMatcher | None:
+    """None where llguidance does not take the grammar, which xgrammar may."""
+    try:
+        return lazy.begin(text)
+    except ValueError:
+        return None
+
+
+def _check_warnings(kind: str, warnings: IO[bytes]) -> bool:
+    """Whether there was a warning of a part that is left out; only an EBNF grammar may be served in spite of one."""
     warnings.seek(0)
     warning = _WARNING.search(warnings.read().decode(errors="replace"))
     if warning is not None and kind != "ebnf":
-        return f"cannot be enforced: {warning[1][:_MAX_REASON_CHARS]}", ""
-    if compiled.memory_size_bytes > MAX_COMPILED_BYTES:
-        return f"needs {compiled.memory_size_bytes} bytes; it may need at most {MAX_COMPILED_BYTES}", ""
-    serialised = compiled.serialize_json()
-    if len(serialised) > MAX_SERIALISED_BYTES:
-        return f"has {len(serialised)} bytes when compiled; it may have at most {MAX_SERIALISED_BYTES}", ""
-    if is_slow(compiled, tokenizer_info.vocab_size):
-        return "is too ambiguous: following it takes too long for each token", ""
-    return None, serialised
+        raise _Refused(f"cannot be enforced: {warning[1][:_MAX_REASON_CHARS]}")
+    return warning is not None
+
+
+def _check_speed(begin: BeginMatcher, tokenizer_info: xgrammar.TokenizerInfo) -> None:
+    if is_slow(lambda: begin(tokenizer_info.stop_token_ids), tokenizer_info.vocab_size):
+        raise _Refused("is too ambiguous: following it takes too long for each token")
 
 
 def _parsed(kind: str, source: str) -> xgrammar.Grammar | None:
@@ -121,7 +167,13 @@ def _parsed(kind: str, source: str) -> xgrammar.Grammar | None:
     return xgrammar.Grammar.from_ebnf(source) if kind == "ebnf" else None
 
 
-def _compiled(compiler: xgrammar.GrammarCompiler, kind: str, source: str) -> xgrammar.CompiledGrammar:
+def compile_grammar(tokenizer_info: xgrammar.TokenizerInfo, kind: str, source: str) -> xgrammar.CompiledGrammar:
+    """The compiled grammar; takes as long and as much memory as it takes.
+
+    Raises:
+        RuntimeError: the source is wrong.
+    """
+    compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
     if kind == "json_schema":
         return compiler.compile_json_schema(source, max_whitespace_cnt=MAX_WHITESPACE)
     if kind == "regex":

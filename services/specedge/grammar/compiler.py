@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from specedge.errors import InvalidRequest
 from specedge.grammar.compile_client import CPU_S, CompileClient
+from specedge.grammar.compile_process import compile_grammar
+from specedge.grammar.lazy_matcher import LazyVocabulary
+from specedge.grammar.matcher import BeginMatcher
 from specedge.grammar.schema import enforceable_schema, enforceable_tags
 from specedge.grammar.spec import GrammarSpec
 from specedge.grammar.state import GrammarState
@@ -19,6 +22,8 @@ from specedge.grammar.vocabulary import added_tokens, tokenizer_info
 
 MAX_CACHED: Final = 256
 MAX_CACHED_BYTES: Final = 256 * 1024 * 1024
+LAZY_BYTES: Final = 4 * 1024 * 1024
+"""What a grammar followed lazily comes to hold, at a guess: it grows with the texts that follow it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,13 +31,15 @@ class CompiledGrammar:
     """A grammar ready to be followed by any number of sessions.
 
     Attributes:
-        grammar: xgrammar's.
+        begin: starts a matcher of it.
+        num_bytes: what it holds in memory, about.
         vocab_size: the width of the target's logits.
         eos_ids: the target's end-of-sequence tokens; each ends the answer where the grammar may end, and only there.
         special_ids: tokens that are not text.
     """
 
-    grammar: xgrammar.CompiledGrammar
+    begin: BeginMatcher
+    num_bytes: int
     vocab_size: int
     eos_ids: tuple[int, ...]
     special_ids: frozenset[int]
@@ -45,7 +52,7 @@ class CompiledGrammar:
                 those of text come where the grammar has their text, and end the answer there, by the user's wish.
         """
         ends = {*self.eos_ids, *(self.special_ids.intersection(stop_token_ids))}
-        return GrammarState(self.grammar, self.vocab_size, sorted(ends))
+        return GrammarState(self.begin(sorted(ends)), self.vocab_size)
 
 
 class GrammarCompiler:
@@ -55,8 +62,7 @@ class GrammarCompiler:
         tokenizer: the target's.
         vocab_size: the width of its logits.
         stop_ids: its end-of-sequence tokens, at least one.
-        cpu_s: processor seconds that compiling one grammar may take; some useful ones need more with a large vocabulary
-            (a string with a maxLength of 100: 4 s with 152k tokens).
+        cpu_s: processor seconds that compiling one grammar may take.
 
     Raises:
         ModelLoadError: grammars cannot be used with this tokenizer.
@@ -70,6 +76,7 @@ class GrammarCompiler:
         added = added_tokens(tokenizer)
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._info = tokenizer_info(tokenizer, vocab_size, self._eos_ids)
+        self._lazy = LazyVocabulary(self._info)
         self._client = CompileClient(self._info.serialize_json(), cpu_s)
         self._lock = threading.Lock()
         self._cached: OrderedDict[GrammarSpec, CompiledGrammar | str] = OrderedDict()
@@ -110,13 +117,25 @@ class GrammarCompiler:
         try:
             spec.validate()
             kind, source = compiler_source(spec)
-            serialised = self._client.compile(kind, source, spec.param)
+            begin, num_bytes = self._begin(kind, source, *self._client.compile(kind, source, spec.param))
         except InvalidRequest as error:
             return str(error)
-        grammar = xgrammar.CompiledGrammar.deserialize_json(serialised, self._info)
-        compiled = CompiledGrammar(grammar, self._vocab_size, self._eos_ids, self._special_ids)
+        compiled = CompiledGrammar(begin, num_bytes, self._vocab_size, self._eos_ids, self._special_ids)
         state = compiled.start()
         return compiled if not state.is_stuck else f"{spec.kind} admits nothing: no token may begin an answer"
+
+    def _begin(self, kind: str, source: str, is_lazy: bool, text: str) -> tuple[BeginMatcher, int]:
+        if is_lazy:
+            return self._lazy.begin(text), LAZY_BYTES
+        grammar = (
+            xgrammar.CompiledGrammar.deserialize_json(text, self._info)
+            if text
+            else compile_grammar(self._info, kind, source)
+        )
+        return (
+            lambda end_ids: xgrammar.GrammarMatcher(grammar, override_stop_tokens=list(end_ids)),
+            grammar.memory_size_bytes,
+        )
 
     def _keep(self, spec: GrammarSpec, compiled: CompiledGrammar | str) -> None:
         with self._lock:
@@ -141,4 +160,4 @@ def compiler_source(spec: GrammarSpec) -> tuple[str, str]:
 
 
 def _num_bytes(spec: GrammarSpec, compiled: CompiledGrammar | str) -> int:
-    return len(spec.source) + (len(compiled) if isinstance(compiled, str) else compiled.grammar.memory_size_bytes)
+    return len(spec.source) + (len(compiled) if isinstance(compiled, str) else compiled.num_bytes)

@@ -5,27 +5,29 @@ along every reading of the text so far. The engine's thread would wait.
 """
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import xgrammar
 from numpy.typing import NDArray
+
+from specedge.grammar.matcher import Matcher
 
 NUM_STEPS: Final = 48
 MAX_ROW_S: Final = 0.1
 MAX_MEAN_ROW_S: Final = 0.005
 
 
-def is_slow(grammar: xgrammar.CompiledGrammar, vocab_size: int) -> bool:
+def is_slow(begin: Callable[[], Matcher], vocab_size: int) -> bool:
     """Whether a mask took longer than MAX_ROW_S, or more than MAX_MEAN_ROW_S on average, on any of three walks.
 
     Time is that of the processor, so that a busy machine changes nothing.
     """
     mask = np.zeros((1, -(-vocab_size // 32)), dtype=np.int32)
-    return any(_walk_is_slow(xgrammar.GrammarMatcher(grammar), mask, walk) for walk in range(3))
+    return any(_walk_is_slow(begin(), mask, walk) for walk in range(3))
 
 
-def _walk_is_slow(matcher: xgrammar.GrammarMatcher, mask: NDArray[np.int32], walk: int) -> bool:
+def _walk_is_slow(matcher: Matcher, mask: NDArray[np.int32], walk: int) -> bool:
     """One walk: the same token again and again where it is allowed (0), or drawn tokens (1, 2)."""
     rng = np.random.default_rng(walk)
     spent, last = 0.0, -1

@@ -25,27 +25,39 @@ def admits_something(grammar: str) -> bool:
 
 
 def _productive_rules(expressions: list[tuple[int, list[int]]], bodies: list[int]) -> set[int]:
-    """Rules are added until no more are found; an expression refers to earlier ones, and to rules by number."""
-    rules: set[int] = set()
-    while True:
-        holds: list[bool] = []
-        for kind, operands in expressions:
-            holds.append(_is_productive(kind, operands, holds, rules))
-        found = {rule for rule, body in enumerate(bodies) if holds[body]}
-        if found == rules:
-            return rules
-        rules = found
+    """The rules that derive a finite text; each expression is looked at once for each use of it.
+
+    An expression refers to other expressions, and to rules by number.
+    """
+    users: list[list[int]] = [[] for _ in expressions]  # for each expression those that it is a part of
+    referring: list[list[int]] = [[] for _ in bodies]  # for each rule the expressions that need it
+    num_missing = [0] * len(expressions)
+    for index, (kind, operands) in enumerate(expressions):
+        if kind in (_SEQUENCE, _CHOICES):
+            num_missing[index] = len(operands) if kind == _SEQUENCE else 1
+            for operand in operands:
+                users[operand].append(index)
+        elif kind == _RULE_REF or (kind == _REPEAT and operands[1] != 0):
+            num_missing[index] = 1
+            referring[operands[0]].append(index)
+        else:
+            num_missing[index] = int(not _is_productive(kind, operands))
+    rules_of: dict[int, list[int]] = {}
+    for rule, body in enumerate(bodies):
+        rules_of.setdefault(body, []).append(rule)
+    found: set[int] = set()
+    waiting = [index for index, missing in enumerate(num_missing) if missing == 0]
+    while waiting:
+        index = waiting.pop()
+        rules = rules_of.get(index, ())
+        found.update(rules)
+        for user in (*users[index], *(user for rule in rules for user in referring[rule])):
+            num_missing[user] -= 1
+            if num_missing[user] == 0:
+                waiting.append(user)
+    return found
 
 
-def _is_productive(kind: int, operands: list[int], holds: list[bool], rules: set[int]) -> bool:
-    if kind == _RULE_REF:
-        return operands[0] in rules
-    if kind == _SEQUENCE:
-        return all(holds[operand] for operand in operands)
-    if kind == _CHOICES:
-        return any(holds[operand] for operand in operands)
-    if kind == _REPEAT:
-        return operands[1] == 0 or operands[0] in rules
-    if kind == _CHARACTER_CLASS:
-        return not (operands[0] and operands[1:] == _EVERY_CHARACTER)
-    return True
+def _is_productive(kind: int, operands: list[int]) -> bool:
+    """Whether an expression that needs no other derives a text."""
+    return not (kind == _CHARACTER_CLASS and operands[0] and operands[1:] == _EVERY_CHARACTER)

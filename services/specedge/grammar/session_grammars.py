@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PACKAGES: Final = ("xgrammar", "llguidance")
 MAX_AT_ONCE: Final = 32
 """Sessions whose grammars are looked up or waited for; each holds a thread, which mostly waits."""
 
 
 def has_grammars() -> bool:
-    """Whether the package that grammars need is installed."""
-    return find_spec("xgrammar") is not None
+    """Whether the packages that grammars need are installed."""
+    return all(find_spec(package) is not None for package in PACKAGES)
 
 
 class SessionGrammars:
@@ -91,7 +92,7 @@ class SessionGrammars:
 
     def _load(self) -> None:
         if not has_grammars():
-            self._failure = "the package xgrammar is not installed"
+            self._failure = f"it needs the packages {' and '.join(PACKAGES)}"
             return
         try:
             self._compiler = self._make_compiler()

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import xgrammar
 from numpy.typing import NDArray
+
+from specedge.grammar.matcher import Matcher
 
 IntArray = NDArray[np.int64]
 MaskArray = NDArray[np.int32]
@@ -24,22 +25,12 @@ class GrammarState:
     ``id % 32`` of word ``id // 32`` says whether the id is allowed.
 
     Args:
-        grammar: compiled for the target's vocabulary.
+        matcher: where to begin, for this state alone; it ends the answer only where the grammar may end.
         vocab_size: the width of the target's logits.
-        end_ids: tokens that end the answer, allowed only where the grammar may end; at least one.
-        matcher: where to begin; None: at the beginning.
     """
 
-    def __init__(
-        self,
-        grammar: xgrammar.CompiledGrammar,
-        vocab_size: int,
-        end_ids: Sequence[int],
-        matcher: xgrammar.GrammarMatcher | None = None,
-    ) -> None:
-        self._grammar = grammar
-        self._end_ids = end_ids
-        self._matcher = matcher or xgrammar.GrammarMatcher(grammar, override_stop_tokens=list(end_ids))
+    def __init__(self, matcher: Matcher, vocab_size: int) -> None:
+        self._matcher = matcher
         self._num_words = -(-vocab_size // 32)
         self._vocab_size = vocab_size
         self._row = np.zeros((1, self._num_words), dtype=np.int32)  # what may follow the committed tokens
@@ -171,7 +162,7 @@ class GrammarState:
 
     def fork(self) -> "GrammarState":
         """A second state at the same place, to be moved on by itself."""
-        return GrammarState(self._grammar, self._vocab_size, self._end_ids, self._matcher.fork())
+        return GrammarState(self._matcher.fork(), self._vocab_size)
 
     def _root(self) -> MaskArray:
         """What may follow the committed tokens: int32 [1, num_words]; nothing after the end."""

@@ -23,6 +23,7 @@ from specedge.wire.messages import (
 
 MAX_NAME_CHARS = 256
 """Longest request id, drafter id, fingerprint or name of a field."""
+MAX_SALT_BYTES = 64
 MAX_UINT32 = 2**32 - 1
 
 _SYSTEMS: dict[System, pb.DraftSystem.ValueType] = {
@@ -75,6 +76,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             drafter_id=message.drafter_id,
             system=_SYSTEMS[message.system],
             priority=message.priority,
+            cache_salt=message.cache_salt,
             takes_padding=message.takes_padding,
         )
     )
@@ -101,6 +103,9 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         num_chars = len(getattr(message, name))
         if num_chars > MAX_NAME_CHARS:
             raise InvalidRequest(f"{name} has {num_chars} characters, at most {MAX_NAME_CHARS} are allowed", name)
+    if len(message.cache_salt) > MAX_SALT_BYTES:
+        num_bytes = len(message.cache_salt)
+        raise InvalidRequest(f"cache_salt has {num_bytes} bytes, at most {MAX_SALT_BYTES} are allowed", "cache_salt")
     prompt_ids = tuple(message.prompt_ids[:])  # a slice is read faster than an iterator
     if not prompt_ids:
         raise InvalidRequest("prompt_ids is empty, at least 1 token is needed", "prompt_ids")
@@ -116,6 +121,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         drafter_id=message.drafter_id,
         system=_SYSTEM_NAMES[message.system],
         priority=message.priority,
+        cache_salt=message.cache_salt,
         takes_padding=message.takes_padding,
     )
 

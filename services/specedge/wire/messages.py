@@ -41,6 +41,7 @@ class OpenSession:
     """Edge to verifier, first message of a stream: begins a session or continues one after a broken stream.
 
     Args:
+        cache_salt: prefixes are shared among sessions with the same one only.
         takes_padding: messages that consist of padding are ignored by this edge.
     """
 
@@ -52,6 +53,7 @@ class OpenSession:
     drafter_id: str = ""
     system: System = "specedge"
     priority: int = 0
+    cache_salt: bytes = b""
     takes_padding: bool = False
 
 

@@ -4,7 +4,10 @@
 |-------------------------------|---------------------|----------------------------|
 | InvalidRequest                | INVALID_ARGUMENT    | specedge-param             |
 | ProtocolError                 | INVALID_ARGUMENT    | specedge-error: protocol   |
+| TenantLimit                   | RESOURCE_EXHAUSTED  | retry-after-ms,            |
+|                               |                     | specedge-error: tenant     |
 | CapacityExceeded              | RESOURCE_EXHAUSTED  | retry-after-ms             |
+| Unauthenticated               | UNAUTHENTICATED     |                            |
 | ModelLoadError (peers differ) | FAILED_PRECONDITION |                            |
 | VerifierUnavailable           | UNAVAILABLE         | retry-after-ms             |
 | EngineDead                    | UNAVAILABLE         |                            |
@@ -23,6 +26,8 @@ from specedge.errors import (
     ModelLoadError,
     ProtocolError,
     SpecEdgeError,
+    TenantLimit,
+    Unauthenticated,
     VerifierUnavailable,
 )
 
@@ -30,6 +35,7 @@ RETRY_AFTER_KEY = "retry-after-ms"
 PARAM_KEY = "specedge-param"
 ERROR_KEY = "specedge-error"
 PROTOCOL = "protocol"
+TENANT = "tenant"
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -51,6 +57,11 @@ def to_status(error: SpecEdgeError) -> Status:
             return Status(grpc.StatusCode.INVALID_ARGUMENT, details, ((PARAM_KEY, error.param),) if error.param else ())
         case ProtocolError():
             return Status(grpc.StatusCode.INVALID_ARGUMENT, details, ((ERROR_KEY, PROTOCOL),))
+        case TenantLimit():
+            metadata = (*_retry_after(error.retry_after_s), (ERROR_KEY, TENANT))
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, metadata)
+        case Unauthenticated():
+            return Status(grpc.StatusCode.UNAUTHENTICATED, details)
         case CapacityExceeded():
             return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, _retry_after(error.retry_after_s))
         case VerifierUnavailable():
@@ -73,6 +84,10 @@ def from_status(
             return ProtocolError(text)
         case grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidRequest(text, values.get(PARAM_KEY))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if values.get(ERROR_KEY) == TENANT:
+            return TenantLimit(text, _retry_after_s(values, default_s=1.0))
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated(text)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return CapacityExceeded(text, _retry_after_s(values, default_s=1.0))
         case grpc.StatusCode.FAILED_PRECONDITION:

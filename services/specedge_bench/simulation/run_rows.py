@@ -150,6 +150,7 @@ def _steps(cell: CellRecord, outcome: ShardOutcome) -> Iterator[StepRecord]:
             forward_ms=1e3 * report.forward_s,
             sample_ms=1e3 * report.sample_s,
             settle_ms=1e3 * report.settle_s,
+            num_kv_tokens=report.num_kv_tokens,
             accepted_depths=tuple(report.accepted_depths),
             queue_ms=tuple(1e3 * queue_s for queue_s in report.queue_s),
         )

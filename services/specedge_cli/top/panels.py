@@ -66,7 +66,7 @@ def verifier_rows(window: Window) -> list[list[Row]]:
         ("refused/s", wording.ranked(window.rates_by("rejected_sessions_total", "reason"))),
         ("$ per million tokens", _cost(window, busy, "committed_tokens_total")),
     ]
-    if tenants := window.rates_by("tenant_committed_tokens_total", "tenant"):
+    if tenants := window.rates_by("tenant_tokens_total", "tenant", kind="committed"):
         rest.append(("tokens/s by tenant", wording.ranked(tenants)))
     return [work, device, rest]
 

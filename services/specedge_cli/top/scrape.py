@@ -125,10 +125,10 @@ class Window:
         gained = self.gained(name, **labels)
         return None if gained is None else gained / self.seconds
 
-    def rates_by(self, name: str, label: str) -> dict[str, float]:
-        """Increase per second by a label's values; those that stood still are left out."""
+    def rates_by(self, name: str, label: str, **labels: str) -> dict[str, float]:
+        """Increase per second by a label's values, where the others are these; those that stood still are left out."""
         values = self.after.by_label(self.prefix + name, label)
-        rates = {value: self.rate(name, **{label: value}) or 0.0 for value in values}
+        rates = {value: self.rate(name, **{label: value}, **labels) or 0.0 for value in values}
         return {value: rate for value, rate in rates.items() if rate > 0}
 
     def ratio(self, over: str, under: str, **labels: str) -> float | None:

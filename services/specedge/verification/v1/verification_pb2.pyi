@@ -211,6 +211,7 @@ class OpenSession(_message.Message):
     DRAFTER_ID_FIELD_NUMBER: _builtins.int
     SYSTEM_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     TAKES_PADDING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
@@ -224,6 +225,8 @@ class OpenSession(_message.Message):
     """Where drafts come from."""
     priority: _builtins.int
     """Admission order: higher goes first, 0 is normal."""
+    cache_salt: _builtins.bytes
+    """Cached prefixes are shared only among sessions of the same tenant with the same salt; at most 64 bytes."""
     takes_padding: _builtins.bool
     """Responses that consist of padding may be sent: the edge ignores them."""
     @_builtins.property
@@ -252,11 +255,12 @@ class OpenSession(_message.Message):
         drafter_id: _builtins.str = ...,
         system: Global___DraftSystem.ValueType = ...,
         priority: _builtins.int = ...,
+        cache_salt: _builtins.bytes = ...,
         takes_padding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_padding", b"takes_padding", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_padding", b"takes_padding", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,8 +48,9 @@ class VerificationServiceStub:
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-    differ), RESOURCE_EXHAUSTED (queue full; trailing metadata `retry-after-ms`), DEADLINE_EXCEEDED (no OpenSession in
-    time), UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+    differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+    (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
+    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_verification_pb2.GetServerInfoRequest, _verification_pb2.GetServerInfoResponse]
     """Says what this verifier serves and which limits hold."""
@@ -65,8 +66,9 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-    differ), RESOURCE_EXHAUSTED (queue full; trailing metadata `retry-after-ms`), DEADLINE_EXCEEDED (no OpenSession in
-    time), UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+    differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+    (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
+    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_verification_pb2.GetServerInfoRequest, _verification_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says what this verifier serves and which limits hold."""
@@ -85,8 +87,9 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-        differ), RESOURCE_EXHAUSTED (queue full; trailing metadata `retry-after-ms`), DEADLINE_EXCEEDED (no OpenSession in
-        time), UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+        differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+        (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
+        UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,75 @@
+"""Whether one more session may be opened: by its tenant's limits, and by its fair share of the bounded queue.
+
+Rule 1  A refused session changes nothing but a count.
+Rule 2  When the verifier has all the sessions it takes, a tenant that has less than its share of them, by weight among
+        the tenants that have any, may still open one: another tenant's flood does not keep it out.
+"""
+
+from specedge.block_pool import BlockPool
+from specedge.errors import CapacityExceeded, InvalidRequest, TenantLimit
+from specedge.wire.messages import OpenSession
+from specedge_verifier.tenant_account import TenantAccount
+
+
+class SessionQuota:
+    """Counts the sessions of all tenants.
+
+    Args:
+        max_sessions: running and waiting together; few more under Rule 2.
+        pool: the KV blocks.
+    """
+
+    def __init__(self, max_sessions: int, pool: BlockPool) -> None:
+        self._max_sessions = max_sessions
+        self._num_blocks = pool.num_blocks
+        self._block_size = pool.block_size
+        self._num_sessions: dict[TenantAccount, int] = {}
+
+    def admit(self, message: OpenSession, account: TenantAccount) -> None:
+        """Returns if a tenant may open this session.
+
+        Raises InvalidRequest (a prompt or answer beyond its limits), TenantLimit (too many sessions), CapacityExceeded
+        (the queue is full).
+        """
+        limits, num_prompt = account.limits, len(message.prompt_ids)
+        if limits.max_prompt_tokens is not None and num_prompt > limits.max_prompt_tokens:
+            account.usage.refused("prompt")
+            raise InvalidRequest(
+                f"the prompt has {num_prompt} tokens; max_prompt_tokens of tenant {account.name} is "
+                f"{limits.max_prompt_tokens}",
+                "prompt_ids",
+            )
+        num_tokens = num_prompt + message.sampling.max_tokens
+        needed, most = -(-num_tokens // self._block_size), account.max_blocks(self._num_blocks)
+        if limits.kv_share is not None and needed > most:
+            account.usage.refused("kv")
+            raise InvalidRequest(
+                f"{num_prompt} prompt tokens and max_tokens {message.sampling.max_tokens} need {needed} KV blocks; "
+                f"kv_share of tenant {account.name} is {limits.kv_share:g}, which is {most}",
+                "max_tokens",
+            )
+        num_own = self._num_sessions.get(account, 0)
+        if limits.max_sessions is not None and num_own >= limits.max_sessions:
+            account.usage.refused("sessions")
+            raise TenantLimit(
+                f"{num_own} sessions of tenant {account.name} are running or waiting, and max_sessions is "
+                f"{limits.max_sessions}"
+            )
+        num_all = sum(self._num_sessions.values())
+        if num_all >= self._max_sessions and num_own >= self._fair_share(account):
+            account.usage.refused("queue")
+            raise CapacityExceeded(f"{num_all} sessions are running or waiting, the limit is reached")
+
+    def opened(self, account: TenantAccount) -> None:
+        """Count a session."""
+        self._num_sessions[account] = self._num_sessions.get(account, 0) + 1
+
+    def closed(self, account: TenantAccount) -> None:
+        """Count it no longer."""
+        self._num_sessions[account] -= 1
+        if not self._num_sessions[account]:
+            del self._num_sessions[account]
+
+    def _fair_share(self, account: TenantAccount) -> float:
+        accounts = self._num_sessions.keys() | {account}
+        return self._max_sessions * account.limits.weight / sum(each.limits.weight for each in accounts)

@@ -128,7 +128,8 @@ async def _serve_loaded(
     if models.drafter is not None:
         models.drafter.start()
     app = compose(settings, models, service, metrics)
-    server = http_server(app, settings.drain_timeout_s, tls=None if https is None else https.context)
+    context = None if https is None else https.context
+    server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]

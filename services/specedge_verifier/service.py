@@ -155,7 +155,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             self._observer.rejected(grpc.StatusCode.DEADLINE_EXCEEDED.name)
             details = f"no OpenSession arrived within {self._options.open_timeout_s:g} s"
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+        except asyncio.CancelledError:
+            self._observer.rejected(grpc.StatusCode.CANCELLED.name)
+            raise
         if request is None:
+            self._observer.rejected(grpc.StatusCode.CANCELLED.name)
             return
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)

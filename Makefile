@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring bench exactness lint proto lock install \
-  install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring test-security bench exactness lint sbom audit proto lock \
+  install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -46,9 +46,12 @@ help:
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
+	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
-	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
+	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
+	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
+	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
 	@echo 'make proto               regenerate the stubs from proto/'
 	@echo 'make lock                rewrite $(LOCK) from what is installed'
 	@echo 'make clean               remove the environment and everything made'
@@ -109,6 +112,14 @@ test-monitoring: $(INSTALLED_SCHEMA)
 	HF_HUB_OFFLINE=1 SPECEDGE_NODE_MODULES="$(CURDIR)/$(VENV)/grafana/node_modules" \
 	  $(RUN) -m pytest -q -rs tests/unit/test_monitoring.py tests/monitoring $(ARGS)
 
+# Who may connect, what each may take, what an observer learns, and what no protocol allows; all of it is in `make test`.
+SECURITY := tests/security $(wildcard $(addprefix tests/integration/,test_tls*.py test_tenant*.py test_http_access.py \
+  test_http_heads.py test_hostile_input.py test_observed_processes.py)) \
+  $(wildcard $(addprefix tests/,unit/test_shaping.py unit/test_tls_files.py unit/test_transport_rules.py \
+  unit/test_handshakes.py unit/test_fair_share.py unit/test_tenants_file.py property/test_tenant_floods.py))
+test-security: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
+
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)
 
@@ -122,8 +133,23 @@ lint: $(INSTALLED_DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint proto
 	$(RUN) proto/generate.py --check
+	$(RUN) deploy/supply_chain.py licences
 	@awk 'FNR == 401 { print FILENAME ": has more than 400 lines"; bad = 1 } END { exit bad }' \
 	  $$(find services edge_agent benchmarks proto tests -name '*.py' ! -path '*/verification/*')
+
+sbom: $(INSTALLED_DEV)
+	$(RUN) deploy/supply_chain.py sbom > sbom.json
+
+INSTALLED_AUDIT := $(VENV)/.installed-audit-$(PLACE)
+$(INSTALLED_AUDIT): $(CREATED)
+	$(RUN) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip --disable-pip-version-check --no-input install pip-audit
+	@touch $@
+
+audit: $(INSTALLED_AUDIT)
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(LOCK) || { \
+	  echo 'Either a package above has a known weakness, or PyPI could not be asked about it: this needs the internet.' >&2; \
+	  exit 1; }
 
 proto: $(INSTALLED_DEV)
 	$(RUN) proto/generate.py

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class RawConnection:
         """Whether the other side has ended it."""
         return self._reading.done()
 
-    async def send(self, parts: Iterator[bytes] | list[bytes]) -> None:
+    async def send(self, parts: list[bytes]) -> None:
         """Sends until the other side has had enough."""
         with suppress(ConnectionError):
             for part in parts:

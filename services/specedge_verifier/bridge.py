@@ -76,12 +76,14 @@ class Outbox:
 
     Args:
         max_unsent: messages waiting beyond which the session counts as congested, until half of them are gone.
+        is_paced: any waiting message is congestion, and it lasts until `release`.
     """
 
-    def __init__(self, max_unsent: int) -> None:
+    def __init__(self, max_unsent: int, *, is_paced: bool = False) -> None:
         self.on_congestion: Callable[[bool], None] | None = None
         self.num_verdicts_taken = 0
-        self._max_unsent = max_unsent
+        self._max_unsent = 0 if is_paced else max_unsent
+        self._is_paced = is_paced
         self._messages: deque[SessionOpened | Verdict] = deque()
         self._error: SpecEdgeError | None = None
         self._is_closed = False
@@ -140,9 +142,14 @@ class Outbox:
         message = self._messages.popleft()
         if isinstance(message, Verdict):
             self.num_verdicts_taken += 1
+        if not self._is_paced:
+            self.release()
+        return message
+
+    def release(self) -> None:
+        """Ends the congestion if enough has been taken."""
         if self._is_congested and len(self._messages) <= self._max_unsent // 2:
             self._set_congested(False)
-        return message
 
     def _put(self, message: SessionOpened | Verdict) -> None:
         if self._is_closed:

@@ -25,7 +25,7 @@ from specedge.wire import codec
 from specedge.wire.call_context import incoming_call
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftDecoder
-from specedge.wire.messages import OpenSession
+from specedge.wire.messages import OpenSession, Verdict
 from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
 from specedge_verifier.authentication import calling_tenant
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
+
+PACED_LEAD_S = 1e-3
+PACED_LEAD_STEPS = 2.0
+"""A paced session waits for a step that has begun without it, and for its own, before its verdict can leave."""
 
 GENERATE = f"{pb.DESCRIPTOR.services_by_name['VerificationService'].full_name}/Generate"
 
@@ -53,8 +57,8 @@ class StreamOptions:
         linger_s: how long the stream of an ended session waits for the client to close it. A client that wrote to a
             stream closed before it would see a failure in place of what it has not read yet.
         max_unsent_verdicts: verdicts waiting for a slow reader before its session counts as congested.
-        shape: lengths and times of messages. Where they are paced, a session with an unsent verdict is congested: none
-            is computed that could not leave.
+        shape: lengths and times of messages. Where they are paced, a verdict is computed shortly before it can leave:
+            drafts that have come by then count.
     """
 
     open_timeout_s: float = 10.0
@@ -126,7 +130,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Runs one session."""
         if self._on_call is not None:
             self._on_call(context.peer())
-        outbox = Outbox(0 if self._options.shape.interval_s else self._options.max_unsent_verdicts)
+        outbox = Outbox(self._options.max_unsent_verdicts, is_paced=self._options.shape.interval_s > 0)
         self._outboxes.add(outbox)
         self._idle.clear()
         try:
@@ -167,13 +171,15 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             handle = self._engine.open(opening, outbox, grammar, calling_tenant())
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
-                cadence = self._options.shape.cadence()
+                cadence, lead_s = self._options.shape.cadence(), 0.0
                 while True:
-                    if cadence is not None and not await _has_turn(outbox, cadence, opening):
+                    if cadence is not None and not await _has_turn(outbox, cadence, lead_s, opening):
                         await self._write(context, pb.GenerateResponse())
                         continue
                     if (message := await outbox.get()) is None:
                         break
+                    if isinstance(message, Verdict):
+                        lead_s = PACED_LEAD_S + PACED_LEAD_STEPS * message.step_us * 1e-6
                     await self._write(context, codec.encode_response(message))
                     record.sent(message)
                 self._engine.close(handle)
@@ -240,8 +246,10 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         return request
 
 
-async def _has_turn(outbox: Outbox, cadence: Cadence, opening: OpenSession) -> bool:
-    """Waits for the time of the next message; False: there is none, and padding takes its place."""
+async def _has_turn(outbox: Outbox, cadence: Cadence, lead_s: float, opening: OpenSession) -> bool:
+    """Waits for the time of the next message, and before it lets the session go on; False: padding takes its place."""
+    await cadence.before_tick(lead_s)
+    outbox.release()
     if not opening.takes_padding:
         await outbox.wait()
     await cadence.tick()

@@ -113,6 +113,9 @@ class ByHand(Cadence):
     async def tick(self) -> None:
         await self.num_allowed.acquire()
 
+    async def before_tick(self, lead_s: float) -> None:
+        await asyncio.sleep(0)
+
 
 @dataclass(frozen=True)
 class HandPaced(FrameShape):

@@ -89,6 +89,18 @@ async def test_ticks_are_multiples_of_the_interval_whatever_happened_between(lat
     assert len({round(each) for each in multiples}) == len(multiples), "none comes twice"
 
 
+async def test_what_takes_time_begins_before_the_tick_and_changes_none() -> None:
+    clock = Clock(0.0)
+    cadence = Cadence(0.02, lambda: clock.now_s, clock.sleep)
+    for multiple in (1, 2, 3):
+        await cadence.before_tick(0.005)
+        assert clock.now_s == pytest.approx(1000.0 + 0.02 * multiple - 0.005)
+        await cadence.tick()
+        assert clock.now_s == pytest.approx(1000.0 + 0.02 * multiple)
+    await cadence.before_tick(0.5)
+    assert clock.now_s == pytest.approx(1000.06), "at once"
+
+
 def test_pacing_needs_padding() -> None:
     with pytest.raises(ValidationError, match="frame_interval_ms is 20 and pad_frames is off"):
         VerifierSettings(frame_interval_ms=20)

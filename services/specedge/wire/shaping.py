@@ -40,9 +40,19 @@ class Cadence:
 
     async def tick(self) -> None:
         """Returns at the next multiple; one that has gone by is left out, and none comes twice."""
+        self._last = self._next()
+        await self._sleep_until(self._began_s + self._last * self._interval_s)
+
+    async def before_tick(self, lead_s: float) -> None:
+        """Returns so many seconds before the next multiple, at once when that has gone by."""
+        await self._sleep_until(self._began_s + self._next() * self._interval_s - lead_s)
+
+    def _next(self) -> int:
         passed = floor((self._clock() - self._began_s) / self._interval_s)
-        self._last = max(passed, self._last) + 1
-        await self._sleep(self._began_s + self._last * self._interval_s - self._clock())
+        return max(passed, self._last) + 1
+
+    async def _sleep_until(self, time_s: float) -> None:
+        await self._sleep(max(0.0, time_s - self._clock()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring test-security bench exactness lint sbom audit proto lock \
-  install install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-monitoring test-security bench \
+  exactness lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -113,10 +113,10 @@ test-monitoring: $(INSTALLED_SCHEMA)
 	  $(RUN) -m pytest -q -rs tests/unit/test_monitoring.py tests/monitoring $(ARGS)
 
 # Who may connect, what each may take, what an observer learns, and what no protocol allows; all of it is in `make test`.
-SECURITY := tests/security $(wildcard $(addprefix tests/integration/,test_tls*.py test_tenant*.py test_http_access.py \
-  test_http_heads.py test_hostile_input.py test_observed_processes.py)) \
-  $(wildcard $(addprefix tests/,unit/test_shaping.py unit/test_tls_files.py unit/test_transport_rules.py \
-  unit/test_handshakes.py unit/test_fair_share.py unit/test_tenants_file.py property/test_tenant_floods.py))
+SECURITY := tests/security tests/property/test_tenant_floods.py \
+  $(addprefix tests/integration/test_,tls.py tls_processes.py tenants.py tenant_certificates.py hostile_input.py \
+    http_access.py http_heads.py observed_processes.py) \
+  $(addprefix tests/unit/test_,shaping.py tls_files.py transport_rules.py handshakes.py fair_share.py tenants_file.py)
 test-security: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
 

@@ -24,7 +24,6 @@ async def test_answers_are_the_same_whichever_side_is_shaped(tmp_path: Path) -> 
     slots = ("--num-draft-slots", "2048")
     edges = {
         "neither": Edge(plain, "neither", verifiers[0], *slots),
-        "the edge": Edge(plain, "edge", verifiers[0], *slots, *SHAPE),
         "the verifier": Edge(shaped, "verifier", verifiers[1], *slots),
         "both": Edge(shaped, "both", verifiers[1], *slots, *SHAPE),
     }

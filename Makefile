@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring bench \
-  exactness lint proto lock install install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring test-security \
+  bench exactness lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -47,9 +47,12 @@ help:
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
 	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
+	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
-	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
+	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
+	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
+	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
 	@echo 'make proto               regenerate the stubs from proto/'
 	@echo 'make lock                rewrite $(LOCK) from what is installed'
 	@echo 'make clean               remove the environment and everything made'
@@ -114,6 +117,14 @@ test-monitoring: $(INSTALLED_SCHEMA)
 test-containers: $(INSTALLED_DEV)
 	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
 
+# Who may connect, what each may take, what an observer learns, and what no protocol allows; all of it is in `make test`.
+SECURITY := tests/security tests/property/test_tenant_floods.py \
+  $(addprefix tests/integration/test_,tls.py tls_processes.py tenants.py tenant_certificates.py hostile_input.py \
+    http_access.py http_heads.py observed_processes.py) \
+  $(addprefix tests/unit/test_,shaping.py tls_files.py transport_rules.py handshakes.py fair_share.py tenants_file.py)
+test-security: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
+
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)
 
@@ -127,8 +138,23 @@ lint: $(INSTALLED_DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/buf lint proto
 	$(RUN) proto/generate.py --check
+	$(RUN) deploy/supply_chain.py licences
 	@awk 'FNR == 401 { print FILENAME ": has more than 400 lines"; bad = 1 } END { exit bad }' \
 	  $$(find services edge_agent benchmarks proto tests -name '*.py' ! -path '*/verification/*')
+
+sbom: $(INSTALLED_DEV)
+	$(RUN) deploy/supply_chain.py sbom > sbom.json
+
+INSTALLED_AUDIT := $(VENV)/.installed-audit-$(PLACE)
+$(INSTALLED_AUDIT): $(CREATED)
+	$(RUN) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip --disable-pip-version-check --no-input install pip-audit
+	@touch $@
+
+audit: $(INSTALLED_AUDIT)
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(LOCK) || { \
+	  echo 'Either a package above has a known weakness, or PyPI could not be asked about it: this needs the internet.' >&2; \
+	  exit 1; }
 
 proto: $(INSTALLED_DEV)
 	$(RUN) proto/generate.py

@@ -43,6 +43,7 @@ from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
     from edge_agent.transport import EdgeTls
@@ -113,7 +114,13 @@ async def _serve_loaded(
 ) -> None:
     """Meet the verifier, serve on `listener` until `stopped` is done, drain."""
     link, https = (None, None) if tls is None else (tls.link, tls.https)
-    client = VerifierClient(settings.verifier_address, StreamMetrics(metrics), link, token)
+    client = VerifierClient(
+        settings.verifier_address,
+        StreamMetrics(metrics),
+        link,
+        token,
+        shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
+    )
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
     service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
@@ -121,7 +128,8 @@ async def _serve_loaded(
     if models.drafter is not None:
         models.drafter.start()
     app = compose(settings, models, service, metrics)
-    server = http_server(app, settings.drain_timeout_s, tls=None if https is None else https.context)
+    context = None if https is None else https.context
+    server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]

@@ -224,6 +224,10 @@ class EdgeMetrics:
             registry=registry,
         )
 
+    def refused_head(self, status: int) -> None:
+        """Counts what was refused before it was a request for anything."""
+        self.http_requests.labels("other", str(status)).inc()
+
     def _aliases(self) -> list[Alias]:
         return [
             Alias(self.first_token, "time_to_first_token_seconds"),

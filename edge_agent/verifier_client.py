@@ -28,7 +28,16 @@ from specedge.wire import codec
 from specedge.wire.call_context import outgoing_metadata
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftEncoder
-from specedge.wire.messages import PROTOCOL_VERSION, DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge.wire.messages import (
+    PADDING,
+    PROTOCOL_VERSION,
+    DraftNodes,
+    OpenSession,
+    ServerInfo,
+    SessionOpened,
+    Verdict,
+)
+from specedge.wire.shaping import UNSHAPED, FrameShape, is_padding
 from specedge.wire.status import Metadata, from_status
 
 T = TypeVar("T")
@@ -80,6 +89,7 @@ class VerifierClient:
         observer: is told what happens on the streams.
         tls: makes sure of the verifier, and shows it who this edge is; None speaks plain text.
         metadata: asked for at every call and sent with it.
+        shape: lengths and times of the messages of sessions.
 
     Attributes:
         round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
@@ -92,12 +102,14 @@ class VerifierClient:
         observer: StreamObserver | None = None,
         tls: LinkTls | None = None,
         metadata: Callable[[], Metadata] = no_metadata,
+        shape: FrameShape = UNSHAPED,
     ) -> None:
         self.address = address
         self.observer: StreamObserver = StreamCounters() if observer is None else observer
         self.round_trip_s: float | None = None
         self.refusal: str | None = None
         self.metadata = metadata
+        self.shape = shape
         self.connection = VerifierChannel(address, tls)
 
     @property
@@ -238,7 +250,9 @@ class VerifierStream:
         self._opening = opening
         self._vocab_size = info.vocab_size
         self._observer = client.observer
-        self._encoder = DraftEncoder(info.max_nodes_per_message)
+        self._shape = client.shape
+        self._sends_padding = PADDING in info.capabilities
+        self._encoder = DraftEncoder(self._shape.max_nodes(info.max_nodes_per_message))
         self._queued: list[DraftNodes] = []
         self._has_queued = asyncio.Event()
         self._num_verdicts = 0
@@ -278,7 +292,7 @@ class VerifierStream:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                response: object = await self._call.read()
+                response: object = await self._read()
         except TimeoutError as error:
             raise VerifierUnavailable(f"the verifier sent nothing for {timeout_s:g} s") from error
         except grpc.aio.AioRpcError as error:
@@ -293,6 +307,12 @@ class VerifierStream:
             raise VerifierUnavailable(f"the verifier sent a malformed message: {error}") from error
         self._observe(message, response.ByteSize() + FRAMING_BYTES)
         return message
+
+    async def _read(self) -> object:
+        """The next message that is not mere padding, or the end."""
+        while isinstance(response := await self._call.read(), pb.GenerateResponse) and is_padding(response):
+            self._observer.received(response.ByteSize() + FRAMING_BYTES)
+        return response
 
     def _keep_status(self, call: GenerateCall) -> None:
         """Runs whenever the call's status is set: a failed write may set another one before or after the verifier's."""
@@ -328,19 +348,29 @@ class VerifierStream:
     async def _write(self) -> None:
         # A write fails only when the call has ended; reading tells why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            opening = codec.encode_open(self._opening)
-            await self._call.write(opening)
-            self._observer.sent(opening.ByteSize() + FRAMING_BYTES, num_nodes=0)
+            await self._send(codec.encode_open(replace(self._opening, takes_padding=True)))
+            cadence = self._shape.cadence()
             while True:
-                await self._has_queued.wait()
+                if cadence is None or not self._sends_padding:
+                    await self._has_queued.wait()
+                if cadence is not None:
+                    await cadence.tick()
                 self._has_queued.clear()
                 queued, self._queued = self._queued, []
-                for request in self._encoder.encode(coalesce(queued, self._num_verdicts)):
-                    await self._call.write(request)
+                if not queued:
+                    await self._send(pb.GenerateRequest())
+                    continue
+                for index, request in enumerate(self._encoder.encode(coalesce(queued, self._num_verdicts))):
+                    if index and cadence is not None:
+                        await cadence.tick()
+                    await self._send(request)
                     if self._round_began_at is None:
                         self._round_began_at = asyncio.get_running_loop().time()
-                    num_nodes = len(request.draft_nodes.token_ids)
-                    self._observer.sent(request.ByteSize() + FRAMING_BYTES, num_nodes)
+
+    async def _send(self, request: pb.GenerateRequest) -> None:
+        self._shape.pad(request)
+        await self._call.write(request)
+        self._observer.sent(request.ByteSize() + FRAMING_BYTES, len(request.draft_nodes.token_ids))
 
 
 def coalesce(parts: list[DraftNodes], num_verdicts_seen: int) -> DraftNodes:

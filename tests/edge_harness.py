@@ -12,6 +12,7 @@ from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_channel import LinkTls
 from edge_agent.verifier_client import VerifierClient
 from specedge.sampling import SamplingParams
+from specedge.wire.shaping import UNSHAPED, FrameShape
 
 PROMPT = (70_000, 80_000, 90_000)
 QUICK = GenerationOptions(verifier_deadline_s=5.0, stall_timeout_s=5.0)
@@ -21,11 +22,16 @@ class Edge:
     """A generation service with its client and counters."""
 
     def __init__(
-        self, address: int | str, drafts: DraftSource, options: GenerationOptions, tls: LinkTls | None = None
+        self,
+        address: int | str,
+        drafts: DraftSource,
+        options: GenerationOptions,
+        tls: LinkTls | None = None,
+        shape: FrameShape = UNSHAPED,
     ) -> None:
         self.counters = StreamCounters()
         self.client = VerifierClient(
-            address if isinstance(address, str) else f"127.0.0.1:{address}", self.counters, tls
+            address if isinstance(address, str) else f"127.0.0.1:{address}", self.counters, tls, shape=shape
         )
         self.service = GenerationService(self.client, drafts, FINGERPRINT, options)
 
@@ -36,8 +42,9 @@ async def edge_at(
     drafts: DraftSource | None = None,
     options: GenerationOptions = QUICK,
     tls: LinkTls | None = None,
+    shape: FrameShape = UNSHAPED,
 ) -> AsyncIterator[Edge]:
-    edge = Edge(address, drafts or NullDraftSource(), options, tls)
+    edge = Edge(address, drafts or NullDraftSource(), options, tls, shape)
     try:
         await edge.service.start()
         yield edge

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine, SessionSink
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.service import StreamOptions
+from specedge_verifier.stream_observer import StreamObserver
 from specedge_verifier.tenant_account import TenantAccount
 
 VOCAB_SIZE = 151_936
@@ -282,11 +284,12 @@ async def serving(
     tls: ServerTls | None = None,
     host: str = "127.0.0.1",
     authentication: Authentication | None = None,
-    **stream_options: float,
+    observer: StreamObserver | None = None,
+    **stream_options: Any,
 ) -> AsyncIterator[VerifierServer]:
     """A verifier server over `engine`, ready, stopped at the end; a free port unless one is given."""
     options = ServerOptions(host, port, stream=StreamOptions(**stream_options), tls=tls)
-    server = VerifierServer(engine, options, authentication=authentication)
+    server = VerifierServer(engine, options, observer=observer, authentication=authentication)
     await server.start()
     await server.set_ready()
     try:

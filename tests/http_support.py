@@ -159,7 +159,7 @@ async def serving(service: FakeService, **settings: Any) -> AsyncIterator[Runnin
     app = create_app(
         service, tokenizer(), HttpSettings(**{"model_name": "demo", "public_metrics": True, **settings}), metrics
     )
-    server = http_server(app, drain_timeout_s=5)
+    server = http_server(app, drain_timeout_s=5, on_refused=metrics.refused_head)
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: server.started or task.done())

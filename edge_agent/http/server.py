@@ -3,10 +3,11 @@
 import asyncio
 import ssl
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import uvicorn
@@ -25,12 +26,16 @@ class BoundedProtocol(H11Protocol):
 
     Attributes:
         head_timeout_s: from the connection's beginning, or the first byte after an answer, to the head's last byte.
+
+    Args:
+        on_refused: told the status of each answer that is given in the place of the app.
     """
 
     head_timeout_s = _HEAD_TIMEOUT_S
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, on_refused: Callable[[int], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._on_refused = on_refused
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,6 +101,7 @@ class BoundedProtocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
+            self._on_refused(status)
         self.transport.close()
 
 
@@ -108,7 +114,13 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_server(app: ASGIApp, drain_timeout_s: float, port: int = 0, tls: ssl.SSLContext | None = None) -> HttpServer:
+def http_server(
+    app: ASGIApp,
+    drain_timeout_s: float,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    on_refused: Callable[[int], None] = lambda status: None,
+) -> HttpServer:
     """The server of an app.
 
     Args:
@@ -116,11 +128,12 @@ def http_server(app: ASGIApp, drain_timeout_s: float, port: int = 0, tls: ssl.SS
         drain_timeout_s: how long running requests may take to finish after the server was told to end.
         port: where it listens on the loopback interface, 0 taking a free port; unused by one that is given sockets.
         tls: makes it HTTPS.
+        on_refused: told the status with which something was refused before it was a request.
     """
     config = uvicorn.Config(
         app,
         port=port,
-        http=BoundedProtocol,
+        http=cast(type[asyncio.Protocol], partial(BoundedProtocol, on_refused=on_refused)),
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_config=None,

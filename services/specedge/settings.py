@@ -118,6 +118,22 @@ class ProcessSettings(SettingsGroup, BaseSettings):
         description="how log records are printed: json is one object a line, text is for people; auto is text on a "
         "terminal, else json",
     )
+    pad_frames: int | None = Field(
+        default=None,
+        ge=64,
+        le=65536,
+        description="bytes to a multiple of which every message of an answer's stream to the other process is padded, "
+        "so that its length tells nothing; 256 holds any verdict without log-probabilities; see docs/security.md",
+        json_schema_extra={"unset_word": "off"},
+    )
+    frame_interval_ms: float = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="milliseconds between messages of an answer's stream to the other process: one leaves in each "
+        "interval, and padding where there is none, so that its time tells nothing; 0 sends at once; needs pad_frames",
+    )
     traces_endpoint: Url | None = Field(
         default=None,
         description="where OpenTelemetry traces are sent (OTLP over HTTP), such as "
@@ -131,6 +147,15 @@ class ProcessSettings(SettingsGroup, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The constructor reads its arguments only; other sources are read by `load_settings`."""
         return (init_settings,)
+
+    @model_validator(mode="after")
+    def _paced_frames_are_padded(self) -> Self:
+        if self.frame_interval_ms and self.pad_frames is None:
+            raise ValueError(
+                f"frame_interval_ms is {self.frame_interval_ms:g} and pad_frames is off: frames at even times still "
+                "tell by their length; set pad_frames, such as to 256"
+            )
+        return self
 
     @property
     def graph_bytes(self) -> int:

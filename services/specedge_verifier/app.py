@@ -27,7 +27,8 @@ from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
+from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
@@ -106,7 +107,10 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     options = ServerOptions(
         settings.host,
         settings.port,
-        stream=StreamOptions(open_timeout_s=settings.open_timeout_s),
+        stream=StreamOptions(
+            open_timeout_s=settings.open_timeout_s,
+            shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
+        ),
         tls=None if source is None else server_tls(source, registry),
     )
     server = VerifierServer(engine, options, verifier.grammars, verifier.metrics, authentication)
@@ -201,6 +205,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
             *([GRAMMARS] if has_grammars() else []),
             LOGPROBS,
             TOKEN_MASKS,
+            PADDING,
         ),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)

@@ -76,12 +76,14 @@ class Outbox:
 
     Args:
         max_unsent: messages waiting beyond which the session counts as congested, until half of them are gone.
+        is_paced: any waiting message is congestion, and it lasts until `release`.
     """
 
-    def __init__(self, max_unsent: int) -> None:
+    def __init__(self, max_unsent: int, *, is_paced: bool = False) -> None:
         self.on_congestion: Callable[[bool], None] | None = None
         self.num_verdicts_taken = 0
-        self._max_unsent = max_unsent
+        self._max_unsent = 0 if is_paced else max_unsent
+        self._is_paced = is_paced
         self._messages: deque[SessionOpened | Verdict] = deque()
         self._error: SpecEdgeError | None = None
         self._is_closed = False
@@ -119,21 +121,35 @@ class Outbox:
         self._messages.clear()
         self.close()
 
-    async def get(self) -> SessionOpened | Verdict | None:
-        """The next message to send; None at a proper end. Raises the error the session failed with."""
-        while not self._messages:
-            if self._error is not None:
-                raise self._error
-            if self._is_closed:
-                return None
+    @property
+    def is_ready(self) -> bool:
+        """`get` returns or raises at once."""
+        return bool(self._messages) or self._is_closed
+
+    async def wait(self) -> None:
+        """Returns once `is_ready` holds."""
+        while not self.is_ready:
             self._changed.clear()
             await self._changed.wait()
+
+    async def get(self) -> SessionOpened | Verdict | None:
+        """The next message to send; None at a proper end. Raises the error the session failed with."""
+        await self.wait()
+        if not self._messages:
+            if self._error is not None:
+                raise self._error
+            return None
         message = self._messages.popleft()
         if isinstance(message, Verdict):
             self.num_verdicts_taken += 1
+        if not self._is_paced:
+            self.release()
+        return message
+
+    def release(self) -> None:
+        """Ends the congestion if enough has been taken."""
         if self._is_congested and len(self._messages) <= self._max_unsent // 2:
             self._set_congested(False)
-        return message
 
     def _put(self, message: SessionOpened | Verdict) -> None:
         if self._is_closed:

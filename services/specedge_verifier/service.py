@@ -25,7 +25,8 @@ from specedge.wire import codec
 from specedge.wire.call_context import incoming_call
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftDecoder
-from specedge.wire.messages import OpenSession
+from specedge.wire.messages import OpenSession, Verdict
+from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
 from specedge_verifier.authentication import calling_tenant
 from specedge_verifier.bridge import Engine, Outbox
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
 
 logger = logging.getLogger(__name__)
+
+PACED_LEAD_S = 1e-3
+PACED_LEAD_STEPS = 2.0
+"""A paced session waits for a step that has begun without it, and for its own, before its verdict can leave."""
 
 GENERATE = f"{pb.DESCRIPTOR.services_by_name['VerificationService'].full_name}/Generate"
 
@@ -52,11 +57,14 @@ class StreamOptions:
         linger_s: how long the stream of an ended session waits for the client to close it. A client that wrote to a
             stream closed before it would see a failure in place of what it has not read yet.
         max_unsent_verdicts: verdicts waiting for a slow reader before its session counts as congested.
+        shape: lengths and times of messages. Where they are paced, a verdict is computed shortly before it can leave:
+            drafts that have come by then count.
     """
 
     open_timeout_s: float = 10.0
     linger_s: float = 1.0
     max_unsent_verdicts: int = 64
+    shape: FrameShape = UNSHAPED
 
 
 class VerificationService(pb_grpc.VerificationServiceServicer):
@@ -122,7 +130,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Runs one session."""
         if self._on_call is not None:
             self._on_call(context.peer())
-        outbox = Outbox(self._options.max_unsent_verdicts)
+        outbox = Outbox(self._options.max_unsent_verdicts, is_paced=self._options.shape.interval_s > 0)
         self._outboxes.add(outbox)
         self._idle.clear()
         try:
@@ -151,7 +159,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             self._observer.rejected(grpc.StatusCode.DEADLINE_EXCEEDED.name)
             details = f"no OpenSession arrived within {self._options.open_timeout_s:g} s"
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+        except asyncio.CancelledError:
+            self._observer.rejected(grpc.StatusCode.CANCELLED.name)
+            raise
         if request is None:
+            self._observer.rejected(grpc.StatusCode.CANCELLED.name)
             return
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
@@ -159,10 +171,16 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             handle = self._engine.open(opening, outbox, grammar, calling_tenant())
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
-                while (message := await outbox.get()) is not None:
-                    response = codec.encode_response(message)
-                    await context.write(response)
-                    self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
+                cadence, lead_s = self._options.shape.cadence(), 0.0
+                while True:
+                    if cadence is not None and not await _has_turn(outbox, cadence, lead_s, opening):
+                        await self._write(context, pb.GenerateResponse())
+                        continue
+                    if (message := await outbox.get()) is None:
+                        break
+                    if isinstance(message, Verdict):
+                        lead_s = PACED_LEAD_S + PACED_LEAD_STEPS * message.step_us * 1e-6
+                    await self._write(context, codec.encode_response(message))
                     record.sent(message)
                 self._engine.close(handle)
                 await asyncio.wait({reader}, timeout=self._options.linger_s)
@@ -170,6 +188,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 self._engine.close(handle)
                 reader.cancel()
                 await asyncio.wait({reader})
+
+    async def _write(self, context: GenerateContext, response: pb.GenerateResponse) -> None:
+        self._options.shape.pad(response)
+        await context.write(response)
+        self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
 
     async def _follow(self, opening: OpenSession) -> "GrammarState":
         """What the session must follow, at its committed tokens."""
@@ -198,6 +221,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         decoder = DraftDecoder(info.vocab_size, info.max_nodes_per_message)
         try:
             while (request := await self._read(context)) is not None:
+                if is_padding(request):
+                    continue
                 nodes = decoder.decode(request, outbox.num_verdicts_taken)
                 if opening.system == "specedge":
                     self._engine.draft(handle, nodes)
@@ -219,6 +244,16 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             return None
         self._observer.wire_bytes("up", request.ByteSize() + FRAMING_BYTES)
         return request
+
+
+async def _has_turn(outbox: Outbox, cadence: Cadence, lead_s: float, opening: OpenSession) -> bool:
+    """Waits for the time of the next message, and before it lets the session go on; False: padding takes its place."""
+    await cadence.before_tick(lead_s)
+    outbox.release()
+    if not opening.takes_padding:
+        await outbox.wait()
+    await cadence.tick()
+    return outbox.is_ready
 
 
 def draining_error() -> VerifierUnavailable:

@@ -7,6 +7,9 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_RESPONSE_BYTES = 8 * 2**20
 """Largest message an edge takes: log-probabilities of a long prompt. Verdicts have about 50 bytes."""
 
+MAX_STREAMS = 1024
+"""Streams of one connection; an edge's further ones wait until others have ended."""
+
 FRAMING_BYTES = 5 + 9
 """What gRPC's length prefix and HTTP/2's frame header add to a message."""
 
@@ -32,6 +35,8 @@ def server_options() -> Options:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         # A connection that has not got through TLS and to HTTP/2 by then is closed.
         ("grpc.server_handshake_timeout_ms", 10_000),
+        # A client that opens and abandons streams without end is slowed down to the pace of clearing them away.
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         # A prompt of 100,000 tokens arrives without waiting for window updates.
         ("grpc.http2.lookahead_bytes", 2**19),
     )

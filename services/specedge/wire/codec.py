@@ -77,6 +77,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             system=_SYSTEMS[message.system],
             priority=message.priority,
             cache_salt=message.cache_salt,
+            takes_padding=message.takes_padding,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -121,6 +122,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         system=_SYSTEM_NAMES[message.system],
         priority=message.priority,
         cache_salt=message.cache_salt,
+        takes_padding=message.takes_padding,
     )
 
 

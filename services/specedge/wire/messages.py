@@ -26,6 +26,9 @@ TOKEN_MASKS = "token-masks"
 GRAMMARS = "grammars"
 """Capability: the verifier enforces grammars."""
 
+PADDING = "padding"
+"""Capability: the verifier ignores messages that consist of padding."""
+
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
@@ -39,6 +42,7 @@ class OpenSession:
 
     Args:
         cache_salt: prefixes are shared among sessions with the same one only.
+        takes_padding: messages that consist of padding are ignored by this edge.
     """
 
     request_id: str
@@ -50,6 +54,7 @@ class OpenSession:
     system: System = "specedge"
     priority: int = 0
     cache_salt: bytes = b""
+    takes_padding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class ServerInfo:
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
     default_sampling: DefaultSampling = field(default_factory=DefaultSampling)
     protocol_version: int = PROTOCOL_VERSION
-    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS)
+    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, PADDING)
 
 
 def check_token_ids(

@@ -124,6 +124,7 @@ class GenerateRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     DRAFT_NODES_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___OpenSession:
         """Must be the first message of a stream, and only the first."""
@@ -132,15 +133,22 @@ class GenerateRequest(_message.Message):
     def draft_nodes(self) -> Global___DraftNodes:
         """Any number of times after `open`."""
 
+    @_builtins.property
+    def padding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ignored; makes messages of different content equally long. A message after the first that has nothing else is
+        ignored as a whole; only for a verifier with the capability "padding".
+        """
+
     def __init__(
         self,
         *,
         open: Global___OpenSession | None = ...,
         draft_nodes: Global___DraftNodes | None = ...,
+        padding: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft_nodes", b"draft_nodes", "message", b"message", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_nodes", b"draft_nodes", "message", b"message", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_nodes", b"draft_nodes", "message", b"message", "open", b"open", "padding", b"padding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "draft_nodes"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -156,6 +164,7 @@ class GenerateResponse(_message.Message):
 
     OPENED_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
         """The first message of a stream."""
@@ -164,15 +173,22 @@ class GenerateResponse(_message.Message):
     def verdict(self) -> Global___Verdict:
         """Verdicts are numbered 1, 2, 3, ... by their order in the stream."""
 
+    @_builtins.property
+    def padding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ignored, as in GenerateRequest. A message that has nothing else is sent only to edges that have said
+        `takes_padding`.
+        """
+
     def __init__(
         self,
         *,
         opened: Global___SessionOpened | None = ...,
         verdict: Global___Verdict | None = ...,
+        padding: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "padding", b"padding", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "verdict"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -196,6 +212,7 @@ class OpenSession(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    TAKES_PADDING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
     request_id: _builtins.str
@@ -210,6 +227,8 @@ class OpenSession(_message.Message):
     """Admission order: higher goes first, 0 is normal."""
     cache_salt: _builtins.bytes
     """Cached prefixes are shared only among sessions of the same tenant with the same salt; at most 64 bytes."""
+    takes_padding: _builtins.bool
+    """Responses that consist of padding may be sent: the edge ignores them."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the prompt, at least one."""
@@ -237,10 +256,11 @@ class OpenSession(_message.Message):
         system: Global___DraftSystem.ValueType = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.bytes = ...,
+        takes_padding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_padding", b"takes_padding", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,7 +686,8 @@ class GetServerInfoResponse(_message.Message):
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional behaviour this verifier has. "draft-tries": it accepts DraftNodes. "logprobs": it tells log-probabilities.
-        "token-masks": it obeys bad_words and allowed_token_ids. "grammars": it enforces grammars.
+        "token-masks": it obeys bad_words and allowed_token_ids. "grammars": it enforces grammars. "padding": it ignores
+        requests that consist of padding.
         """
 
     @_builtins.property

@@ -12,12 +12,14 @@ from typing import Any
 
 import httpx
 import yaml
-from processes import HOST, Edge, Service, Verifier, quiet_port
+from processes import HOST, Ask, Edge, Service, Verifier, quiet_port
 
 from specedge.tls.diagnosis import ClientTls
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "envoy"
-INSTALLED_AT = "/etc/envoy"
+
+LONG = tuple(Ask("Once upon a time there was a bear who", seed=seed, max_tokens=300) for seed in range(4))
+SHORT = Ask("A fox wanted to see the sea.", seed=5, max_tokens=8)
 
 
 def find_envoy() -> str | None:
@@ -57,7 +59,9 @@ class Envoy(Service):
         self._program = program
         port, status_port, admin_port = quiet_port(), quiet_port(), quiet_port()
         for path in CONFIGURATION.glob("*.yaml"):
-            text = path.read_text().replace(INSTALLED_AT, str(folder))
+            text = (
+                path.read_text().replace("/etc/envoy", str(folder)).replace("/certificates", f"{folder}/certificates")
+            )
             (folder / path.name).write_text(text)
         config = yaml.safe_load((folder / name).read_text())
         sessions, status = config["static_resources"]["listeners"]
@@ -104,6 +108,14 @@ class Envoy(Service):
     def accesses(self) -> list[dict[str, Any]]:
         """The lines of its access log."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The answers to `LONG` and `SHORT` of one verifier that an edge asks directly, without drafts."""
+
+    long: list[str]
+    short: str
 
 
 @dataclass(frozen=True)

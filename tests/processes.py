@@ -145,9 +145,9 @@ class Verifier(Service):
 
 
 class Edge(Service):
-    """An edge agent of a verifier, with the embedded draft model."""
+    """An edge agent of a verifier, or of what stands before some, with the embedded draft model."""
 
-    def __init__(self, folder: Path, name: str, verifier: Verifier, *flags: str) -> None:
+    def __init__(self, folder: Path, name: str, verifier: Service, *flags: str) -> None:
         port = quiet_port()
         self.url = f"http://{HOST}:{port}"
         self.num_slots = int(flags[flags.index("--num-draft-slots") + 1]) if "--num-draft-slots" in flags else 0

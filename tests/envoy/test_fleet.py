@@ -1,0 +1,128 @@
+"""Sessions through Envoy: spread and kept, resumed when a verifier dies, moved when one drains, and none of them lost."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from envoy_support import LONG, SHORT, Fleet, Undisturbed
+
+DEADLINE_S = 60.0
+RECONNECTS = "specedge_edge_reconnects_total"
+
+
+async def until(what: str, is_true: Callable[[], Awaitable[bool]]) -> None:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not await is_true():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"not within {DEADLINE_S:g} s: {what}")
+
+
+async def begin(fleet: Fleet, client: Any) -> tuple[list[asyncio.Task[str]], list[int]]:
+    """Long answers under way, and how many of them each verifier has."""
+    answers = [asyncio.create_task(ask.streamed(client)) for ask in LONG]
+
+    async def are_spread() -> bool:
+        running = await fleet.num_running()
+        return sum(running) == len(LONG) and min(running) > 0
+
+    await until("both verifiers have sessions", are_spread)
+    return answers, await fleet.num_running()
+
+
+async def logged(fleet: Fleet, num_sessions: int) -> list[dict[str, Any]]:
+    async def are_logged() -> bool:
+        return len(fleet.sessions()) >= num_sessions
+
+    await until(f"{num_sessions} sessions are in the access log", are_logged)
+    return fleet.sessions()
+
+
+async def test_sessions_are_spread_stay_where_they_are_and_are_logged_without_content(
+    fleet: Fleet, undisturbed: Undisturbed
+) -> None:
+    async with fleet.edge.client() as client:
+        answers, _ = await begin(fleet, client)
+        assert await asyncio.gather(*answers) == undisturbed.long
+    assert await fleet.edge.sample(RECONNECTS) == 0
+    sessions = await logged(fleet, len(LONG))
+    assert [line["attempts"] for line in sessions] == [1] * len(LONG)
+    assert {line["verifier"] for line in sessions} == {verifier.address for verifier in fleet.verifiers}
+    for line in sessions:
+        assert line.keys() == {
+            *("time", "method", "edge", "verifier", "attempts", "grpc_status", "flags", "duration_ms"),
+            *("bytes_up", "bytes_down"),
+        }
+        assert line["bytes_up"] > 0 and line["bytes_down"] > 0
+    assert not [text for text in (*undisturbed.long, LONG[0].prompt) if text in fleet.envoy.log()]
+
+
+async def test_answers_of_a_killed_verifier_go_on_at_the_other_and_nothing_is_sent_twice(
+    fleet: Fleet, undisturbed: Undisturbed
+) -> None:
+    one, two = fleet.verifiers
+    async with fleet.edge.client() as client:
+        answers, (num_lost, _) = await begin(fleet, client)
+        one.signal(signal.SIGKILL)
+        assert await asyncio.gather(*answers) == undisturbed.long
+        assert await fleet.edge.sample(RECONNECTS) >= num_lost
+        sessions = await logged(fleet, len(LONG) + num_lost)
+        lost = [line for line in sessions if line["verifier"] == one.address and line["bytes_down"]]
+        # What had begun is not repeated by Envoy: the edge opened those again, and they went to the other verifier.
+        assert [line["attempts"] for line in lost] == [1] * num_lost
+        assert [line["verifier"] for line in sessions if line["bytes_down"] and line not in lost] == [two.address] * 4
+        assert await asyncio.gather(*(SHORT.whole(client) for _ in range(8))) == [undisturbed.short] * 8
+
+
+async def test_a_verifier_drains_while_its_sessions_finish_and_comes_back(
+    fleet: Fleet, undisturbed: Undisturbed
+) -> None:
+    one, _ = fleet.verifiers
+    async with fleet.edge.client() as client:
+        answers, _ = await begin(fleet, client)
+        one.signal(signal.SIGTERM)
+        assert [await SHORT.whole(client) for _ in range(6)] == [undisturbed.short] * 6
+        assert await asyncio.gather(*answers) == undisturbed.long
+        assert await asyncio.to_thread(one.exit_code) == 0
+        assert "outlived the drain" not in one.log()
+        assert await SHORT.whole(client) == undisturbed.short
+        assert await fleet.edge.sample(RECONNECTS) == 0, "no session was cut, and none was refused"
+
+        one.start()
+        await asyncio.to_thread(one.wait_ready)
+        answers, _ = await begin(fleet, client)
+        assert await asyncio.gather(*answers) == undisturbed.long
+
+
+@pytest.mark.parametrize("fleet", [{"has_health_checks": False}], indirect=True, ids=["unchecked"])
+async def test_a_session_that_was_refused_is_tried_at_the_other_verifier(
+    fleet: Fleet, undisturbed: Undisturbed
+) -> None:
+    one, two = fleet.verifiers
+
+    async def drains() -> bool:
+        return "draining" in one.log()
+
+    async with fleet.edge.client() as client:
+        answers, _ = await begin(fleet, client)
+        one.signal(signal.SIGTERM)
+        await until("it drains", drains)
+        # Several at a time: some of them would go to the verifier that drains.
+        short = await asyncio.gather(*(SHORT.whole(client) for _ in range(8)))
+        assert short == [undisturbed.short] * 8
+        assert await asyncio.gather(*answers) == undisturbed.long
+        assert await asyncio.to_thread(one.exit_code) == 0
+    assert await fleet.edge.sample(RECONNECTS) == 0
+    retried = [line for line in await logged(fleet, len(LONG) + 8) if line["attempts"] > 1]
+    assert retried and {line["verifier"] for line in retried} == {two.address}
+
+
+async def test_envoy_drains_without_cutting_a_session(fleet: Fleet, undisturbed: Undisturbed) -> None:
+    async with fleet.edge.client() as client:
+        answers, _ = await begin(fleet, client)
+        await fleet.envoy.post("/drain_listeners?graceful&skip_exit")
+        assert await asyncio.gather(*answers) == undisturbed.long
+    assert await fleet.edge.sample(RECONNECTS) == 0

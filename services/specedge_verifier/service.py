@@ -16,7 +16,7 @@ from specedge.errors import (
     ModelLoadError,
     ProtocolError,
     SpecEdgeError,
-    VerifierUnavailable,
+    VerifierDraining,
 )
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
@@ -221,6 +221,6 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         return request
 
 
-def draining_error() -> VerifierUnavailable:
+def draining_error() -> VerifierDraining:
     """What a stream is told that a verifier shutting down cannot serve."""
-    return VerifierUnavailable("the verifier is shutting down; retryable", retry_after_s=1.0)
+    return VerifierDraining("the verifier is shutting down; retryable", retry_after_s=1.0)

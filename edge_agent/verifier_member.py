@@ -88,7 +88,7 @@ class Need:
 
     @classmethod
     def of(cls, num_prompt_tokens: int, sampling: SamplingParams, info: ServerInfo) -> Self:
-        """That of a session. What exceeds every verifier's context is for one of them to refuse."""
+        """That of a session. What exceeds the context of `info` is for a verifier to refuse."""
         wanted = {
             LOGPROBS: sampling.num_logprobs is not None or sampling.num_prompt_logprobs is not None,
             TOKEN_MASKS: bool(sampling.bad_words or sampling.allowed_token_ids),

@@ -72,7 +72,7 @@ class VerifierPool:
 
     @property
     def info(self) -> ServerInfo | None:
-        """What is served: capabilities and context of the verifiers together; None until one has answered."""
+        """What is served: what any of them can, and the shortest context; None until one has answered."""
         return self._info
 
     @property
@@ -309,8 +309,8 @@ class VerifierPool:
 
 
 def _together(infos: list[ServerInfo]) -> ServerInfo:
-    """What a session can get of one of them."""
+    """What a session can get: what one of them has, within the shortest of their contexts."""
     if len(infos) == 1:
         return infos[0]
     capabilities = dict.fromkeys(capability for info in infos for capability in info.capabilities)
-    return replace(infos[0], capabilities=tuple(capabilities), max_len=max(info.max_len for info in infos))
+    return replace(infos[0], capabilities=tuple(capabilities), max_len=min(info.max_len for info in infos))

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_metrics import StreamMetrics
+from edge_agent.verifier_pool_metrics import VerifierPoolMetrics
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_stats import DrafterStats
@@ -30,6 +31,7 @@ def edge_registry() -> CollectorRegistry:
     CertificateMetrics(metrics.registry, "specedge_edge")
     DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_edge", stats.lookup))
+    metrics.registry.register(VerifierPoolMetrics(tuple, lambda: 0.0))
     return metrics.registry
 
 

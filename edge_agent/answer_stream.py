@@ -6,39 +6,35 @@ since every token depends on its position alone, it goes on as if nothing had ha
 
 import asyncio
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace
 
 from edge_agent.burst_buffer import BurstBuffer
+from edge_agent.committed_answer import Burst, CommittedAnswer
 from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
-from edge_agent.draft_trace import DraftTracer, RoundTrace
+from edge_agent.draft_trace import DraftTracer
 from edge_agent.session_span import SessionOutcome, session_span
-from edge_agent.verifier_client import Backoff, VerifierClient, VerifierStream
+from edge_agent.verifier_backoff import Backoff
+from edge_agent.verifier_client import VerifierStream
+from edge_agent.verifier_member import Need, VerifierMember
+from edge_agent.verifier_pool import VerifierPool
 from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import (
     CapacityExceeded,
     InvalidRequest,
+    ModelLoadError,
     ProtocolError,
     SpecEdgeError,
     Unauthenticated,
+    VerifierDraining,
     VerifierUnavailable,
 )
 from specedge.logs import log_context
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import (
-    DraftNodes,
-    FinishReason,
-    OpenSession,
-    ServerInfo,
-    SessionOpened,
-    TokenLogprob,
-    Verdict,
-)
+from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 
 logger = logging.getLogger(__name__)
-
-_PLAIN = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +62,6 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class BurstStats:
-    """What one verification cost: waiting and computing on the verifier in microseconds, draft nodes verified.
-
-    An answer's first burst also tells how many prompt tokens the verifier's prefix cache had. Each burst of a traced
-    answer has its round.
-    """
-
-    queue_us: int = 0
-    step_us: int = 0
-    num_nodes_verified: int = 0
-    num_cached_tokens: int | None = None
-    round: RoundTrace | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """Tokens that arrived together. `num_accepted` of them had been drafted; the last burst has a finish reason.
-
-    Where they were asked for, `logprobs` are the tokens' and come with each burst; `prompt_logprobs`, of all tokens of
-    the prompt but the first, come with the first burst.
-    """
-
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    num_accepted: int
-    stats: BurstStats = field(default_factory=BurstStats)
-    logprobs: tuple[TokenLogprob, ...] = ()
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class GenerationOptions:
     """How long to wait for what.
 
@@ -111,77 +76,32 @@ class GenerationOptions:
     max_buffered_bursts: int = 64
 
 
-class CommittedAnswer:
-    """The tokens committed so far. A verdict must continue them exactly."""
-
-    def __init__(self, num_prompt_tokens: int, sampling: SamplingParams = _PLAIN) -> None:
-        self.token_ids: list[int] = []
-        self.finish_reason: FinishReason = ""
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_cached_tokens: int | None = None
-        self._sampling = sampling
-        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
-
-    @property
-    def remaining_sampling(self) -> SamplingParams:
-        """What the next stream is asked for: log-probabilities of a prompt are told once."""
-        if self._prompt_logprobs is None:
-            return self._sampling
-        return replace(self._sampling, num_prompt_logprobs=None)
-
-    def opened(self, message: SessionOpened) -> None:
-        """The session was admitted; its prefix cache counts for the first burst of the answer only.
-
-        Raises:
-            ProtocolError: log-probabilities of the prompt are missing.
-        """
-        self._num_cached_tokens = None if self.token_ids else message.num_cached_tokens
-        if self._sampling.num_prompt_logprobs is not None and self._prompt_logprobs is None:
-            if len(message.prompt_logprobs) != self._num_prompt_tokens - 1:
-                told = f"{len(message.prompt_logprobs)} tokens of a prompt of {self._num_prompt_tokens}"
-                raise ProtocolError(f"the verifier told log-probabilities of {told}")
-            self._prompt_logprobs = message.prompt_logprobs
-
-    @property
-    def next_position(self) -> int:
-        """Absolute position of the token that comes next."""
-        return self._num_prompt_tokens + len(self.token_ids)
-
-    def append(self, verdict: Verdict) -> Burst:
-        """Takes over a verdict; raises ProtocolError when it does not continue the answer."""
-        if self.finish_reason:
-            raise ProtocolError(f"a verdict at position {verdict.first_position} follows the end of the answer")
-        if verdict.first_position != self.next_position:
-            raise ProtocolError(
-                f"a verdict begins at position {verdict.first_position}, the answer goes on at {self.next_position}"
-            )
-        if self._sampling.num_logprobs is not None and len(verdict.logprobs) != len(verdict.token_ids):
-            told = f"{len(verdict.logprobs)} of {len(verdict.token_ids)} tokens"
-            raise ProtocolError(f"the verifier told log-probabilities of {told}")
-        prompt_logprobs = () if self.token_ids else self._prompt_logprobs or ()
-        self.token_ids += verdict.token_ids
-        self.finish_reason = verdict.finish_reason
-        stats = BurstStats(verdict.queue_us, verdict.step_us, verdict.num_nodes_verified, self._num_cached_tokens)
-        self._num_cached_tokens = None
-        return Burst(
-            verdict.token_ids, verdict.finish_reason, verdict.num_accepted, stats, verdict.logprobs, prompt_logprobs
-        )
-
-
 class AnswerStream:
-    """One answer in the making: its committed tokens, its drafting, its buffer, and whichever stream it has now."""
+    """One answer in the making: its committed tokens, its drafting, its buffer, and whichever stream it has now.
+
+    Args:
+        request: what is wanted.
+        pool: the verifiers.
+        source: of its drafts.
+        info: what the verifiers serve.
+        options: how long to wait for what.
+
+    Raises:
+        VerifierUnavailable: no verifier has what it needs.
+    """
 
     def __init__(
         self,
         request: GenerationRequest,
-        client: VerifierClient,
+        pool: VerifierPool,
         source: DraftSource,
         info: ServerInfo,
         options: GenerationOptions,
     ) -> None:
         self.buffer: BurstBuffer[Burst] = BurstBuffer(options.max_buffered_bursts)
         self._request = request
-        self._client = client
+        self._pool = pool
+        self.need = Need.of(len(request.prompt_ids), request.sampling, info)
         self._info = info
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -194,8 +114,11 @@ class AnswerStream:
         self._tracer = (
             DraftTracer(request.prompt_ids, info.max_live_nodes, self._loop.time) if request.is_traced else None
         )
+        self._tried: set[VerifierMember] = set()  # since the last token
+        self._last: VerifierMember | None = None  # the last one that admitted it
         # Exists before the drafting begins, so that not one node of epoch 0 is lost.
-        self._stream: VerifierStream | None = self._new_stream()
+        self._verifier, self._opened = self._choose()
+        self._stream: VerifierStream | None = self._opened  # None until the next one has been admitted
         self._draft_request = DraftRequest(
             session_id=request.request_id,
             committed=request.prompt_ids,
@@ -229,6 +152,15 @@ class AnswerStream:
     def _outcome(self) -> SessionOutcome:
         return SessionOutcome(len(self._answer.token_ids), self._answer.finish_reason, self._num_streams)
 
+    @property
+    def heard_s(self) -> float:
+        """When the verifier last said something, in seconds of the event loop."""
+        return self._opened.heard_s
+
+    def leave(self, error: SpecEdgeError) -> None:
+        """Goes on over another stream; `error` says why."""
+        self._opened.leave(error)
+
     def close_drafts(self) -> None:
         """Ends drafting for this answer."""
         self._drafts.close()
@@ -237,50 +169,78 @@ class AnswerStream:
         backoff = Backoff()
         while True:
             num_committed = len(self._answer.token_ids)
-            self._num_streams += 1
             try:
-                await self._run_stream()
+                if self._stream is None:
+                    self._verifier, self._opened = self._choose()
+                await self._run_stream(self._verifier, self._opened)
                 return
             except SpecEdgeError as error:
-                self._check_retryable(error)
                 failure = error
-            self._stream = None
-            self._drafts.pause()
-            self._client.observer.broken(str(failure))
-            span.add_event("stream broken", {"reason": str(failure)})
             if len(self._answer.token_ids) > num_committed:
                 backoff.reset()
-            pause_s = backoff.next_s()
+                self._tried.clear()
+            self._check_retryable(failure)
+            self._stream = None
+            self._drafts.pause()
+            self._pool.observer.broken(str(failure))
+            span.add_event("stream broken", {"reason": str(failure)})
+            pause_s = self._pause_s(failure, backoff)
             if self._remaining_s() <= pause_s:
-                self._client.observer.gave_up(str(failure))
+                self._pool.observer.gave_up(str(failure))
                 raise VerifierUnavailable(
-                    f"no verifier at {self._client.address} went on with the answer within "
-                    f"{self._options.verifier_deadline_s:g} s: {self._client.failure or failure}"
+                    f"no verifier at {self._pool.address} went on with the answer within "
+                    f"{self._options.verifier_deadline_s:g} s: {self._pool.failure or failure}"
                 )
             logger.info("session %s: opening again in %.2f s: %s", self._request.request_id, pause_s, failure)
             await asyncio.sleep(pause_s)
 
-    async def _run_stream(self) -> None:
+    def _pause_s(self, failure: SpecEdgeError, backoff: Backoff) -> float:
+        """Until the next attempt: none away from a draining verifier, a short one to another, a growing one else."""
+        self._tried.add(self._verifier)
+        if not self._has_other:
+            return backoff.next_s()
+        return 0.0 if isinstance(failure, VerifierDraining) else self._pool.spread_s()
+
+    @property
+    def _has_other(self) -> bool:
+        return self._pool.has_other(self.need, {*self._tried, self._verifier})
+
+    async def _run_stream(self, verifier: VerifierMember, stream: VerifierStream) -> None:
         """Runs one stream to the end of the answer; raises SpecEdgeError when it ends before."""
-        is_resumed = self._stream is None
-        async with self._stream or self._new_stream() as stream:
-            message = await stream.read(self._remaining_s())
-            if not isinstance(message, SessionOpened):
-                raise VerifierUnavailable("the verifier did not begin with SessionOpened")
-            self._was_opened = True
-            try:
-                self._answer.opened(message)
-            except ProtocolError as error:
-                raise VerifierUnavailable(str(error)) from error
-            self.buffer.start()
-            if is_resumed:
-                self._stream = stream
-                if self._tracer is not None:
-                    self._tracer.restart()
-                self._epoch = self._drafts.restart()
-                self._drafts.resume()
-            while not self._answer.finish_reason:
-                await self._take_verdict(stream)
+        try:
+            async with stream:
+                verifier.sessions.add(self)
+                await self._follow(verifier, stream)
+        except SpecEdgeError as error:
+            verifier.broke(error, self._loop.time())
+            raise
+        finally:
+            verifier.sessions.discard(self)
+
+    async def _follow(self, verifier: VerifierMember, stream: VerifierStream) -> None:
+        is_resumed = self._num_streams > 0
+        self._num_streams += 1
+        message = await stream.read(self._remaining_s())
+        if not isinstance(message, SessionOpened):
+            raise VerifierUnavailable("the verifier did not begin with SessionOpened")
+        self._was_opened = True
+        try:
+            self._answer.opened(message)
+        except ProtocolError as error:
+            raise VerifierUnavailable(str(error)) from error
+        verifier.opened()
+        if self._last is not None and self._last is not verifier:
+            self._pool.observer.failed_over()
+        self._last = verifier
+        self.buffer.start()
+        if is_resumed:
+            self._stream = stream
+            if self._tracer is not None:
+                self._tracer.restart()
+            self._epoch = self._drafts.restart()
+            self._drafts.resume()
+        while not self._answer.finish_reason:
+            await self._take_verdict(stream)
 
     async def _take_verdict(self, stream: VerifierStream) -> None:
         message = await stream.read(self._options.stall_timeout_s)
@@ -291,7 +251,7 @@ class AnswerStream:
         except ProtocolError as error:
             raise VerifierUnavailable(str(error)) from error
         if self._tracer is not None:
-            trace = self._tracer.verdict(message, self._client.round_trip_s)
+            trace = self._tracer.verdict(message, self._verifier.client.round_trip_s)
             burst = replace(burst, stats=replace(burst.stats, round=trace))
         self._away_since = None
         self._drafts.verdict(burst.token_ids)
@@ -310,14 +270,16 @@ class AnswerStream:
         # A token that was replaced is sent by the next stream; a tenant that has too much now may have less soon.
         if isinstance(error, CapacityExceeded | Unauthenticated) and self._was_opened:
             return
+        if isinstance(error, CapacityExceeded | Unauthenticated | ModelLoadError) and self._has_other:
+            return
         if isinstance(error, ProtocolError) and self._drafter_id:
             logger.error("session %s: drafts were refused, going on without: %s", self._request.request_id, error)
-            self._client.observer.drafts_refused()
+            self._pool.observer.drafts_refused()
             self._stop_drafting()
             return
         if isinstance(error, InvalidRequest | CapacityExceeded):
             raise error
-        raise VerifierUnavailable(f"the verifier at {self._client.address} refuses this edge: {error}") from error
+        raise VerifierUnavailable(f"the verifier at {self._verifier.address} refuses this edge: {error}") from error
 
     def _stop_drafting(self) -> None:
         self._drafts.close()
@@ -326,12 +288,16 @@ class AnswerStream:
 
     def _on_nodes(self, epoch: int, nodes: DraftNodes) -> None:
         """Sends nodes of the present epoch; a later one is being begun by `restart` at this moment."""
-        if self._stream is not None and self._drafter_id and epoch >= self._epoch:
+        if self._stream is not None and self._drafter_id and epoch >= self._epoch and self._verifier.drafts:
             self._stream.send(nodes)
             if self._tracer is not None:
                 self._tracer.sent(nodes)
 
-    def _new_stream(self) -> VerifierStream:
+    def _choose(self) -> tuple[VerifierMember, VerifierStream]:
+        """A verifier and the stream to be opened there."""
+        verifier = self._pool.choose(self.need, self._tried)
+        if verifier is None or verifier.info is None:
+            raise VerifierUnavailable(self._pool.failure or f"no verifier at {self._pool.address} has what it needs")
         opening = OpenSession(
             request_id=self._request.request_id,
             prompt_ids=self._request.prompt_ids,
@@ -339,11 +305,11 @@ class AnswerStream:
             sampling=self._answer.remaining_sampling,
             tokenizer_fingerprint=self._info.tokenizer_fingerprint,
             drafter_id=self._drafter_id,
-            system="specedge" if self._drafter_id else "autoregressive",
+            system="specedge" if self._drafter_id and verifier.drafts else "autoregressive",
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
         )
-        return self._client.open_stream(opening, self._info)
+        return verifier, verifier.client.open_stream(opening, verifier.info)
 
     def _remaining_s(self) -> float:
         """Time left until the answer is given up."""

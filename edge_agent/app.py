@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,7 +28,10 @@ from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
+from edge_agent.verifier_addresses import VerifierAddresses, address_source
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_pool import VerifierPool
+from edge_agent.verifier_pool_metrics import VerifierPoolMetrics
 from edge_agent.verifier_token import VerifierToken
 from specedge.background import start_in_background
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
@@ -81,6 +84,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         loop.add_signal_handler(number, stop.set)
     if settings.api_keys_file is not None:
         read_api_keys(settings.api_keys_file)  # a mistake shows before minutes of loading
+    addresses = address_source(settings.verifier_address, settings.allows_plaintext_link)
     token = verifier_token(settings)
     tls = edge_tls(settings)
     metrics = EdgeMetrics(slo=Slo(settings.slo_ttft_s, settings.slo_itl_s))
@@ -99,7 +103,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, token, tls, listener, stopped)
+        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, listener, stopped)
     logger.info("stopped")
 
 
@@ -107,22 +111,24 @@ async def _serve_loaded(
     settings: EdgeSettings,
     models: LoadedModels,
     metrics: EdgeMetrics,
+    addresses: VerifierAddresses,
     token: VerifierToken,
     tls: "EdgeTls | None",
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
-    """Meet the verifier, serve on `listener` until `stopped` is done, drain."""
+    """Meet the verifiers, serve on `listener` until `stopped` is done, drain."""
     link, https = (None, None) if tls is None else (tls.link, tls.https)
-    client = VerifierClient(
-        settings.verifier_address,
-        StreamMetrics(metrics),
-        link,
-        token,
-        shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
+    if link is not None and link.name is None:
+        link = replace(link, name=addresses.tls_name)
+    shape = FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000)
+    observer = StreamMetrics(metrics)
+    pool = VerifierPool(
+        addresses, lambda address: VerifierClient(address, observer, link, token, shape=shape), observer
     )
+    metrics.registry.register(VerifierPoolMetrics(lambda: pool.members))
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
-    service = GenerationService(client, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
+    service = GenerationService(pool, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     if models.drafter is not None:
@@ -139,7 +145,7 @@ async def _serve_loaded(
         await asyncio.wait({stopped, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
         if meeting.done():
             meeting.result()
-            beside.append(asyncio.create_task(client.measure_round_trips()))
+            beside.append(asyncio.create_task(pool.run()))
             await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
         logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
     finally:
@@ -147,7 +153,7 @@ async def _serve_loaded(
             task.cancel()
         server.should_exit = True
         await serving
-        await client.close()
+        await pool.close()
         if models.drafter is not None:
             models.drafter.stop()
         if models.lookup is not None:
@@ -284,7 +290,7 @@ def splits_reasoning(settings: EdgeSettings, tokenizer: object) -> bool:
 
 
 async def meet_verifier(service: GenerationService) -> None:
-    """Ask the verifier what it serves until it answers; raises when it never could be ours."""
+    """Ask the verifiers what they serve until one answers; raises when none could ever be ours."""
     while True:
         try:
             info = await service.start()

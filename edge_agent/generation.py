@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from edge_agent.answer_stream import AnswerStream, Burst, BurstStats, GenerationOptions, GenerationRequest
+from edge_agent.answer_stream import AnswerStream, GenerationOptions, GenerationRequest
+from edge_agent.committed_answer import Burst, BurstStats
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_pool import VerifierPool
 from specedge.errors import InvalidRequest, VerifierUnavailable
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
@@ -15,40 +17,43 @@ __all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "Gen
 
 
 class GenerationService:
-    """Generates answers with the verifier behind `client` and the drafts of `draft_source`."""
+    """Generates answers with the verifiers of a pool, or the one behind a client, and the drafts of `draft_source`."""
 
     def __init__(
         self,
-        client: VerifierClient,
+        verifiers: VerifierPool | VerifierClient,
         draft_source: DraftSource,
         tokenizer_fingerprint: str,
         options: GenerationOptions | None = None,
     ) -> None:
-        self._client = client
+        self._pool = verifiers if isinstance(verifiers, VerifierPool) else VerifierPool.of(verifiers)
         self._draft_source = draft_source
         self._fingerprint = tokenizer_fingerprint
         self._options = options or GenerationOptions()
-        self._info: ServerInfo | None = None
 
     @property
     def info(self) -> ServerInfo | None:
-        """What the verifier serves; None until it has answered."""
-        return self._info
+        """What the verifiers serve; None until one has answered."""
+        return self._pool.info
 
     @property
     def is_ready(self) -> bool:
-        """Whether the verifier has answered and is still connected."""
-        return self._info is not None and self._client.refusal is None and self._client.is_connected
+        """Whether a verifier has answered and is still connected."""
+        return self._pool.is_ready
 
     @property
     def failure(self) -> str | None:
-        """Why the verifier cannot be reached, as far as more is known than that."""
-        return self._client.failure
+        """Why no verifier can be reached, as far as more is known than that."""
+        return self._pool.failure
+
+    @property
+    def verifiers(self) -> list[tuple[str, str, str | None]]:
+        """Address, state, and what is wrong, of each verifier where there are several."""
+        return self._pool.states
 
     async def start(self) -> ServerInfo:
-        """Asks the verifier what it serves; raises as `VerifierClient.get_server_info`."""
-        self._info = await self._client.get_server_info(self._fingerprint, self._options.verifier_deadline_s)
-        return self._info
+        """Asks the verifiers what they serve; raises as `VerifierPool.start`."""
+        return await self._pool.start(self._fingerprint, self._options.verifier_deadline_s)
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
@@ -56,18 +61,19 @@ class GenerationService:
 
         Raises InvalidRequest, CapacityExceeded (before the first burst only) or VerifierUnavailable.
         """
-        if self._info is None:
-            raise VerifierUnavailable(self.failure or f"the verifier at {self._client.address} has not answered yet")
-        request.sampling.validate(self._info.vocab_size)
-        check_token_ids(request.prompt_ids, self._info.vocab_size, "prompt_ids")
-        _check_capabilities(request.sampling, self._info)
-        check_token_ids(request.prediction_ids, self._info.vocab_size, "prediction_ids")
+        info = self.info
+        if info is None:
+            raise VerifierUnavailable(self.failure or f"the verifier at {self._pool.address} has not answered yet")
+        request.sampling.validate(info.vocab_size)
+        check_token_ids(request.prompt_ids, info.vocab_size, "prompt_ids")
+        _check_capabilities(request.sampling, info)
+        check_token_ids(request.prediction_ids, info.vocab_size, "prediction_ids")
         grammar = request.sampling.grammar
-        if grammar is not None and GRAMMARS not in self._info.capabilities:
+        if grammar is not None and GRAMMARS not in info.capabilities:
             raise InvalidRequest("this verifier cannot make answers follow a grammar", grammar.param)
-        is_speculative = request.speculate and DRAFT_TRIES in self._info.capabilities
+        is_speculative = request.speculate and DRAFT_TRIES in info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
-        answer = AnswerStream(request, self._client, source, self._info, self._options)
+        answer = AnswerStream(request, self._pool, source, info, self._options)
         task = asyncio.create_task(answer.run(), name=f"answer {request.request_id}")
         try:
             await answer.buffer.wait_started()

@@ -189,6 +189,9 @@ class EdgeMetrics:
             registry=registry,
         )
         self.reconnects = Counter(f"{name}reconnects", "Streams that broke and were opened again", registry=registry)
+        self.failovers = Counter(
+            f"{name}failovers", "Answers that went on at another verifier, each time counted", registry=registry
+        )
         self.resumed_tokens = Counter(
             f"{name}resumed_tokens", "Committed tokens sent again to resume answers", registry=registry
         )

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import NoDecode
 
+from edge_agent.verifier_addresses import check_addresses, plaintext_hosts
 from specedge.drafting.settings import DrafterSettings
-from specedge.settings import Address, Port, PositiveInt, Seconds, SettingsGroup, file_setting
-from specedge.tls.rules import check_needs, check_plaintext, check_together, is_loopback, is_loopback_host
+from specedge.settings import Port, PositiveInt, Seconds, SettingsGroup, file_setting
+from specedge.tls.rules import check_needs, check_plaintext, check_together, is_loopback_host
 
 _SAME: JsonDict = {"unset_word": "same"}
 
@@ -53,10 +54,13 @@ class EdgeSettings(DrafterSettings):
         description="model name in the HTTP API; auto is the name the verifier gives",
         json_schema_extra={"unset_word": "auto"},
     )
-    verifier_address: Address = Field(
+    verifier_address: Annotated[str, AfterValidator(check_addresses)] = Field(
         default="127.0.0.1:50051",
-        description="the verifier's gRPC address",
-        json_schema_extra={"allowed": "HOST:PORT or unix:PATH"},
+        description="the verifier's gRPC address, or those of several that serve the same: answers go to less loaded "
+        "ones and move when one is lost; see docs/failover.md",
+        json_schema_extra={
+            "allowed": "HOST:PORT or unix:PATH, or up to 64 of them with commas, dns:NAME:PORT or file:PATH"
+        },
     )
     verifier_ca_file: Path | None = file_setting(
         "PEM file of certificate authorities: the verifier is asked by TLS and must have a certificate of one of them; "
@@ -69,7 +73,8 @@ class EdgeSettings(DrafterSettings):
     verifier_name: str | None = Field(
         default=None,
         min_length=1,
-        description="name that the verifier's certificate must have; auto is the host in verifier_address",
+        description="name that the verifier's certificate must have; auto is the host in verifier_address, also of "
+        "dns:NAME:PORT",
         json_schema_extra={"unset_word": "auto"},
     )
     allow_plaintext: bool = Field(
@@ -181,6 +186,11 @@ class EdgeSettings(DrafterSettings):
     )
 
     @property
+    def allows_plaintext_link(self) -> bool:
+        """Whether verifiers on other machines may be asked without TLS, or are asked with it."""
+        return self.allow_plaintext or self.verifier_ca_file is not None
+
+    @property
     def looks_up(self) -> bool:
         """Whether drafts are looked up as well as computed."""
         can = self.draft_model is None or self.proactive.type == "streamed"
@@ -197,12 +207,13 @@ class EdgeSettings(DrafterSettings):
             verifier_certificate_file=self.verifier_certificate_file,
             verifier_name=self.verifier_name,
         )
-        check_plaintext(
-            f"verifier_address = {self.verifier_address}",
-            "verifier_ca_file",
-            "allow_plaintext",
-            is_allowed=self.allow_plaintext or self.verifier_ca_file is not None or is_loopback(self.verifier_address),
-        )
+        for address in plaintext_hosts(self.verifier_address):
+            check_plaintext(
+                f"verifier_address = {address}",
+                "verifier_ca_file",
+                "allow_plaintext",
+                is_allowed=self.allows_plaintext_link,
+            )
         check_together(tls_certificate_file=self.tls_certificate_file, tls_key_file=self.tls_key_file)
         check_plaintext(
             f"host = {self.host}",

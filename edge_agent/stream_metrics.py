@@ -65,6 +65,10 @@ class StreamMetrics:
         """Counts reconnections."""
         self._metrics.reconnects.inc()
 
+    def failed_over(self) -> None:
+        """Counts failovers."""
+        self._metrics.failovers.inc()
+
     def gave_up(self, reason: str) -> None:
         """Counts answers lost."""
         self._metrics.answers_lost.inc()

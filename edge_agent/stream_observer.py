@@ -30,6 +30,9 @@ class StreamObserver(Protocol):
     def broken(self, reason: str) -> None:
         """A stream ended before its answer did; it is opened again after a while."""
 
+    def failed_over(self) -> None:
+        """An answer goes on at another verifier."""
+
     def gave_up(self, reason: str) -> None:
         """No verifier answered before the deadline; the user sees an error."""
 
@@ -51,6 +54,7 @@ class StreamCounters:
         self.num_pings = 0
         self.num_drafts_refused = 0
         self.num_broken = 0
+        self.num_failed_over = 0
         self.num_given_up = 0
         self.failed_handshakes: Counter[str] = Counter()
 
@@ -84,6 +88,10 @@ class StreamCounters:
     def broken(self, reason: str) -> None:
         """Counts reconnections."""
         self.num_broken += 1
+
+    def failed_over(self) -> None:
+        """Counts failovers."""
+        self.num_failed_over += 1
 
     def gave_up(self, reason: str) -> None:
         """Counts answers lost."""

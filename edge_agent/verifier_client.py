@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.stream_observer import StreamCounters, StreamObserver
+from edge_agent.verifier_backoff import Backoff
 from edge_agent.verifier_channel import Link, LinkTls, VerifierChannel
 from specedge.errors import (
     CapacityExceeded,
@@ -28,6 +28,7 @@ from specedge.wire import codec
 from specedge.wire.call_context import outgoing_metadata
 from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftEncoder
+from specedge.wire.load_hint import LoadHint
 from specedge.wire.messages import (
     PADDING,
     PROTOCOL_VERSION,
@@ -45,7 +46,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 INFO_TIMEOUT_S = 5.0
-PING_EVERY_S = 1.0
 PING_TIMEOUT_S = 5.0
 REFUSED_PAUSE_S = 5.0
 """How long an edge waits that the verifier does not know, until it asks again: only a person can change that."""
@@ -57,28 +57,16 @@ FAILED_WRITE_DETAILS = "Internal error from Core"
 GenerateCall = grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
 
-class Backoff:
-    """Growing pauses between attempts, 100 ms to 5 s by default, each shortened at random by up to a half."""
-
-    def __init__(self, first_s: float = 0.1, max_s: float = 5.0) -> None:
-        self._first_s = first_s
-        self._max_s = max_s
-        self._next_s = first_s
-
-    def reset(self) -> None:
-        """Starts again with the first pause: the last attempt succeeded."""
-        self._next_s = self._first_s
-
-    def next_s(self) -> float:
-        """The next pause, in seconds."""
-        pause_s = self._next_s * random.uniform(0.5, 1.0)
-        self._next_s = min(self._next_s * 2, self._max_s)
-        return pause_s
-
-
 def no_metadata() -> Metadata:
     """Calls carry nothing besides their messages."""
     return ()
+
+
+class Pulse(NamedTuple):
+    """An answer to a ping: whether new sessions are served, and how busy the verifier is, as far as it tells."""
+
+    is_serving: bool
+    load: LoadHint | None
 
 
 class VerifierClient:
@@ -92,7 +80,7 @@ class VerifierClient:
         shape: lengths and times of the messages of sessions.
 
     Attributes:
-        round_trip_s: the last round trip that `measure_round_trips` saw, None before the first.
+        round_trip_s: the last round trip that a ping saw, None before the first.
         refusal: why the verifier does not know this edge, as it said to the last call; None once it does.
     """
 
@@ -150,34 +138,49 @@ class VerifierClient:
         give_up_at = loop.time() + deadline_s
         backoff = Backoff()
         while True:
-            timeout_s = min(INFO_TIMEOUT_S, max(give_up_at - loop.time(), 0.05))
             try:
-                request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
-                async with self.connection.link() as link:
-                    answer = await stub_of(link).GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
-                info = codec.decode_server_info(answer)
-                self.connection.works()
-                self.known()
+                info = await self.ask_server_info(min(INFO_TIMEOUT_S, max(give_up_at - loop.time(), 0.05)))
                 break
-            except grpc.aio.AioRpcError as call_error:
-                error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
-                if isinstance(error, Unauthenticated):
-                    self.refused(error)
-                    await asyncio.sleep(min(REFUSED_PAUSE_S, max(give_up_at - loop.time(), 0.0)))
-                elif not isinstance(error, VerifierUnavailable | CapacityExceeded):
-                    raise error from call_error
-            error = await self._explain(error)
+            except Unauthenticated as refusal:
+                error: SpecEdgeError = refusal
+                await asyncio.sleep(min(REFUSED_PAUSE_S, max(give_up_at - loop.time(), 0.0)))
+            except (VerifierUnavailable, CapacityExceeded) as failure:
+                error = failure
             pause_s = backoff.next_s()
             if loop.time() + pause_s >= give_up_at:
                 raise VerifierUnavailable(f"no verifier answered at {self.address} within {deadline_s:g} s: {error}")
             logger.info("waiting for the verifier at %s: %s", self.address, error)
             await self._pause(pause_s)
-        if info.tokenizer_fingerprint != tokenizer_fingerprint:
+        self.check_tokenizer(info, tokenizer_fingerprint)
+        return info
+
+    async def ask_server_info(self, timeout_s: float) -> ServerInfo:
+        """Asks once what is served.
+
+        Raises VerifierUnavailable without an answer, Unauthenticated when it refuses this edge, ProtocolError when it
+        speaks another version.
+        """
+        request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
+        try:
+            async with self.connection.link() as link:
+                answer = await stub_of(link).GetServerInfo(request, timeout=timeout_s, metadata=self.metadata())
+        except grpc.aio.AioRpcError as call_error:
+            error = from_status(call_error.code(), call_error.details(), call_error.trailing_metadata())
+            if isinstance(error, Unauthenticated):
+                self.refused(error)
+            raise await self._explain(error) from call_error
+        info = codec.decode_server_info(answer)
+        self.connection.works()
+        self.known()
+        return info
+
+    def check_tokenizer(self, info: ServerInfo, fingerprint: str) -> None:
+        """Raises ModelLoadError when the verifier's tokenizer is another one."""
+        if info.tokenizer_fingerprint != fingerprint:
             raise ModelLoadError(
-                f"tokenizer fingerprints differ: the edge has {tokenizer_fingerprint!r}, the verifier at "
+                f"tokenizer fingerprints differ: the edge has {fingerprint!r}, the verifier at "
                 f"{self.address} with {info.target_model} has {info.tokenizer_fingerprint!r}"
             )
-        return info
 
     async def _pause(self, longest_s: float) -> None:
         """Waits; for a verifier that could not be reached, no longer than until it can."""
@@ -201,41 +204,27 @@ class VerifierClient:
         """A stream for one session; enter it to open it."""
         return VerifierStream(self, opening, info)
 
-    async def measure_round_trips(self) -> None:
-        """Asks the verifier something small every second, for ever, and tells the observer how long that took.
+    async def ping(self, timeout_s: float = PING_TIMEOUT_S) -> Pulse | None:
+        """How the verifier is, and how far away; None without an answer.
 
-        A verdict cannot tell it: between a draft and the verdict that could answer it lies the verifier's own waiting.
+        A verdict cannot tell that: between a draft and a verdict that could answer it lies the verifier's own waiting.
         """
         loop = asyncio.get_running_loop()
-        while True:
-            asked_s = loop.time()
-            try:
-                async with self.connection.link() as link:
-                    health: Any = health_pb2_grpc.HealthStub(link.channel)
-                    await health.Check(
-                        health_pb2.HealthCheckRequest(), timeout=PING_TIMEOUT_S, metadata=self.metadata()
-                    )
-            except grpc.aio.AioRpcError as error:
-                logger.debug("verifier at %s: no answer to a ping: %s", self.address, error.code())
-                await self._explain(from_status(error.code(), error.details(), error.trailing_metadata()))
-            else:
-                self.connection.works()
-                self.round_trip_s = loop.time() - asked_s
-                self.observer.round_trip(self.round_trip_s)
-            await asyncio.sleep(PING_EVERY_S if self.refusal is None else REFUSED_PAUSE_S)
-            if self.refusal is not None:
-                await self._ask_again()
-
-    async def _ask_again(self) -> None:
-        """Asks whether the verifier knows this edge by now; nobody else does while no user comes."""
-        request = pb.GetServerInfoRequest(protocol_version=PROTOCOL_VERSION)
+        asked_s = loop.time()
         try:
             async with self.connection.link() as link:
-                await stub_of(link).GetServerInfo(request, timeout=INFO_TIMEOUT_S, metadata=self.metadata())
+                health: Any = health_pb2_grpc.HealthStub(link.channel)
+                call = health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=self.metadata())
+                answer = await call
+                hint = LoadHint.find(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
-            logger.debug("verifier at %s: still no answer: %s", self.address, error.code())
-        else:
-            self.known()
+            logger.debug("verifier at %s: no answer to a ping: %s", self.address, error.code())
+            await self._explain(from_status(error.code(), error.details(), error.trailing_metadata()))
+            return None
+        self.connection.works()
+        self.round_trip_s = loop.time() - asked_s
+        self.observer.round_trip(self.round_trip_s)
+        return Pulse(answer.status == health_pb2.HealthCheckResponse.SERVING, hint)
 
     async def close(self) -> None:
         """Closes the connection and every stream on it."""
@@ -259,9 +248,11 @@ class VerifierStream:
         self._round_began_at: float | None = None
         self._verifier_error: SpecEdgeError | None = None
         self._has_status = asyncio.Event()
+        self._left: SpecEdgeError | None = None
+        self.heard_s = 0.0  # when the last message came, or it was opened
 
     async def __aenter__(self) -> Self:
-        self._opened_at = asyncio.get_running_loop().time()
+        self._opened_at = self.heard_s = asyncio.get_running_loop().time()
         self._link = self._client.connection.take()
         self._call: GenerateCall = stub_of(self._link).Generate(
             metadata=(*self._client.metadata(), *outgoing_metadata())
@@ -280,6 +271,11 @@ class VerifierStream:
         finally:
             await self._client.connection.give_back(self._link)
 
+    def leave(self, error: SpecEdgeError) -> None:
+        """Ends the session on this verifier: whoever reads gets `error`."""
+        self._left = error
+        self._call.cancel()
+
     def send(self, nodes: DraftNodes) -> None:
         """Queues nodes; whatever is queued when the network is free leaves together."""
         self._queued.append(nodes)
@@ -297,6 +293,11 @@ class VerifierStream:
             raise VerifierUnavailable(f"the verifier sent nothing for {timeout_s:g} s") from error
         except grpc.aio.AioRpcError as error:
             raise await self._error_of(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._left is None or task is None or task.cancelling():
+                raise
+            raise self._left from None
         if response is grpc.aio.EOF:
             return None
         if not isinstance(response, pb.GenerateResponse):
@@ -336,6 +337,7 @@ class VerifierStream:
 
     def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
         now = asyncio.get_running_loop().time()
+        self.heard_s = now
         self._observer.received(num_bytes)
         if isinstance(message, SessionOpened):
             self._client.known()

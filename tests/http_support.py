@@ -76,6 +76,7 @@ class FakeService:
         self.info: ServerInfo | None = INFO
         self.is_ready = True
         self.failure: str | None = None
+        self.verifiers: list[tuple[str, str, str | None]] = []
         self.reply = reply
         self.burst_size = burst_size
         self.is_endless = is_endless

@@ -355,11 +355,24 @@ class HealthAnswer(BaseModel):
     status: Literal["ok"]
 
 
+class VerifierState(BaseModel):
+    """One of several verifiers."""
+
+    address: str = Field(description="as in `verifier_address`, or as found there")
+    state: Literal["unknown", "good", "doubted", "busy", "lost", "away", "left_out"] = Field(
+        description="`unknown` before it has said what it serves, `doubted` after a failure, `busy` after a refusal "
+        "because it was full, `lost` while its circuit breaker is open, `away` while it says that it serves nothing, "
+        "`left_out` while it serves something else than the others"
+    )
+    reason: str | None = Field(None, description="why it is left out or refuses this edge")
+
+
 class ReadyAnswer(BaseModel):
     """Whether requests sent now will be served."""
 
     status: Literal["ready", "not ready"] = Field(description="as the answer's status code, 200 or 503")
     reason: str | None = Field(None, description="why not")
+    verifiers: list[VerifierState] | None = Field(None, description="only where there are several")
 
 
 class VersionAnswer(BaseModel):

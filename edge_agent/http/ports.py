@@ -1,6 +1,6 @@
 """What the HTTP layer needs of the rest of the process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -41,6 +41,10 @@ class GenerationPort(Protocol):
     @property
     def failure(self) -> str | None:
         """Why the verifier cannot be reached, as far as more is known than that."""
+
+    @property
+    def verifiers(self) -> Sequence[tuple[str, str, str | None]]:
+        """Address, state, and what is wrong, of each verifier where there are several."""
 
     def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Burst]]:
         """The answer in bursts; leaving the context cancels it."""

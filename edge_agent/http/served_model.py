@@ -29,6 +29,14 @@ class ServedModel:
         return self._service.failure or "the verifier does not answer"
 
     @property
+    def verifiers(self) -> list[dict[str, str]]:
+        """Each verifier where there are several."""
+        return [
+            {"address": address, "state": state} | ({} if reason is None else {"reason": reason})
+            for address, state, reason in self._service.verifiers
+        ]
+
+    @property
     def info(self) -> ServerInfo | None:
         """What the verifier serves; stays known while it is away, since answers wait for it."""
         return self._service.info

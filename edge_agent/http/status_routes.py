@@ -80,9 +80,10 @@ def status_router(
         reason = not_ready_reason()
         if reason is None and not model.is_ready:
             reason = model.failure
+        beside = {"verifiers": verifiers} if (verifiers := model.verifiers) else {}
         if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "1"})
+            return JSONResponse({"status": "ready"} | beside)
+        return JSONResponse({"status": "not ready", "reason": reason} | beside, 503, {"retry-after": "1"})
 
     @router.get("/version", responses=answer_docs(VersionAnswer), **_STATUS)
     async def version() -> dict[str, Any]:

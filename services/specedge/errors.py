@@ -8,6 +8,7 @@ SpecEdgeError
 │   └── TenantLimit       a tenant has all that it may have (HTTP 429, RESOURCE_EXHAUSTED); retry later
 ├── Unauthenticated       the verifier does not know who calls, or no longer (HTTP 503 at an edge, UNAUTHENTICATED)
 ├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
+│   └── VerifierDraining  this one shuts down in good order; retry elsewhere at once
 ├── EngineDead            the engine thread ended with an error; the process must be replaced
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
 ├── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
@@ -78,6 +79,10 @@ class VerifierUnavailable(SpecEdgeError):
     def __init__(self, message: str, retry_after_s: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class VerifierDraining(VerifierUnavailable):
+    """A verifier shuts down in good order: it takes no new session, and others do."""
 
 
 class EngineDead(SpecEdgeError):

@@ -19,7 +19,7 @@ from specedge.errors import (
     InvalidRequest,
     ProtocolError,
     SpecEdgeError,
-    VerifierUnavailable,
+    VerifierDraining,
 )
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
@@ -123,7 +123,7 @@ class EngineThread:
         if self._error is not None:
             raise EngineDead(f"the engine has stopped: {self._error}")
         if self._is_draining:
-            raise VerifierUnavailable("the verifier is shutting down", retry_after_s=1.0)
+            raise VerifierDraining("the verifier is shutting down", retry_after_s=1.0)
         check_session(message, self._info)
         self._quota.admit(message, account)
         handle = self._next_handle

@@ -16,6 +16,7 @@ from specedge.tls.rules import UNIX
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import listening_address, server_options
+from specedge.wire.load_hint import LoadHint
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
 from specedge_verifier.handshakes import Handshakes
@@ -79,16 +80,19 @@ class ServerOptions:
 
 
 class HealthServicer(health.aio.HealthServicer):
-    """gRPC's health service; a connection that asks it is in use."""
+    """gRPC's health service, which also tells how busy the engine is; a connection that asks it is in use."""
 
-    def __init__(self, tls: ServerTls | None) -> None:
+    def __init__(self, tls: ServerTls | None, engine: Engine) -> None:
         super().__init__()
         self._tls = tls
+        self._engine = engine
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         """One answer."""
         if self._tls is not None:
             self._tls.handshakes.called(context.peer())
+        load = LoadHint(self._engine.num_sessions, self._engine.info().max_batch_size)
+        context.set_trailing_metadata(load.metadata)
         return await super().Check(request, context)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
@@ -115,7 +119,7 @@ class VerifierServer:
         self._server = grpc.aio.server(
             options=server_options(), interceptors=() if authentication is None else (authentication,)
         )
-        self._health = HealthServicer(options.tls)
+        self._health = HealthServicer(options.tls, engine)
         on_call = None if options.tls is None else options.tls.handshakes.called
         self.service = VerificationService(engine, options.stream, grammars, observer, on_call)
         self.port = 0

@@ -16,7 +16,7 @@ from specedge.errors import (
     ModelLoadError,
     ProtocolError,
     SpecEdgeError,
-    VerifierUnavailable,
+    VerifierDraining,
 )
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
@@ -256,6 +256,6 @@ async def _has_turn(outbox: Outbox, cadence: Cadence, lead_s: float, opening: Op
     return outbox.is_ready
 
 
-def draining_error() -> VerifierUnavailable:
+def draining_error() -> VerifierDraining:
     """What a stream is told that a verifier shutting down cannot serve."""
-    return VerifierUnavailable("the verifier is shutting down; retryable", retry_after_s=1.0)
+    return VerifierDraining("the verifier is shutting down; retryable", retry_after_s=1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from edge_harness import PROMPT, QUICK, Edge, answer_of, edge_at, wanted
-from fakes import FakeEngine, TreeDrafts, expected_answer, serving, until
+from fakes import FINGERPRINT, FakeEngine, TreeDrafts, expected_answer, serving, until
 from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry
 from tcp_proxy import TcpProxy
@@ -16,6 +16,7 @@ from tls_support import Authority, Paths, link, replace, serial_of, server_sourc
 from edge_agent.draft_source import NullDraftSource
 from edge_agent.generation import GenerationOptions
 from edge_agent.verifier_channel import LinkTls
+from edge_agent.verifier_pool import VerifierPool
 from specedge.errors import VerifierUnavailable
 from specedge.tls.files import TlsSource
 from specedge.tls.metrics import CertificateMetrics
@@ -230,7 +231,9 @@ async def test_the_verifier_sees_the_verified_names_of_an_edge(site: Site, monke
 
     monkeypatch.setattr(HealthServicer, "Check", spy)
     async with site.serving(FakeEngine()) as server, edge_at(server.port, tls=site.link) as edge:
-        pinging = asyncio.create_task(edge.client.measure_round_trips())
+        pool = VerifierPool.of(edge.client)
+        await pool.start(FINGERPRINT, 5.0)
+        pinging = asyncio.create_task(pool.run())
         await until(lambda: edge.counters.num_pings > 0, 10)
         pinging.cancel()
     assert seen[0]["x509_common_name"] == [b"edge"] and seen[0]["peer_dns"] == [b"edge"]

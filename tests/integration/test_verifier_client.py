@@ -13,7 +13,9 @@ from fakes import FINGERPRINT, INFO, VOCAB_SIZE, FakeEngine, TreeDrafts, expecte
 from edge_agent.draft_source import NullDraftSource
 from edge_agent.generation import GenerationOptions, GenerationRequest
 from edge_agent.stream_observer import StreamCounters
-from edge_agent.verifier_client import Backoff, VerifierClient
+from edge_agent.verifier_backoff import Backoff
+from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_pool import VerifierPool
 from specedge.errors import (
     CapacityExceeded,
     InvalidRequest,
@@ -225,7 +227,9 @@ async def test_round_trips_are_measured_over_the_way_that_is_there_and_outlive_a
         observer = StreamCounters()
         observer.round_trip = times_s.append  # type: ignore[method-assign]
         client = VerifierClient(f"127.0.0.1:{port}", observer)
-        pinging = asyncio.create_task(client.measure_round_trips())
+        pool = VerifierPool.of(client)
+        await pool.start(FINGERPRINT, 5.0)
+        pinging = asyncio.create_task(pool.run())
         try:
             await until(lambda: len(times_s) >= 2)
             await proxy.stop()

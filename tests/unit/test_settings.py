@@ -14,6 +14,7 @@ from specedge_verifier.settings import VerifierSettings
 
 VERIFIER = ProcessKind("verifier", VerifierSettings)
 EDGE = ProcessKind("edge", EdgeSettings)
+SOME_VERIFIERS = "HOST:PORT or unix:PATH, or up to 64 of them with commas, dns:NAME:PORT or file:PATH"
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy"
 
 
@@ -127,7 +128,9 @@ def test_processes_may_share_an_environment(monkeypatch: pytest.MonkeyPatch) -> 
         (EDGE, "temperature", "-1", "a number from 0 to 2 or auto"),
         (EDGE, "seed", "18446744073709551616", "an integer from 0 to 18446744073709551615 or random"),
         (EDGE, "proactive.type", "on", "one of streamed, included, excluded, off"),
-        (EDGE, "verifier-address", "somewhere", "HOST:PORT or unix:PATH"),
+        (EDGE, "verifier-address", "somewhere", SOME_VERIFIERS),
+        (EDGE, "verifier-address", "a:1,a:1", SOME_VERIFIERS),
+        (EDGE, "verifier-address", "dns:nowhere", SOME_VERIFIERS),
     ],
 )
 def test_a_bad_value_names_setting_value_origin_and_what_is_allowed(

@@ -9,6 +9,8 @@
 | CapacityExceeded              | RESOURCE_EXHAUSTED  | retry-after-ms             |
 | Unauthenticated               | UNAUTHENTICATED     |                            |
 | ModelLoadError (peers differ) | FAILED_PRECONDITION |                            |
+| VerifierDraining              | UNAVAILABLE         | retry-after-ms,            |
+|                               |                     | specedge-error: draining   |
 | VerifierUnavailable           | UNAVAILABLE         | retry-after-ms             |
 | EngineDead                    | UNAVAILABLE         |                            |
 | anything else                 | INTERNAL            |                            |
@@ -28,6 +30,7 @@ from specedge.errors import (
     SpecEdgeError,
     TenantLimit,
     Unauthenticated,
+    VerifierDraining,
     VerifierUnavailable,
 )
 
@@ -36,6 +39,7 @@ PARAM_KEY = "specedge-param"
 ERROR_KEY = "specedge-error"
 PROTOCOL = "protocol"
 TENANT = "tenant"
+DRAINING = "draining"
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -64,6 +68,9 @@ def to_status(error: SpecEdgeError) -> Status:
             return Status(grpc.StatusCode.UNAUTHENTICATED, details)
         case CapacityExceeded():
             return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, _retry_after(error.retry_after_s))
+        case VerifierDraining():
+            metadata = (*_retry_after(error.retry_after_s), (ERROR_KEY, DRAINING))
+            return Status(grpc.StatusCode.UNAVAILABLE, details, metadata)
         case VerifierUnavailable():
             return Status(grpc.StatusCode.UNAVAILABLE, details, _retry_after(error.retry_after_s))
         case EngineDead():
@@ -92,6 +99,8 @@ def from_status(
             return CapacityExceeded(text, _retry_after_s(values, default_s=1.0))
         case grpc.StatusCode.FAILED_PRECONDITION:
             return ModelLoadError(text)
+        case grpc.StatusCode.UNAVAILABLE if values.get(ERROR_KEY) == DRAINING:
+            return VerifierDraining(f"{code.name}: {text}", _retry_after_s(values, default_s=5.0))
         case grpc.StatusCode.UNIMPLEMENTED:
             return ProtocolError(f"the peer is not a verifier of this protocol: {text}")
     return VerifierUnavailable(f"{code.name}: {text}", _retry_after_s(values, default_s=5.0))

@@ -8,6 +8,9 @@ DraftNodes message, nor when it is sent, can change the tokens of the answer. On
 stream ends the session on both sides. The edge holds the truth: after any break it opens a new stream with the
 tokens committed so far and goes on from there.
 
+The standard health service says beside this one whether new sessions are served. Its answers carry trailing metadata
+`specedge-sessions: N/M`, a hint for edges that know several verifiers: N sessions run or wait, M run at once.
+
 Compatibility: new fields may be added at any time and are ignored by peers that do not know them. The protocol
 version rises only when the meaning of an existing field changes; optional behaviour is announced by capability.
 """

@@ -8,6 +8,9 @@ DraftNodes message, nor when it is sent, can change the tokens of the answer. On
 stream ends the session on both sides. The edge holds the truth: after any break it opens a new stream with the
 tokens committed so far and goes on from there.
 
+The standard health service says beside this one whether new sessions are served. Its answers carry trailing metadata
+`specedge-sessions: N/M`, a hint for edges that know several verifiers: N sessions run or wait, M run at once.
+
 Compatibility: new fields may be added at any time and are ignored by peers that do not know them. The protocol
 version rises only when the meaning of an existing field changes; optional behaviour is announced by capability.
 """
@@ -50,7 +53,8 @@ class VerificationServiceStub:
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
     differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
     (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
-    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
+    `specedge-error: draining`).
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_verification_pb2.GetServerInfoRequest, _verification_pb2.GetServerInfoResponse]
     """Says what this verifier serves and which limits hold."""
@@ -68,7 +72,8 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
     differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
     (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
-    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+    UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
+    `specedge-error: draining`).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_verification_pb2.GetServerInfoRequest, _verification_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says what this verifier serves and which limits hold."""
@@ -89,7 +94,8 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
         differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
         (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
-        UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now).
+        UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
+        `specedge-error: draining`).
         """
 
     @_abc_1.abstractmethod

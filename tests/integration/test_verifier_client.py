@@ -86,7 +86,7 @@ async def test_what_an_older_verifier_would_leave_out_is_refused(field: str, val
 
 
 async def test_a_verifier_that_leaves_out_what_it_promised_does_not_answer() -> None:
-    options = GenerationOptions(verifier_deadline_s=0.2)
+    options = GenerationOptions(verifier_deadline_s=1.0)
     async with serving(FakeEngine()) as server, edge_at(server.port, options=options) as edge:
         with pytest.raises(VerifierUnavailable, match="log-probabilities of 0 of 1 tokens"):
             await answer_of(edge.service, wanted(20, sampling=SamplingParams(num_logprobs=0)))

@@ -121,7 +121,8 @@ test-containers: $(INSTALLED_DEV)
 SECURITY := tests/security tests/property/test_tenant_floods.py \
   $(addprefix tests/integration/test_,tls.py tls_processes.py tenants.py tenant_certificates.py hostile_input.py \
     http_access.py http_heads.py observed_processes.py) \
-  $(addprefix tests/unit/test_,shaping.py tls_files.py transport_rules.py handshakes.py fair_share.py tenants_file.py)
+  $(addprefix tests/unit/test_,shaping.py supply_chain.py tls_files.py transport_rules.py handshakes.py fair_share.py \
+    tenants_file.py)
 test-security: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
 

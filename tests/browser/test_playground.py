@@ -72,7 +72,7 @@ def test_a_chat_streams_in_colours_and_the_live_view_follows(playground: Any, se
     assert playground.texts() == [plain["choices"][0]["message"]["content"]]
     assert plain["usage"]["completion_tokens"] == tokens
     expect(page.locator(".outcome")).to_contain_text(f"{tokens} tokens")
-    assert float(page.locator("#per-round").text_content()) > 1.2
+    assert float(page.locator("#per-round").text_content()) > 1
     assert int(page.locator("#rate").text_content()) > 0
     expect(page.locator("#trie-text")).to_contain_text(re.compile(r"\d+ drafted, \d+ verified, \d+ accepted"))
     assert page.locator("#trie circle").count() > 2

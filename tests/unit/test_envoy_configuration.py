@@ -109,7 +109,7 @@ def test_verifiers_are_asked_at_their_port_and_a_drained_one_is_not_asked_in_pan
     verifiers, _ = read(name)["static_resources"]["clusters"]
     (endpoint,) = verifiers["load_assignment"]["endpoints"][0]["lb_endpoints"]
     assert endpoint["endpoint"]["address"]["socket_address"]["port_value"] == VerifierSettings().port
-    assert verifiers["common_lb_config"]["healthy_panic_threshold"]["value"] == 0
+    assert verifiers["common_lb_config"] == {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
     (check,) = verifiers["health_checks"]
     assert check["grpc_health_check"] == {}
 

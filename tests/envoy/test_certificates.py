@@ -1,7 +1,6 @@
 """Envoy with certificates: edges and verifiers prove who they are to it, and it to them; new files need no restart."""
 
 import asyncio
-import shutil
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from envoy_support import Envoy
+from envoy_support import Envoy, install, until
 from processes import Ask, Edge, Verifier, running
 from tls_support import Authority, Paths
 
@@ -19,7 +18,6 @@ from specedge_cli.probe import probe
 
 ASK = Ask("Once upon a time there was a fox", seed=11, max_tokens=48)
 NAME = "specedge-verifier"
-DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,6 @@ class Site:
     envoy: Envoy
     verifiers: tuple[Verifier, Verifier]
     edge: Edge
-
-
-def install(certs: Path, folder: Path) -> None:
-    """Certificates where Envoy looks for them; each file is replaced in one go."""
-    folder.mkdir(exist_ok=True)
-    for source, name in (("ca.crt", "ca.crt"), ("server.key", "tls.key"), ("server.crt", "tls.crt")):
-        shutil.copy(certs / source, folder / f"{name}.new")
-        (folder / f"{name}.new").rename(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +78,8 @@ async def test_a_verifier_whose_certificate_has_another_name_gets_no_sessions(
     path.write_text(path.read_text().replace(f"exact: {NAME}", "exact: another.example.org"))
     try:
         envoy.start()
-        async with asyncio.timeout(DEADLINE_S):
-            while await asyncio.to_thread(probe, envoy.status_url, 1.0) is not None:
-                await asyncio.sleep(0.05)
-            while not await envoy.stat("cluster.verifiers.ssl.fail_verify_san"):
-                await asyncio.sleep(0.05)
+        await asyncio.to_thread(envoy.wait_started)
+        await until("a name is refused", lambda: envoy.stat("cluster.verifiers.ssl.fail_verify_san"))
         assert await envoy.stat("cluster.verifiers.membership_healthy") == 0
         assert await asyncio.to_thread(probe, envoy.address, 2.0, envoy.tls) is not None
     finally:
@@ -112,9 +99,11 @@ async def test_a_new_certificate_is_shown_without_a_restart(site: Site) -> None:
     old.key.unlink()
     assert await asyncio.to_thread(main, ["certs", "--out", str(site.certs), "--server-name", NAME]) == 0
     install(site.certs, site.envoy.folder / "certificates")
-    async with asyncio.timeout(DEADLINE_S):
-        while await asyncio.to_thread(serial, site) == before:
-            await asyncio.sleep(0.05)
+
+    async def is_new() -> bool:
+        return await asyncio.to_thread(serial, site) != before
+
+    await until("the new certificate is shown", is_new)
     async with site.edge.client() as client:
         assert await ASK.whole(client)
     assert await site.edge.sample("specedge_edge_reconnects_total") == 0

@@ -1,31 +1,31 @@
-"""Sessions through Envoy: spread and kept, resumed when a verifier dies, moved when one drains, and none of them lost."""
+"""Sessions through Envoy are spread and kept, resumed when a verifier dies, moved when one drains, and never lost."""
 
 import asyncio
+import re
 import signal
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from envoy_support import LONG, SHORT, Fleet, Undisturbed
+import yaml
+from envoy_support import DEADLINE_S, LONG, SHORT, Fleet, Undisturbed, until
 
-DEADLINE_S = 60.0
+MANIFEST = Path(__file__).parents[2] / "deploy" / "k8s" / "components" / "envoy" / "envoy.yaml"
 RECONNECTS = "specedge_edge_reconnects_total"
-
-
-async def until(what: str, is_true: Callable[[], Awaitable[bool]]) -> None:
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            while not await is_true():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"not within {DEADLINE_S:g} s: {what}")
 
 
 async def begin(fleet: Fleet, client: Any) -> tuple[list[asyncio.Task[str]], list[int]]:
     """Long answers under way, and how many of them each verifier has."""
+
+    async def are_healthy() -> bool:
+        return await fleet.envoy.stat("cluster.verifiers.membership_healthy") == 2
+
+    await until("Envoy knows that both verifiers are healthy", are_healthy)
     answers = [asyncio.create_task(ask.streamed(client)) for ask in LONG]
 
     async def are_spread() -> bool:
+        assert not any(answer.done() for answer in answers), await asyncio.gather(*answers)
         running = await fleet.num_running()
         return sum(running) == len(LONG) and min(running) > 0
 
@@ -120,9 +120,20 @@ async def test_a_session_that_was_refused_is_tried_at_the_other_verifier(
     assert retried and {line["verifier"] for line in retried} == {two.address}
 
 
+async def drain_as_kubernetes_does(fleet: Fleet) -> None:
+    """Runs the preStop hook of the manifest, without its wait."""
+    deployment = next(yaml.safe_load_all(MANIFEST.read_text()))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    *shell, command = container["lifecycle"]["preStop"]["exec"]["command"]
+    port = str(urlsplit(fleet.envoy.admin_url).port)
+    hook = await asyncio.create_subprocess_exec(*shell, re.sub(r"sleep \d+", "true", command).replace("9901", port))
+    assert await asyncio.wait_for(hook.wait(), DEADLINE_S) == 0
+
+
 async def test_envoy_drains_without_cutting_a_session(fleet: Fleet, undisturbed: Undisturbed) -> None:
     async with fleet.edge.client() as client:
         answers, _ = await begin(fleet, client)
-        await fleet.envoy.post("/drain_listeners?graceful&skip_exit")
+        await drain_as_kubernetes_does(fleet)
+        await until("edges are told to go", lambda: fleet.envoy.stat("http.sessions.downstream_cx_drain_close"))
         assert await asyncio.gather(*answers) == undisturbed.long
     assert await fleet.edge.sample(RECONNECTS) == 0

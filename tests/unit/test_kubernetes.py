@@ -28,8 +28,8 @@ from specedge_verifier.settings import VerifierSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = {"specedge-verifier": "Dockerfile.server", "specedge-edge": "Dockerfile.edge"}
-CUSTOM = {"PrometheusRule", "ServiceMonitor", "ScaledObject"}
-VERSIONS = ("1.30", "1.37")
+CUSTOM = {"InferencePool", "PrometheusRule", "ServiceMonitor", "ScaledObject"}
+OLDEST, NEWEST = "1.30", "1.37"
 END_S = 2.0
 """Seconds that a process may take between the end of its drain and its own end."""
 
@@ -60,8 +60,7 @@ def settings_of(
         return load_verifier_settings([]) if name == "specedge-verifier" else load_edge_settings([])
 
 
-@each_overlay
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("overlay", "version"), [*((overlay, NEWEST) for overlay in OVERLAYS), ("production", OLDEST)])
 def test_an_overlay_is_valid(overlay: str, version: str) -> None:
     resources = rendered(overlay)
     validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate from PyPI")
@@ -85,7 +84,7 @@ def test_templates_of_secrets_are_valid_and_named_as_they_are_mounted(path: Path
     assert names.keys() <= mounted
     validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate from PyPI")
     for secret in secrets:
-        validate.validate(secret, VERSIONS[-1], strict=True)
+        validate.validate(secret, NEWEST, strict=True)
 
 
 def test_every_mounted_secret_has_a_template() -> None:
@@ -199,7 +198,7 @@ def test_probes_ask_what_is_there(overlay: str, monkeypatch: pytest.MonkeyPatch)
     settings = settings_of(overlay, verifier, monkeypatch)
     assert isinstance(settings, VerifierSettings)
     for kind, workload in product(("startupProbe", "readinessProbe", "livenessProbe"), workloads(overlay)):
-        probe = container_of(workload)[kind] if kind in container_of(workload) else None
+        probe = container_of(workload).get(kind)
         if workload is not verifier or probe is None:
             continue
         if settings.tls_certificate_file is None:
@@ -276,8 +275,16 @@ def test_autoscaling_asks_for_metrics_that_a_verifier_has() -> None:
     assert "replicas" not in target["spec"], "applying again must not undo what was scaled"
 
 
-def test_an_endpoint_picker_finds_the_metrics_it_expects() -> None:
-    registry = runpy.run_path(str(ROOT / "docs" / "metrics_table.py"))["verifier_registry"]()
-    types = {family.name: family.type for family in registry.collect()}
-    expected = ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc")
-    assert [types.get(name) for name in expected] == ["gauge"] * 3
+def test_an_endpoint_picker_finds_the_metrics_it_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = runpy.run_path(str(ROOT / "docs" / "metrics_table.py"))
+    queues = ["vllm:num_requests_waiting", "vllm:num_requests_running"]
+    for process, expected in (("verifier", [*queues, "vllm:kv_cache_usage_perc"]), ("edge", queues)):
+        types = {family.name: family.type for family in table[f"{process}_registry"]().collect()}
+        assert [types.get(name) for name in expected] == ["gauge"] * len(expected)
+    pool = find("inference-pool", "InferencePool", "specedge-edge")["spec"]
+    edge = find("inference-pool", "DaemonSet", "specedge-edge")
+    settings = settings_of("inference-pool", edge, monkeypatch)
+    assert settings is not None
+    assert pool["selector"]["matchLabels"].items() <= edge["spec"]["template"]["metadata"]["labels"].items()
+    assert pool["targetPorts"] == [{"number": settings.port}]
+    assert f"model-server-metrics-port={settings.metrics_port}" in (ROOT / "docs" / "kubernetes.md").read_text()

@@ -82,7 +82,7 @@ test-api: $(INSTALLED_DEV)
 # ours. LiteLLM's bounds on huggingface-hub and certifi fit nothing here, so it comes without what it asks for; what it
 # needs is named beside the other clients (mcp: for tools).
 CLIENT_PACKAGES := langchain-openai llama-index-llms-openai-like \
-  aiohttp boto3 fastuuid 'httpx[http2]' importlib-metadata jsonschema mcp python-dotenv tiktoken
+  aiohttp boto3 fastuuid h2 importlib-metadata jsonschema mcp python-dotenv tiktoken
 CLIENTS_PIP := $(CLIENTS)/bin/python -m pip --disable-pip-version-check --no-input
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(INSTALLED_CLIENTS): $(INSTALLED_DEV)

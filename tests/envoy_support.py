@@ -49,6 +49,7 @@ class Envoy(Service):
         name: the configuration.
         tls: how it is asked; None is plain text.
         has_health_checks: False leaves it to find out about verifiers by their answers.
+        ping_s: how often it pings verifiers, and how long it waits; None leaves the configuration's.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Envoy(Service):
         name: str = "envoy.yaml",
         tls: ClientTls | None = None,
         has_health_checks: bool = True,
+        ping_s: float | None = None,
     ) -> None:
         self.folder = folder
         self._program = program
@@ -82,6 +84,10 @@ class Envoy(Service):
         ]
         if not has_health_checks:
             del to_verifiers["health_checks"]
+        if ping_s is not None:
+            (options,) = to_verifiers["typed_extension_protocol_options"].values()
+            alive = options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"]
+            alive |= {"interval": f"{ping_s:g}s", "timeout": f"{ping_s:g}s"}
         (folder / name).write_text(yaml.safe_dump(config))
         flags = ["--config-path", str(folder / name), "--use-dynamic-base-id", "--concurrency", "1"]
         flags += ["--file-flush-interval-msec", "50", "--drain-time-s", "2"]

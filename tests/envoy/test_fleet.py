@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 from envoy_support import DEADLINE_S, LONG, SHORT, Fleet, Undisturbed, until
@@ -57,6 +58,10 @@ async def test_sessions_are_spread_stay_where_they_are_and_are_logged_without_co
             *("bytes_up", "bytes_down"),
         }
         assert line["bytes_up"] > 0 and line["bytes_down"] > 0
+    async with httpx.AsyncClient(base_url=fleet.envoy.status_url, trust_env=False) as client:
+        assert (await client.get("/ready")).text.strip() == "LIVE"
+        assert "envoy_cluster_membership_healthy" in (await client.get("/metrics")).text
+        assert (await client.get("/quitquitquit")).status_code == 404
     assert not [text for text in (*undisturbed.long, LONG[0].prompt) if text in fleet.envoy.log()]
 
 
@@ -118,6 +123,19 @@ async def test_a_session_that_was_refused_is_tried_at_the_other_verifier(
     assert await fleet.edge.sample(RECONNECTS) == 0
     retried = [line for line in await logged(fleet, len(LONG) + 8) if line["attempts"] > 1]
     assert retried and {line["verifier"] for line in retried} == {two.address}
+
+
+@pytest.mark.parametrize("fleet", [{"ping_s": 1.0}], indirect=True, ids=["pinged"])
+async def test_answers_of_a_verifier_that_hangs_go_on_at_the_other(fleet: Fleet, undisturbed: Undisturbed) -> None:
+    one, _ = fleet.verifiers
+    async with fleet.edge.client() as client:
+        answers, (num_lost, _) = await begin(fleet, client)
+        one.signal(signal.SIGSTOP)
+        try:
+            assert await asyncio.gather(*answers) == undisturbed.long
+        finally:
+            one.signal(signal.SIGCONT)
+    assert await fleet.edge.sample(RECONNECTS) >= num_lost
 
 
 async def drain_as_kubernetes_does(fleet: Fleet) -> None:

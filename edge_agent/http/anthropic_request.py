@@ -86,7 +86,7 @@ def chat_body(body: Json, form: type[CountRequest] = MessagesRequest) -> Json:
     ]
     if (stops := body.get("stop_sequences")) is not None:
         chat["stop"] = stops
-    if tools := body.get("tools"):
+    if (tools := body.get("tools")) is not None and tools != []:
         chat["tools"] = _tools(tools)
     chat |= _tool_choice(body.get("tool_choice"))
     thinking = body.get("thinking")

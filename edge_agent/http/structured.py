@@ -83,6 +83,9 @@ def chat_grammar(
 
 def _response_format(value: Any, asked_in: str) -> Iterator[GrammarSpec]:
     match value:
+        case {"type": "text" | "json_object" as kind, "json_schema": schema} if schema is not None:
+            message = f"{asked_in}.json_schema is given, but {asked_in}.type is {kind}"
+            raise InvalidRequest(message, param=f"{asked_in}.json_schema")
         case None | {"type": "text"}:
             return
         case {"type": "json_object"}:

@@ -100,6 +100,7 @@ async def test_tool_results_go_back_to_the_model() -> None:
         ({"max_tokens": 5000}, "1024"),
         ({"tool_choice": {"type": "sometimes"}}, "auto, any, none, or tool"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "only custom tools"),
+        ({"tools": False}, "tools"),
         ({"thinking": {"type": "maybe"}}, "enabled, disabled or adaptive"),
     ],
 )

@@ -74,6 +74,11 @@ def test_most_requests_name_none(values: dict[str, object]) -> None:
         ({"response_format": "json"}, "response_format", "an object with a type"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", "missing"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {}}},
+            "response_format.json_schema",
+            "is given, but response_format.type is json_object",
+        ),
         ({"structured_outputs": {}}, "structured_outputs", "has 0 of"),
         ({"structured_outputs": {"regex": "a", "json_object": True}}, "structured_outputs", "has 2 of"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", "string"),

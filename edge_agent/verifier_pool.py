@@ -241,6 +241,8 @@ class VerifierPool:
             return min(pause_s, times.ping_every_s) if member.sessions else pause_s
         if len(self._members) == 1:
             return times.ping_every_s
+        if member.is_serving is None:
+            return times.ping_every_s * self._dice.uniform(0.1, 0.3)
         if member.sessions or member.breaker.is_doubtful:
             return times.ping_every_s * self._dice.uniform(0.75, 1.0)
         return times.idle_ping_every_s * self._dice.uniform(0.75, 1.25)

@@ -80,11 +80,6 @@ def test_of_two_random_ones_the_less_loaded_is_taken() -> None:
     assert 1800 < found["a"] < 2200 and 800 < found["b"] < 1200
 
 
-def test_loads_that_are_nearly_equal_are_equal() -> None:
-    found = picks(Candidate("a", Standing.GOOD, False, 0.50), Candidate("b", Standing.GOOD, False, 0.47))
-    assert 1350 < found["a"] < 1650
-
-
 def test_standing_comes_before_load_and_what_was_tried_comes_last_among_equals() -> None:
     assert picks(Candidate("a", Standing.DOUBTED, False, 0.0), Candidate("b", Standing.GOOD, True, 9.0)).keys() == {"b"}
     assert picks(Candidate("a", Standing.GOOD, True, 0.0), Candidate("b", Standing.GOOD, False, 9.0)).keys() == {"b"}

@@ -14,7 +14,7 @@ from edge_agent.verifier_backoff import Backoff
 
 MAX_FAILURES: Final = 3
 FIRST_PAUSE_S: Final = 1.0
-MAX_PAUSE_S: Final = 30.0
+MAX_PAUSE_S: Final = 10.0
 TRIAL_S: Final = 10.0
 """How long a trial keeps others away if nothing is heard of it."""
 FORGET_S: Final = 10.0

@@ -7,13 +7,9 @@ from all choosing the same one (Mitzenmacher, "The Power of Two Choices in Rando
 import random
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
-
-NEARLY_EQUAL: Final = 0.1
-"""Loads that differ by less count as equal: hints are seconds old, and of two verifiers that are left after a third was
-lost, every edge would choose the one that was a little less loaded then."""
 
 
 class Standing(IntEnum):
@@ -52,7 +48,5 @@ def choose(candidates: Sequence[Candidate[T]], dice: random.Random) -> T | None:
         return None
     best = min((candidate.standing, candidate.is_tried) for candidate in candidates)
     equals = [candidate for candidate in candidates if (candidate.standing, candidate.is_tried) == best]
-    first, *others = dice.sample(equals, min(2, len(equals)))
-    if others and others[0].load < first.load * (1 - NEARLY_EQUAL):
-        return others[0].verifier
-    return first.verifier
+    pair = dice.sample(equals, min(2, len(equals)))
+    return min(pair, key=lambda candidate: candidate.load).verifier

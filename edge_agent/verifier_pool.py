@@ -6,6 +6,7 @@ left out until it does.
 
 import asyncio
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -134,14 +135,16 @@ class VerifierPool:
     async def _meet(self, deadline_s: float) -> list[SpecEdgeError]:
         """Asks all of them; what those said that cannot be used."""
         asking = {asyncio.create_task(self._ask(member, deadline_s)) for member in self._members.values()}
-        errors: list[SpecEdgeError] = []
-        waiting, timeout_s = set(asking), None
+        loop, errors = asyncio.get_running_loop(), list[SpecEdgeError]()
+        waiting, end_s = set(asking), math.inf
         try:
-            while waiting and timeout_s != 0.0:
+            while waiting and (now_s := loop.time()) < end_s:
+                timeout_s = None if end_s == math.inf else end_s - now_s
                 done, waiting = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                errors += [error for task in done if (error := task.result()) is not None]
-                if not done or len(asking) - len(waiting) > len(errors):
-                    timeout_s = 0.0 if timeout_s is not None else self.times.meet_s
+                found = [error for task in done if (error := task.result()) is not None]
+                errors += found
+                if len(found) < len(done):
+                    end_s = min(end_s, loop.time() + self.times.meet_s)
         finally:
             for task in waiting:
                 task.cancel()
@@ -241,6 +244,8 @@ class VerifierPool:
             return min(pause_s, times.ping_every_s) if member.sessions else pause_s
         if len(self._members) == 1:
             return times.ping_every_s
+        if member.is_serving is None:
+            return times.ping_every_s * self._dice.uniform(0.1, 0.3)
         if member.sessions or member.breaker.is_doubtful:
             return times.ping_every_s * self._dice.uniform(0.75, 1.0)
         return times.idle_ping_every_s * self._dice.uniform(0.75, 1.25)

@@ -162,7 +162,7 @@ async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is
         assert 0 < num_moving < len(PROMPTS), "two random choices use both"
         async with asyncio.timeout(5):
             await first.server.drain(60.0)
-        assert second.engine.num_sessions == len(PROMPTS)
+        await until(lambda: second.engine.num_sessions == len(PROMPTS))
         await until(lambda: edge.counters.num_failed_over == num_moving)
         async with asyncio.timeout(20):
             assert await asyncio.gather(*asking) == [expected_answer(prompt, 200) for prompt in PROMPTS]

@@ -1,5 +1,6 @@
 """Which verifier a session gets, and how verifiers are seen; clocks that only the tests move."""
 
+import asyncio
 import random
 from collections import Counter
 from dataclasses import replace
@@ -42,8 +43,10 @@ class Client:
         self.refusal: str | None = None
         self.failure: str | None = None
         self.is_connected = True
+        self.delay_s = 0.0
 
     async def get_server_info(self, fingerprint: str, deadline_s: float) -> ServerInfo:
+        await asyncio.sleep(self.delay_s)
         if isinstance(self.answer, SpecEdgeError):
             raise self.answer
         return self.answer
@@ -56,9 +59,11 @@ def member(address: str = "a:1") -> VerifierMember:
     return found
 
 
-async def pool_of(*answers: ServerInfo | SpecEdgeError) -> VerifierPool:
+async def pool_of(*answers: ServerInfo | SpecEdgeError, delay_s: float = 0.0) -> VerifierPool:
     names = [f"{name}:1" for name, _ in zip("abcdef", answers, strict=False)]
     clients = {name: Client(name, answer) for name, answer in zip(names, answers, strict=True)}
+    for number, client in enumerate(clients.values()):
+        client.delay_s = number * delay_s
     pool = VerifierPool(
         FixedAddresses(names),
         lambda address: cast(VerifierClient, clients[address]),
@@ -78,11 +83,6 @@ def test_of_two_random_ones_the_less_loaded_is_taken() -> None:
     found = picks(*(Candidate(name, Standing.GOOD, False, load) for name, load in (("a", 0.0), ("b", 0.5), ("c", 1.0))))
     assert found["c"] == 0, "the most loaded one always has a better neighbour"
     assert 1800 < found["a"] < 2200 and 800 < found["b"] < 1200
-
-
-def test_loads_that_are_nearly_equal_are_equal() -> None:
-    found = picks(Candidate("a", Standing.GOOD, False, 0.50), Candidate("b", Standing.GOOD, False, 0.47))
-    assert 1350 < found["a"] < 1650
 
 
 def test_standing_comes_before_load_and_what_was_tried_comes_last_among_equals() -> None:
@@ -165,6 +165,11 @@ def test_a_session_needs_what_its_parameters_ask_for_and_the_context() -> None:
     assert need == Need(Identity.of(INFO), frozenset({LOGPROBS}), 100)
     assert not need.is_met_by(replace(INFO, max_len=99))
     assert not need.is_met_by(replace(INFO, capabilities=(GRAMMARS,)))
+
+
+async def test_every_verifier_that_answers_soon_after_the_first_is_heard() -> None:
+    pool = await pool_of(*(replace(INFO, target_model="another") for _ in range(2)), INFO, INFO, INFO, delay_s=0.02)
+    assert pool.info == INFO, "most serve it, and they answer last"
 
 
 async def test_nobody_there_is_unavailable_and_the_first_reason_is_told() -> None:

@@ -24,7 +24,7 @@ from specedge.sampling import SamplingParams
 from specedge.wire.messages import LOGPROBS, ServerInfo
 from specedge_verifier.grpc_server import VerifierServer
 
-TIMES = PoolTimes(ping_every_s=0.05, idle_ping_every_s=0.1, ping_timeout_s=0.3, spread_s=0.02, left_out_pause_s=0.1)
+TIMES = PoolTimes(ping_every_s=0.05, idle_ping_every_s=0.1, ping_timeout_s=0.8, spread_s=0.02, left_out_pause_s=0.1)
 PROMPTS = [(1000 + i, 7, 9) for i in range(8)]
 NUM_TOKENS = 150
 

@@ -161,17 +161,18 @@ async def test_an_answer_that_is_cut_says_so(pair: Pair) -> None:
 
 async def test_a_resumed_answer_that_does_not_follow_its_grammar_is_refused(pair: Pair) -> None:
     wanted = request(PROMPT, "choice", CHOICES)
-    stream = pair.service._client.open_stream  # what an edge with another grammar would send
+    client = pair.service._pool.members[0].client
+    stream = client.open_stream  # what an edge with another grammar would send
 
     def with_wrong_tokens(opening, info):  # type: ignore[no-untyped-def]
         return stream(replace(opening, committed_ids=tuple(ids("A fox"))), info)
 
-    pair.service._client.open_stream = with_wrong_tokens  # type: ignore[method-assign]
+    client.open_stream = with_wrong_tokens  # type: ignore[method-assign]
     try:
         with pytest.raises(InvalidRequest, match="committed tokens cannot be continued"):
             await pair.answer(wanted)
     finally:
-        pair.service._client.open_stream = stream  # type: ignore[method-assign]
+        client.open_stream = stream  # type: ignore[method-assign]
 
 
 async def test_the_official_client_parses_what_it_asked_for(client: openai.AsyncOpenAI) -> None:

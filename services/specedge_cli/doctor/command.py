@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from rich.console import Console
 
@@ -79,6 +80,7 @@ def _plan(processes: Sequence[str], flags: list[str], open_until_done: ExitStack
     edge = load_edge_settings(flags) if "edge" in processes else None
 
     from specedge_cli.doctor.facts import Facts
+    from specedge_cli.doctor.first_verifier import named_verifiers, say_which
     from specedge_cli.doctor.plan import edge_checks, machine_checks, names_own_verifier, verifier_checks
     from specedge_cli.doctor.verifier_link import VerifierLink
 
@@ -86,6 +88,10 @@ def _plan(processes: Sequence[str], flags: list[str], open_until_done: ExitStack
     if verifier is not None:
         checks += verifier_checks(verifier)
     if edge is not None:
+        named = named_verifiers(edge)
+        edge = edge.replace(verifier_address=named[0])
+        if len(named) > 1:
+            checks.append(Check("edge: way to the verifier", "verifiers", partial(say_which, named)))
         link = VerifierLink(edge)
         open_until_done.callback(link.close)
         facts = Facts(verifier_is_to_start=verifier is not None and names_own_verifier(edge, verifier))

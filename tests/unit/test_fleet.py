@@ -1,7 +1,6 @@
 """`specedge fleet`: what each host is given, the commands it is sent, and two hosts that are both this machine."""
 
 import io
-import json
 import os
 import stat
 import tarfile
@@ -62,9 +61,9 @@ def test_each_host_gets_its_processes_settings_and_files(certificates: Path) -> 
     files = render(gpu)
     assert sorted(files) == [
         "docker-compose.yml",
-        "verifier-tls_certificate_file.crt",
-        "verifier-tls_key_file.key",
-        "verifier.yaml",
+        "verifier/settings.yaml",
+        "verifier/tls_certificate_file.crt",
+        "verifier/tls_key_file.key",
     ]
     container = loaded(files, "docker-compose.yml")["services"]["verifier"]
     assert container["image"] == "specedge-verifier"
@@ -73,8 +72,8 @@ def test_each_host_gets_its_processes_settings_and_files(certificates: Path) -> 
     assert container["deploy"]["resources"]["reservations"]["devices"][0]["count"] == "all"
     assert "/data/models:/models" in container["volumes"]
     assert container["healthcheck"]["test"][:4] == ["CMD", "specedge", "health", "localhost:50051"]
-    section = loaded(files, "verifier.yaml")["verifier"]
-    assert section["tls_key_file"] == "/etc/specedge/verifier-tls_key_file.key"
+    section = loaded(files, "verifier/settings.yaml")["verifier"]
+    assert section["tls_key_file"] == "/etc/specedge/tls_key_file.key"
     assert not {"host", "port", "allow_plaintext"} & section.keys()
 
     files = render(shop)
@@ -82,29 +81,41 @@ def test_each_host_gets_its_processes_settings_and_files(certificates: Path) -> 
     assert container["image"] == "registry.example.com/edge:1"
     assert container["ports"] == ["0.0.0.0:8080:8000"]
     assert "deploy" not in container and "healthcheck" not in container
-    section = loaded(files, "edge.yaml")["edge"]
+    section = loaded(files, "edge/settings.yaml")["edge"]
     assert section["verifier_address"] == "gpu-1.internal:50051"
-    assert section["verifier_token_file"] == "/etc/specedge/edge-verifier_token_file"
-    assert files["edge-verifier_token_file"] == b"secret\n"
+    assert section["verifier_token_file"] == "/etc/specedge/verifier_token_file"
+    assert files["edge/verifier_token_file"] == b"secret\n"
 
 
 def test_rendered_settings_are_settings(certificates: Path) -> None:
     """What is written is read by the processes themselves, with the files where compose puts them."""
     for host, kind in zip(read_fleet(written(certificates)), (VERIFIER, EDGE), strict=True):
         files = render(host)
-        section = loaded(files, f"{kind.name}.yaml")[kind.name]
+        section = loaded(files, f"{kind.name}/settings.yaml")[kind.name]
         for key, value in section.items():
             if str(value).startswith("/etc/specedge/"):
                 place = certificates / str(value).rpartition("/")[2]
-                place.write_bytes(files[place.name])
+                place.write_bytes(files[f"{kind.name}/{place.name}"])
                 section[key] = str(place)
         texts = {key: str(value) for key, value in section.items()}
         assert settings_of(kind, texts, "test").metrics_host == "0.0.0.0"  # type: ignore[attr-defined]
 
 
+def test_settings_that_change_start_the_process_again_and_certificates_do_not(certificates: Path) -> None:
+    def label(text: str) -> str:
+        _, shop = read_fleet(written(certificates, text))
+        found: str = loaded(render(shop), "docker-compose.yml")["services"]["edge"]["labels"]["specedge.settings"]
+        return found
+
+    before = label(FLEET)
+    assert label(FLEET.replace("num_threads: 2", "num_threads: 3")) != before
+    (certificates / "token").write_text("another\n")
+    assert label(FLEET) == before
+
+
 def test_an_edge_beside_its_verifier_asks_it_over_the_containers_network(tmp_path: Path) -> None:
     path = written(tmp_path, "hosts:\n  box:\n    verifier:\n    edge: {{verifier: box}}\n")
-    section = loaded(render(read_fleet(path)[0]), "edge.yaml")["edge"]
+    section = loaded(render(read_fleet(path)[0]), "edge/settings.yaml")["edge"]
     assert (section["verifier_address"], section["allow_plaintext"]) == ("verifier:50051", "true")
 
 
@@ -148,10 +159,10 @@ def test_commands_go_through_ssh_as_one_quoted_line(certificates: Path) -> None:
     assert program[0] == "ssh" and program[-3:-1] == ["--", "ops@gpu-1.example.com"]
     assert program[-1].startswith("cd a/b/gpu-1 && if docker compose version")
     assert program[-1].count("-p specedge-gpu-1 up -d") == 2
-    sent = send_files(gpu, {"x": b"1"})
-    assert sent.line == "mkdir -p a/b/gpu-1 && chmod 700 a/b/gpu-1 && tar -x -f - -C a/b/gpu-1"
+    sent = send_files(gpu, {"a/x": b"1"})
+    assert sent.line == "mkdir -p a/b/gpu-1 && chmod 700 a/b/gpu-1 && tar -x -p -f - -C a/b/gpu-1"
     with tarfile.open(fileobj=io.BytesIO(sent.sent)) as archive:
-        assert archive.getnames() == ["x"]
+        assert archive.getnames() == ["a", "a/x"]
 
 
 STAND_IN_DOCKER = """#!/bin/sh
@@ -240,7 +251,13 @@ def test_a_dry_run_prints_commands_and_runs_none(command: str, docker: Path, tmp
 def test_render_writes_and_touches_no_host(docker: Path, certificates: Path) -> None:
     out = certificates / "out"
     assert said(["render", str(written(certificates)), "--out", str(out)])[0] == 0
-    assert json.dumps(sorted(path.name for path in (out / "shop-1").iterdir())).count("edge") == 3
+    written_files = [str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file()]
+    assert written_files[-4:] == [
+        "shop-1/docker-compose.yml",
+        "shop-1/edge/settings.yaml",
+        "shop-1/edge/verifier_ca_file.crt",
+        "shop-1/edge/verifier_token_file",
+    ]
     assert not docker.read_text()
 
 

@@ -57,6 +57,7 @@ def _render(hosts: Sequence[Host], options: argparse.Namespace, console: Console
         folder = options.out / host.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, content in render(host).items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         console.print(f"{host.name}: {folder}", markup=False)
     return 0

@@ -182,7 +182,7 @@ def _service(kind: ProcessKind, values: dict[str, Any], image: str, path: Path, 
             source = path.parent / value
             if not source.is_file():
                 raise SettingsError(f"{key} of {where} is {value!r}, and {source} is no file")
-            places[key] = f"{kind.name}-{key}{source.suffix}"
+            places[key] = f"{key}{source.suffix}"
             files[places[key]] = source
             checked[key] = str(source)
     return Service(kind, image, values, settings_of(kind, checked, where), places, files)

@@ -15,6 +15,7 @@ SSH: Final = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "Se
 _TAIL_LINES: Final = 5
 # The folder is the login's alone, so that nobody else of the host gets to the files; the container's user has to.
 _READABLE: Final = 0o644
+_OPEN: Final = 0o755
 
 
 class HostFailed(SpecEdgeError):
@@ -39,7 +40,7 @@ class Step:
 def send_files(host: Host, files: Mapping[str, bytes]) -> Step:
     """Puts files into the host's folder, in place of those of the same name."""
     folder = shlex.quote(host.folder)
-    return Step(f"mkdir -p {folder} && chmod 700 {folder} && tar -x -f - -C {folder}", _archive(files))
+    return Step(f"mkdir -p {folder} && chmod 700 {folder} && tar -x -p -f - -C {folder}", _archive(files))
 
 
 def compose(host: Host, arguments: Sequence[str], timeout_s: float) -> Step:
@@ -77,6 +78,10 @@ def argv(host: Host, step: Step) -> list[str]:
 def _archive(files: Mapping[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
+        for folder in sorted({name.rpartition("/")[0] for name in files} - {""}):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, _OPEN
+            archive.addfile(entry)
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), _READABLE

@@ -1,6 +1,8 @@
 """What a host is given: a compose file, a settings file for each process, and the files that those name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 import yaml
@@ -12,6 +14,8 @@ from specedge_verifier.settings import VerifierSettings
 
 COMPOSE_FILE: Final = "docker-compose.yml"
 PLACE: Final = "/etc/specedge"
+SETTINGS_FILE: Final = "settings.yaml"
+SETTINGS_LABEL: Final = "specedge.settings"
 _HEADER: Final = "# Written by `specedge fleet`, which writes it again: change the fleet's file instead.\n"
 _EVERYWHERE: Final = "0.0.0.0"
 _OUTSIDE: Final = ("host", "port", "metrics_host", "metrics_port")
@@ -35,17 +39,22 @@ _INSIDE: Final = {
 
 def render(host: Host) -> dict[str, bytes]:
     """The files of a host, by name in its folder."""
-    files: dict[str, bytes] = {COMPOSE_FILE: _yaml(_compose(host))}
+    files: dict[str, bytes] = {}
+    services: dict[str, Any] = {}
     for name, service in host.services.items():
-        files[f"{name}.yaml"] = _yaml({name: _section(service)})
-        files |= {path: source.read_bytes() for path, source in service.files.items()}
-    return files
+        settings = _yaml({name: _section(service)})
+        files[f"{name}/{SETTINGS_FILE}"] = settings
+        files |= {f"{name}/{path}": source.read_bytes() for path, source in service.files.items()}
+        # Compose starts a container again when its description changes, and looks into no file. Certificates and tokens
+        # need no new start: the process reads them again.
+        digest = {"labels": {SETTINGS_LABEL: sha256(settings).hexdigest()}}
+        services[name] = _container(name, host, service) | digest
+    return {COMPOSE_FILE: _yaml(_compose(host, services)), **files}
 
 
-def _compose(host: Host) -> dict[str, Any]:
-    services = {name: _container(name, host, service) for name, service in host.services.items()}
+def _compose(host: Host, services: Mapping[str, Any]) -> dict[str, Any]:
     volumes = {"models": None, **{f"{name}-cache": None for name in host.services}}
-    return {"services": services, "volumes": volumes}
+    return {"services": dict(services), "volumes": volumes}
 
 
 def _container(name: str, host: Host, service: Service) -> dict[str, Any]:
@@ -56,14 +65,13 @@ def _container(name: str, host: Host, service: Service) -> dict[str, Any]:
         ports.append(_published(settings.metrics_host, settings.metrics_port, inside.metrics_port))
     container: dict[str, Any] = {
         "image": service.image,
-        "command": ["--config", f"{PLACE}/{name}.yaml"],
+        "command": ["--config", f"{PLACE}/{SETTINGS_FILE}"],
         "init": True,
         "ports": ports,
         "volumes": [
             f"{host.models}:/models",
             f"{name}-cache:/cache",
-            f"./{name}.yaml:{PLACE}/{name}.yaml:ro",
-            *(f"./{path}:{PLACE}/{path}:ro" for path in service.files),
+            f"./{name}:{PLACE}:ro",  # the folder: a file that is replaced in it is seen inside
         ],
         "read_only": True,
         "tmpfs": "/tmp",

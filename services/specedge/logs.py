@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Final, Literal
 
 from opentelemetry import trace
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 LogFormat = Literal["auto", "json", "text"]
@@ -74,5 +75,6 @@ def _json_formatter() -> logging.Formatter:
         ["levelname", "name", "message"],
         rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"},
         rename_fields_keep_missing=False,
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
         timestamp="time",
     )

@@ -16,9 +16,9 @@ from edge_agent.draft_source import DraftSession, DraftSource, NullDraftSource
 from edge_agent.draft_trace import DraftTracer
 from edge_agent.session_span import SessionOutcome, session_span
 from edge_agent.verifier_backoff import Backoff
-from edge_agent.verifier_client import VerifierStream
 from edge_agent.verifier_member import Need, VerifierMember
 from edge_agent.verifier_pool import VerifierPool
+from edge_agent.verifier_stream import VerifierStream
 from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import (
     CapacityExceeded,

@@ -8,7 +8,7 @@ import pytest
 from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.committed_answer import Burst, BurstStats, CommittedAnswer
 from edge_agent.verifier_backoff import Backoff
-from edge_agent.verifier_client import coalesce
+from edge_agent.verifier_stream import coalesce
 from specedge.errors import CapacityExceeded, ProtocolError
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DraftNodes, SessionOpened, TokenLogprob, Verdict

@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.settings import EdgeSettings
 from edge_agent.transport import link_tls
-from edge_agent.verifier_client import VerifierClient, stub_of
+from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_stream import stub_of
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec
 from specedge.wire.messages import PROTOCOL_VERSION, ServerInfo

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tls_support import Authority
 
-from edge_agent.answer_stream import Burst, BurstStats
+from edge_agent.committed_answer import Burst, BurstStats
 from edge_agent.http.api_keys import spell_entry
 from edge_agent.settings import EdgeSettings
 from specedge import __version__

@@ -88,12 +88,20 @@ def try_cases(api: Api, route: str, mode: str, num_cases: int) -> Counter[int]:
     def send(case: Any) -> None:
         if mode == "good" and isinstance(case.body, dict):
             _let_through(case.body)
+            if 200 not in statuses and statuses.total() >= num_cases // 2:
+                _leave_out(case.body)
         response = case.call(base_url=api.url)
         statuses[response.status_code] += 1
         case.validate_response(response, checks=checks)
 
     send()
     return statuses
+
+
+def _leave_out(body: dict[str, Any]) -> None:
+    """All but what a request needs: of many random fields at once one is nearly always beyond a limit."""
+    for name in body.keys() - {"prompt", "messages", "input", "max_tokens", "tokens"}:
+        del body[name]
 
 
 def _let_through(body: dict[str, Any]) -> None:

@@ -133,6 +133,9 @@ def _grammars(
 ) -> Iterator[GrammarSpec]:
     """Those that are given; `names` are the fields of each."""
     if schema is not None:
+        if not isinstance(schema, dict | str):
+            message = f"the schema in {names[0]} is {shown(schema)}; it must be a JSON schema, as an object or as text"
+            raise InvalidRequest(message, param=names[0])
         source = schema if isinstance(schema, str) else _source(schema, names[0])
         yield GrammarSpec("json_schema", source, names[0])
     if regex is not None:

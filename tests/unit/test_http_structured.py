@@ -74,6 +74,8 @@ def test_most_requests_name_none(values: dict[str, object]) -> None:
         ({"response_format": "json"}, "response_format", "an object with a type"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", "missing"),
+        ({"structured_outputs": {"json": True}}, "structured_outputs", "as an object or as text"),
+        ({"guided_json": [1]}, "guided_json", "as an object or as text"),
         (
             {"response_format": {"type": "json_object", "json_schema": {}}},
             "response_format.json_schema",

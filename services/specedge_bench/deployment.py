@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specedge.errors import SpecEdgeError, VerifierUnavailable
-from specedge.tls.diagnosis import ClientTls
 from specedge_bench.network.profiles import NetworkProfile
 from specedge_bench.options import Options
 from specedge_bench.pace.pace import Pace
 from specedge_bench.systems import SystemVariant
 from specedge_bench.ways import HOST, Way, proxied, separated
+from specedge_cli.doctor.credentials import client_tls
 from specedge_cli.ports import free_port
 from specedge_cli.probe import probe
 from specedge_cli.processes import load_edge_settings
@@ -112,11 +112,7 @@ def require_verifier(address: str, edge_flags: Sequence[str]) -> None:
         SettingsError: a flag is wrong, or a file that it names cannot be used.
     """
     edge = load_edge_settings(["--verifier-address", address, *edge_flags])
-    tls = None
-    if edge.verifier_ca_file is not None:
-        files = (edge.verifier_ca_file, edge.verifier_certificate_file, edge.verifier_key_file)
-        tls = ClientTls(*files, name=edge.verifier_name)
-    reason = probe(address, 5.0, tls)
+    reason = probe(address, 5.0, client_tls(edge))
     if reason is not None:
         raise VerifierUnavailable(
             f"no verifier at {address}: {reason}; start one with `specedge verifier`, or leave --verifier out"

@@ -7,16 +7,23 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from kubernetes_support import (
     FOLDER,
+    HAS_KUBECTL,
     OVERLAYS,
+    RECORDS,
     Resource,
+    by_kubectl,
     container_of,
+    digest,
     environment_of,
     find,
     pod_of,
+    record,
+    recorded,
     rendered,
     workloads,
 )
@@ -60,13 +67,22 @@ def settings_of(
         return load_verifier_settings([]) if name == "specedge-verifier" else load_edge_settings([])
 
 
+@each_overlay
+def test_the_record_is_what_kubectl_makes(overlay: str, request: pytest.FixtureRequest) -> None:
+    if HAS_KUBECTL:
+        if request.config.getoption("--update-golden"):
+            record(overlay)
+        assert recorded(overlay) == by_kubectl(overlay), "review it and run pytest --update-golden"
+    named = (RECORDS / f"{overlay}.yaml").read_text().partition("\n")[0]
+    assert named == f"# {digest()}", "files in deploy changed: run pytest --update-golden where there is a kubectl"
+
+
 @pytest.mark.parametrize(("overlay", "version"), [*((overlay, NEWEST) for overlay in OVERLAYS), ("production", OLDEST)])
 def test_an_overlay_is_valid(overlay: str, version: str) -> None:
     resources = rendered(overlay)
-    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate from PyPI")
     for resource in resources:
         if resource["kind"] not in CUSTOM:
-            validate.validate(resource, version, strict=True)
+            kubernetes_validate.validate(resource, version, strict=True)
     identities = [(resource["kind"], resource["metadata"]["name"]) for resource in resources]
     assert len(set(identities)) == len(identities)
 
@@ -82,9 +98,8 @@ def test_templates_of_secrets_are_valid_and_named_as_they_are_mounted(path: Path
         if "secret" in volume
     }
     assert names.keys() <= mounted
-    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate from PyPI")
     for secret in secrets:
-        validate.validate(secret, NEWEST, strict=True)
+        kubernetes_validate.validate(secret, NEWEST, strict=True)
 
 
 def test_every_mounted_secret_has_a_template() -> None:

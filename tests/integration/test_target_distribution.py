@@ -33,7 +33,7 @@ from specedge_verifier.target_model import TargetModel
 
 TARGET = resolve_model("demo", "target")
 PROMPTS = ('"Good morning," said the', "He had two apples and bought three more. Now he has")
-NUM_SESSIONS = 7_000  # per prompt
+NUM_SESSIONS = 4_000  # per prompt
 NUM_AT_A_TIME = 64
 NUM_DRAFTED = 4
 NUM_TOKENS = 2

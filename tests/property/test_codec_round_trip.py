@@ -158,7 +158,7 @@ messages = st.one_of(
 
 
 @given(messages, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4), st.integers(0, 30))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_damaged_bytes_are_read_or_refused_and_nothing_else(
     raw: bytes, changes: list[tuple[int, int]], num_cut: int
 ) -> None:

@@ -219,7 +219,7 @@ class EngineCoreMachine(RuleBasedStateMachine):
 
 
 TestEngineCore: Any = EngineCoreMachine.TestCase
-TestEngineCore.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestEngineCore.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 
 
 def test_the_machine_reached_what_it_is_for() -> None:

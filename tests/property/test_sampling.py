@@ -132,7 +132,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Session], np.ndarray]:
     return batch, logits.astype(np.float32)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(batches())
 def test_torch_scores_equal_the_reference_row_by_row(batch: tuple[list[Session], np.ndarray]) -> None:
     members, logits = batch
@@ -151,7 +151,7 @@ def test_torch_scores_equal_the_reference_row_by_row(batch: tuple[list[Session],
     assert (shortfall <= 4e-6 * np.maximum(1.0, np.abs(picked))).all(), "the chosen token is the reference's best"
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     batch=batches(), max_leaders=st.integers(1, 5), block=st.sampled_from([1, 3, 64]), narrow=st.sampled_from([0, 100])
 )
@@ -169,7 +169,7 @@ def test_the_chosen_token_has_the_highest_score_however_few_are_looked_at(
         assert sampler.choose(torch.from_numpy(logits), groups).tolist() == expected.tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(batches())
 def test_a_row_gives_the_same_scores_in_any_batch(batch: tuple[list[Session], np.ndarray]) -> None:
     members, logits = batch
@@ -184,7 +184,7 @@ def test_a_row_gives_the_same_scores_in_any_batch(batch: tuple[list[Session], np
     assert torch.equal(together, torch.cat(reversed_parts[::-1]))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(prompt_ids=TOKENS, bursts=st.lists(TOKENS, max_size=4), path=TOKENS, data=st.data())
 def test_incremental_counts_equal_a_naive_count(
     prompt_ids: list[int], bursts: list[list[int]], path: list[int], data: st.DataObject

@@ -242,7 +242,7 @@ class PairMachine(RuleBasedStateMachine):
 
 
 TestTrieMachine = TrieMachine.TestCase
-TestTrieMachine.settings = settings(max_examples=200, stateful_step_count=40)
+TestTrieMachine.settings = settings(max_examples=100, stateful_step_count=40)
 
 TestPairMachine = PairMachine.TestCase
-TestPairMachine.settings = settings(max_examples=200, stateful_step_count=40)
+TestPairMachine.settings = settings(max_examples=100, stateful_step_count=40)

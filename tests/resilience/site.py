@@ -99,9 +99,11 @@ class Site:
     def records(self, edge: Edge) -> Iterator[LogRecord]:
         """What an edge has logged."""
         for line in edge.log().splitlines():
-            if line.startswith("{"):
+            try:
                 fields: dict[str, Any] = json.loads(line)
-                yield LogRecord(datetime.fromisoformat(fields["time"]).timestamp(), str(fields["message"]))
+            except ValueError:  # no record, or one that was torn by a full disk
+                continue
+            yield LogRecord(datetime.fromisoformat(fields["time"]).timestamp(), str(fields["message"]))
 
     def broken(self) -> Iterator[str]:
         """What the logs say that must never be said."""

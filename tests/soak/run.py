@@ -26,7 +26,8 @@ class Options:
 
     Attributes:
         minutes: of load.
-        num_phases: each has a restart and ends with a rest.
+        num_phases: each ends with a rest.
+        restarts: whether a process is restarted in each.
         num_users: at each edge.
         pause_s: that each rests after an answer, on average.
         num_samples: of what processes hold, over all phases.
@@ -35,6 +36,7 @@ class Options:
     seed: int = 1
     minutes: float = 30.0
     num_phases: int = 6
+    restarts: bool = True
     num_users: int = 2
     pause_s: float = 0.3
     num_samples: int = 240
@@ -77,13 +79,16 @@ async def run_on(site: Site, options: Options, result: Result, on_sample: Callab
         for _ in range(options.num_phases):
             load.begin()
             ends_s = time.monotonic() + phase_s
-            restart = asyncio.create_task(_restart(site, *next(restarts), phase_s / 3, load, result))
+            restart = None
+            if options.restarts:
+                restart = asyncio.create_task(_restart(site, *next(restarts), phase_s / 3, load, result))
             while (left_s := ends_s - time.monotonic()) > 0:
                 await asyncio.sleep(min(pause_s, left_s))
                 on_sample(await result.watch.sample(site))
-                if restart.done():
+                if restart is not None and restart.done():
                     restart.result()
-            await restart
+            if restart is not None:
+                await restart
             await load.end()
             await site.until_good()
             await site.until_idle()

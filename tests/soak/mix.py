@@ -16,7 +16,7 @@ from specedge.errors import SpecEdgeError
 MODEL: Final = "specedge-demo"
 ASKS: Final = make_asks(8, 20, 160)
 LONG_PROMPT: Final = " ".join(f"The {number} hens went to the market, and the fox went too." for number in range(40))
-SCHEMA: Final = {
+SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {"title": {"type": "string", "maxLength": 20}, "animal": {"enum": ["fox", "hen"]}},
     "required": ["title", "animal"],

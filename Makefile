@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security bench exactness chaos soak lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -52,6 +52,8 @@ help:
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (with kubectl; recorded ones without)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
+	@echo 'make chaos               verifiers killed, stopped and cut off under load: a hundred kills (SEED=1 KILLS=100)'
+	@echo 'make soak                mixed load and restarts for half an hour, and what the processes hold (MINUTES=30)'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
 	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
 	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
@@ -142,6 +144,16 @@ bench: $(INSTALLED_DEV)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
+
+# They use the classes of the tests. ARGS="--json FILE" keeps what came of it.
+SEED ?= 1
+KILLS ?= 100
+MINUTES ?= 30
+chaos: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m chaos --seed $(SEED) --kills $(KILLS) $(ARGS)
+
+soak: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m soak --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .

@@ -166,7 +166,7 @@ class AnswerStream:
         self._drafts.close()
 
     async def _run_streams(self, span: trace.Span) -> None:
-        backoff = Backoff()
+        backoff, request_id = Backoff(), self._request.request_id
         while True:
             num_committed = len(self._answer.token_ids)
             try:
@@ -191,7 +191,8 @@ class AnswerStream:
                     f"no verifier at {self._pool.address} went on with the answer within "
                     f"{self._options.verifier_deadline_s:g} s: {self._pool.failure or failure}"
                 )
-            logger.info("session %s: opening again in %.2f s: %s", self._request.request_id, pause_s, failure)
+            where = self._verifier.address
+            logger.info("session %s: left %s, opening again in %.2f s: %s", request_id, where, pause_s, failure)
             await asyncio.sleep(pause_s)
 
     def _pause_s(self, failure: SpecEdgeError, backoff: Backoff) -> float:

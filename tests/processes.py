@@ -63,16 +63,20 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def process(self) -> psutil.Process:
+        """The process as the system sees it."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
     def children(self) -> list[psutil.Process]:
         """The processes that it has started."""
-        assert self._process is not None
-        return psutil.Process(self._process.pid).children(recursive=True)
+        return self.process.children(recursive=True)
 
     @property
     def rss_bytes(self) -> int:
         """Memory that the process holds."""
-        assert self._process is not None
-        size: int = psutil.Process(self._process.pid).memory_info().rss
+        size: int = self.process.memory_info().rss
         return size
 
     def log(self) -> str:

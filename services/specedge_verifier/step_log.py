@@ -1,23 +1,33 @@
 """The step log: one line of JSON per engine step, for benchmarks and for looking closely at a running verifier."""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
+from errno import ENOSPC
+from os import strerror
 from pathlib import Path
 
 from specedge.errors import InvalidRequest
 from specedge_verifier.engine import EngineObserver
 from specedge_verifier.step_report import StepReport
 
+logger = logging.getLogger(__name__)
+
 _MS = 1e3
 
 
 class StepLog:
-    """Appends to a file, line by line; implements `EngineObserver`. Raises InvalidRequest when it cannot be opened."""
+    """Appends to a file, line by line; implements `EngineObserver`. Raises InvalidRequest when it cannot be opened.
+
+    Steps that cannot be written, for want of room perhaps, are left out: the engine works on.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_left_out = 0
         try:
-            self._file = path.open("a", buffering=1, encoding="utf-8")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise InvalidRequest(f"cannot write the step log {path}: {error.strerror}", "step_log") from error
 
@@ -40,7 +50,22 @@ class StepLog:
             "accepted_depths": report.accepted_depths,
             "queue_ms": [round(_MS * queue_s, 3) for queue_s in report.queue_s],
         }
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            num_written = self._file.write(line)
+            if num_written != len(line):
+                self._file.truncate(self._file.tell() - num_written)  # no half lines
+                raise OSError(ENOSPC, strerror(ENOSPC))
+        except OSError as error:
+            if not self._num_left_out:
+                logger.error("the step log %s cannot be written, steps are left out: %s", self._path, error.strerror)
+            self._num_left_out += 1
+            return
+        if self._num_left_out:
+            logger.warning("the step log %s is written again, without %d steps", self._path, self._num_left_out)
+            self._num_left_out = 0
 
 
 class Observers:

@@ -1,6 +1,9 @@
 """Good grammars compile; bad ones are refused, and the process that serves does not notice."""
 
 import json
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -139,6 +142,21 @@ def test_a_dead_process_is_replaced() -> None:
     process.kill()
     process.wait()
     assert allowed(compiled("regex", "after[0-9]").start().masks([], [])[0]) >= {ids("a")[0]}
+
+
+@pytest.mark.parametrize("vocabulary", ["", '{"vocab'], ids=["before", "within"])
+def test_the_process_ends_in_silence_when_the_one_that_serves_is_killed_as_it_starts(vocabulary: str) -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "specedge.grammar.compile_process", str(theirs.fileno())]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as process:
+        theirs.close()
+        connection, other = socket.socketpair()
+        with connection, other:
+            socket.send_fds(ours, [b"c"], [other.fileno()])
+            connection.sendall(vocabulary.encode())
+        ours.close()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
 
 
 @pytest.mark.parametrize("again_s", [60.0, -1.0])

@@ -46,9 +46,13 @@ def main(control_fd: int) -> None:
     while (connection := _next_connection(control)) is not None:
         with connection:
             if vocabulary is None:
-                info = xgrammar.TokenizerInfo.deserialize_json(_received(connection).decode())
+                content = _received(connection)
+                if _is_left(control):
+                    return
+                info = xgrammar.TokenizerInfo.deserialize_json(content.decode())
                 vocabulary = info, LazyVocabulary(info)
-                connection.sendall(b"ready")
+                with contextlib.suppress(ConnectionError):  # nobody is left to be told; the loop ends
+                    connection.sendall(b"ready")
             elif os.fork() == 0:
                 control.close()
                 _serve(connection, *vocabulary)
@@ -57,6 +61,13 @@ def main(control_fd: int) -> None:
 def _next_connection(control: socket.socket) -> socket.socket | None:
     content, fds, _, _ = socket.recv_fds(control, 1, 1)
     return socket.socket(fileno=fds[0]) if content and fds else None
+
+
+def _is_left(control: socket.socket) -> bool:
+    """Whether the process that serves has ended, perhaps before it had said all."""
+    with contextlib.suppress(BlockingIOError):
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return False
 
 
 def _received(connection: socket.socket) -> bytes:

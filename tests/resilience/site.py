@@ -1,0 +1,170 @@
+"""Several verifiers, each behind a network of its own, and edges that know all of them; real processes on loopback."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from processes import HOST, Edge, Service, Verifier, nothing_held
+from resilience.link import Link
+
+from specedge.errors import SpecEdgeError
+
+NUM_BLOCKS = 192
+NUM_DRAFT_SLOTS = 8192
+GOOD_TIMEOUT_S = 90.0
+IDLE_TIMEOUT_S = 60.0
+POLL_S = 0.1
+BROKEN = ("Traceback (most recent call last)", "the engine thread has died", "failed to go on with the answer")
+NO_ROOM = "--- Logging error ---"
+"""What Python writes, with a traceback, when a record cannot be written: on a full disk that is as it should be."""
+
+
+class SiteBroken(SpecEdgeError):
+    """A process of the site did something that none may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A line of a process's log; the time is Unix time in seconds."""
+
+    time_s: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """`links[i]` is the only way to `verifiers[i]`."""
+
+    verifiers: tuple[Verifier, ...]
+    links: tuple[Link, ...]
+    edges: tuple[Edge, ...]
+
+    @property
+    def services(self) -> tuple[Verifier | Edge, ...]:
+        return *self.verifiers, *self.edges
+
+    def address(self, index: int) -> str:
+        """Where edges look for a verifier."""
+        return f"{HOST}:{self.links[index].port}"
+
+    async def restart(self, service: Service) -> None:
+        """Starts what has ended, and waits until it serves."""
+        service.start()
+        await asyncio.to_thread(service.wait_ready)
+
+    async def states(self, edge: Edge) -> list[str]:
+        """How an edge sees the verifiers."""
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            return [found["state"] for found in (await client.get(f"{edge.url}/ready")).json()["verifiers"]]
+
+    async def until_good(self) -> None:
+        """Waits until every edge sees every verifier in good standing.
+
+        Raises:
+            SiteBroken: that takes too long.
+        """
+        states: dict[str, list[str]] = {}
+        try:
+            async with asyncio.timeout(GOOD_TIMEOUT_S):
+                for edge in self.edges:
+                    while set(found := await self.states(edge)) != {"good"}:
+                        states[edge.url] = found
+                        await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise SiteBroken(f"not all verifiers are good after {GOOD_TIMEOUT_S:g} s: {states}") from None
+
+    async def until_idle(self) -> None:
+        """Waits until no session holds anything anywhere.
+
+        Raises:
+            SiteBroken: something is still held after IDLE_TIMEOUT_S.
+        """
+        try:
+            await nothing_held(*self.services, timeout_s=IDLE_TIMEOUT_S)
+            for verifier in self.verifiers:
+                for state in ("running", "waiting"):
+                    num_sessions = await verifier.sample(f"specedge_verifier_sessions_{state}")
+                    if num_sessions:
+                        raise SiteBroken(f"{verifier.address} has {num_sessions:g} sessions {state} and no user")
+        except AssertionError as error:
+            raise SiteBroken(str(error)) from None
+
+    def records(self, edge: Edge) -> Iterator[LogRecord]:
+        """What an edge has logged."""
+        for line in edge.log().splitlines():
+            try:
+                fields: dict[str, Any] = json.loads(line)
+            except ValueError:  # no record, or one that was torn by a full disk
+                continue
+            yield LogRecord(datetime.fromisoformat(fields["time"]).timestamp(), str(fields["message"]))
+
+    def broken(self) -> Iterator[str]:
+        """What the logs say that must never be said."""
+        for service in self.services:
+            before = ""
+            for line in service.log().splitlines():
+                if any(phrase in line for phrase in BROKEN) and NO_ROOM not in before:
+                    yield f"{service.address} logged {line[:500]}"
+                before = line
+
+
+@asynccontextmanager
+async def running_site(
+    folder: Path, num_verifiers: int, num_edges: int, edge_flags: Sequence[str] = (), seed: int = 0
+) -> AsyncIterator[Site]:
+    """A site whose logs lie in `folder`; each verifier writes a step log there as well.
+
+    Raises:
+        SiteBroken: a process did not end in order.
+    """
+    verifiers: list[Verifier] = []
+    for index in range(num_verifiers):
+        place = folder / f"verifier-{index + 1}"
+        place.mkdir()
+        flags = ("--num-kv-blocks", str(NUM_BLOCKS), "--step-log", str(place / "steps.jsonl"))
+        verifiers.append(Verifier(place, *flags))
+    links = tuple(
+        Link(int(verifier.address.rpartition(":")[2]), seed + index) for index, verifier in enumerate(verifiers)
+    )
+    services: list[Service] = [*verifiers]
+    try:
+        for link in links:
+            await link.start()
+        addresses = ",".join(f"{HOST}:{link.port}" for link in links)
+        edges = tuple(
+            Edge(
+                folder,
+                f"edge-{index + 1}",
+                verifiers[0],
+                *("--num-draft-slots", str(NUM_DRAFT_SLOTS), "--verifier-address", addresses, *edge_flags),
+            )
+            for index in range(num_edges)
+        )
+        services += edges
+        for service in services:
+            service.start()
+        for service in services:
+            await asyncio.to_thread(service.wait_ready)
+        yield Site(tuple(verifiers), links, edges)
+        await _end(services)
+    finally:
+        for service in services:
+            service.destroy()
+        for link in links:
+            await link.stop()
+
+
+async def _end(services: Sequence[Service]) -> None:
+    left = [service for service in services if service.is_running]
+    for service in reversed(left):
+        service.signal(signal.SIGTERM)
+    for service in left:
+        if code := await asyncio.to_thread(service.exit_code):
+            raise SiteBroken(f"{service.address} ended with exit code {code}: {service.log()[-2000:]}")

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import grpc
 import httpx
@@ -60,7 +61,7 @@ async def attack_verifier(
     """
     tally = Tally()
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        generate = channel.stream_stream(METHOD)
+        generate: Any = channel.stream_stream(METHOD)
 
         async def one() -> None:
             requests = grpc_messages.stream(draw, fingerprint)
@@ -71,7 +72,7 @@ async def attack_verifier(
     return tally
 
 
-async def send_stream(generate: Callable[[], grpc.aio.StreamStreamCall], requests: list[bytes], tally: Tally) -> None:
+async def send_stream(generate: Callable[[], Any], requests: list[bytes], tally: Tally) -> None:
     """One stream: everything is sent at once, some responses are read, and the stream is left."""
     sent = json.dumps({"grpc": [request.hex() for request in requests]})
     tally.latest.append(sent)

@@ -71,7 +71,7 @@ FORMATS = (
     {"type": "regex", "regex": "("},
 )
 TYPES = ("application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data", "")
-STRANGE = (
+UNUSUAL = (
     "prediction",
     "guided_regex",
     "structured_outputs",
@@ -116,7 +116,7 @@ def _spoil(draw: Random, holder: Any) -> None:
     keys = list(range(len(holder))) if isinstance(holder, list) else list(holder)
     if not keys or draw.random() < 0.1:
         if isinstance(holder, dict):
-            holder[draw.choice(STRANGE) if draw.random() < 0.5 else values.text(draw)] = anything(draw)
+            holder[draw.choice(UNUSUAL) if draw.random() < 0.5 else values.text(draw)] = anything(draw)
         else:
             holder.append(anything(draw))
         return

@@ -26,6 +26,7 @@ TEXTS = (
     "x" * 300,
     "word " * 50,
 )
+PIECES = (b"\xff" * 4, bytes(4), b"\x80" * 12, b"1e999", b'{"', b"\xed\xa0\x80")
 
 
 def integer(draw: Random) -> int:
@@ -53,7 +54,5 @@ def damaged(draw: Random, content: bytes) -> bytes:
             case 2:
                 changed[at : at + 1] = draw.randbytes(1)
             case _:
-                changed[at : at + 4] = draw.choice(
-                    (b"\xff" * 4, bytes(4), b"\x80" * 12, b"1e999", b'{"', b"\xed\xa0\x80")
-                )
+                changed[at : at + 4] = draw.choice(PIECES)
     return bytes(changed)

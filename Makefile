@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness chaos soak lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security bench exactness chaos soak fuzz lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -54,6 +54,7 @@ help:
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make chaos               verifiers killed, stopped and cut off under load: a hundred kills (SEED=1 KILLS=100)'
 	@echo 'make soak                mixed load and restarts for half an hour, and what the processes hold (MINUTES=30)'
+	@echo 'make fuzz                100,000 hostile messages to a verifier and 100,000 bodies to an edge (SEED=1)'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
 	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
 	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
@@ -138,6 +139,10 @@ test-envoy: $(INSTALLED_DEV)
 # Without kubectl the recorded output is what is checked; `ARGS=--update-golden` records it.
 test-kubernetes: $(INSTALLED_DEV)
 	$(RUN) -m pytest -q -rs tests/unit/test_kubernetes.py $(ARGS)
+
+# ARGS="--messages 1000 --bodies 1000" sends fewer.
+fuzz: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m fuzz --seed $(SEED) $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security bench exactness simulate-protocol lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -52,6 +52,7 @@ help:
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
+	@echo 'make simulate-protocol    100,000 seeds of trouble between edges and verifiers in virtual time (ARGS="--seed 7": one, told)'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
 	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
 	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
@@ -143,6 +144,9 @@ bench: $(INSTALLED_DEV)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
+
+simulate-protocol: $(INSTALLED_DEV)
+	PYTHONPATH=tests $(RUN) -m protocol_simulation $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .

@@ -129,7 +129,7 @@ class StreamCall:
         return self._lane.num_unread >= self.connection.quality.window
 
     def _write_failed(self) -> None:
-        """The server had ended the call: core says so in its own words, and the server's words follow or came before."""
+        """The server had ended the call: core says so in its own words, before or after the server's."""
         (status,) = (item for kind, item in self._inbox if kind == "end")
         self.channel.world.note("write after the end")
         internal = Status(grpc.StatusCode.INTERNAL, FAILED_WRITE_DETAILS)

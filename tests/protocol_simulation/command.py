@@ -91,7 +91,7 @@ def _table(totals: Totals) -> str:
     lines = ["| what happened | times |", "|---|--:|"]
     lines += [f"| {kind} | {number:,} |" for kind, number in sorted(totals.counts.items(), key=lambda pair: -pair[1])]
     lines.append(
-        f"\n{totals.num_seeds:,} seeds, {totals.virtual_s / 3600:.1f} virtual hours; the longest wait for the last answer "
-        f"after all was well again: {totals.longest_recovery_s:.1f} s; rules broken: {len(totals.broken)}"
+        f"\n{totals.num_seeds:,} seeds, {totals.virtual_s / 3600:.1f} virtual hours; the longest wait for the last "
+        f"answer after all was well again: {totals.longest_recovery_s:.1f} s; seeds that broke a rule: {len(totals.broken)}"
     )
     return "\n".join(lines)

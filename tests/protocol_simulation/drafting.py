@@ -158,7 +158,7 @@ class SimulatedDrafter:
 
     def start(self) -> None:
         """Begins with its steps."""
-        asyncio.create_task(self._work())
+        self._task = asyncio.create_task(self._work())
 
     def open(self, request: DraftRequest, on_nodes: OnNodes) -> WatchedHandle:
         handle = WatchedHandle(self, request, on_nodes)

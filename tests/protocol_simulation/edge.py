@@ -5,7 +5,7 @@ from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from edge_agent.draft_source import DraftSource, NullDraftSource
+from edge_agent.draft_source import DraftSource
 from edge_agent.generation import GenerationOptions, GenerationRequest, GenerationService
 from edge_agent.lookup_source import LookupSource
 from edge_agent.stream_observer import StreamCounters
@@ -33,6 +33,7 @@ REASONS = {
     "sent nothing": "silence on an open stream",
     "reset by peer": "connection lost",
     "failed to connect": "not connected",
+    "Server is stopping": "not connected",
     "limit is reached": "full",
     "engine has": "engine dead",
     "begins at position": "wrong position",

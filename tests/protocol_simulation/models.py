@@ -14,7 +14,6 @@ from specedge.row_group import RowGroup
 from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
 
-
 _CLAIMS = {
     width: (claims, np.array(claims)) for width, claims in enumerate(([], [-0.3], [-0.3, -1.6], [-0.3, -1.6, -2.5]))
 }

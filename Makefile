@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness chaos soak fuzz lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -55,6 +55,7 @@ help:
 	@echo 'make chaos               verifiers killed, stopped and cut off under load: a hundred kills (SEED=1 KILLS=100)'
 	@echo 'make soak                mixed load and restarts for half an hour, and what the processes hold (MINUTES=30)'
 	@echo 'make fuzz                100,000 hostile messages to a verifier and 100,000 bodies to an edge (SEED=1)'
+	@echo 'make simulate-protocol    100,000 seeds of trouble between edges and verifiers in virtual time (ARGS="--seed 7": one, told)'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
 	@echo 'make sbom                what all of this is made of, as CycloneDX: sbom.json'
 	@echo 'make audit               known weaknesses of the locked packages; asks PyPI, so it needs the internet'
@@ -159,6 +160,8 @@ chaos: $(INSTALLED_DEV)
 
 soak: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m soak --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+simulate-protocol: $(INSTALLED_DEV)
+	PYTHONPATH=tests $(RUN) -m protocol_simulation $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .

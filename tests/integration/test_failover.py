@@ -166,14 +166,21 @@ async def test_answers_in_the_making_go_on_elsewhere(fault: Callable[..., object
         await until(lambda: not other.engine.num_sessions)
 
 
-async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is_over() -> None:
-    async with sites(step_s=0.02) as (first, second), edge_of([first.port, second.port]) as edge:
+@pytest.mark.parametrize("way", ["told", "pinged"])
+async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is_over(way: str) -> None:
+    never = replace(TIMES, ping_every_s=60.0, idle_ping_every_s=60.0)
+    async with (
+        sites(step_s=0.02) as (first, second),
+        edge_of([first.port, second.port], times=never if way == "told" else TIMES) as edge,
+    ):
         await until(lambda: edge.state(first.port) == edge.state(second.port) == "good")
         asking = [asyncio.create_task(answer_of(edge.service, wanted(200, prompt))) for prompt in PROMPTS]
         await until(lambda: first.engine.num_sessions + second.engine.num_sessions == len(PROMPTS))
         first, second = by_sessions(first, second)
         num_moving = first.engine.num_sessions
         assert 0 < num_moving < len(PROMPTS), "two random choices use both"
+        if way == "pinged":
+            first.server.service._movable.clear()  # as if they were of edges that do not know the word
         async with asyncio.timeout(5):
             await first.server.drain(60.0)
         await until(lambda: second.engine.num_sessions == len(PROMPTS))

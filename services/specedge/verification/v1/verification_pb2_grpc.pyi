@@ -47,7 +47,7 @@ class VerificationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> VerificationServiceAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_verification_pb2.GenerateRequest, _verification_pb2.GenerateResponse]
     """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-    SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+    SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
@@ -66,7 +66,7 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_verification_pb2.GenerateRequest, _verification_pb2.GenerateResponse]  # type: ignore[assignment]
     """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-    SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+    SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
@@ -88,7 +88,7 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_verification_pb2.GenerateResponse], _abc.AsyncIterator[_verification_pb2.GenerateResponse]]:
         """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-        SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+        SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
         if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints

@@ -4,15 +4,16 @@ Whoever writes `drain` to it is told, a line of JSON at a time, how far the drai
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -64,7 +65,7 @@ def drain_folder() -> Path:
 
 def drain_path(host: str, port: int) -> Path:
     """The socket of the verifier that listens there."""
-    name = f"unix-{sha256(host.encode()).hexdigest()[:16]}" if host.startswith(UNIX) else str(port)
+    name = f"unix-{sha256(host.encode()).hexdigest()[:8]}" if host.startswith(UNIX) else str(port)
     return drain_folder() / f"verifier-{name}.sock"
 
 
@@ -79,41 +80,70 @@ async def drain_socket(
         drain: called when it is asked to.
         news: how far it is.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            path = drain_path(host, port)
-            server = await asyncio.start_unix_server(
-                lambda reader, writer: _answer(reader, writer, drain, news), path, start_serving=False
-            )
-            path.chmod(0o600)
-        except (NoDrainSocket, OSError) as error:
-            logger.warning("`specedge verifier drain` will not find this verifier: %s", error)
-        else:
-            stack.callback(path.unlink, missing_ok=True)
-            stack.callback(server.close)
-            await server.start_serving()
+    try:
+        path = drain_path(host, port)
+        listener = _listen(path)
+    except (NoDrainSocket, OSError) as error:
+        logger.warning("`specedge verifier drain` will not find this verifier: %s", error)
         yield
+        return
+    with listener:
+        accepting = asyncio.create_task(_accept(listener, drain, news))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            accepting.cancel()
+            await asyncio.wait({accepting})
 
 
-async def _answer(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    drain: Callable[[], None],
-    news: Callable[[], DrainNews],
-) -> None:
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)  # of a verifier that was killed: the port is this one's now
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _accept(listener: socket.socket, drain: Callable[[], None], news: Callable[[], DrainNews]) -> None:
+    loop = asyncio.get_running_loop()
+    answering: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = asyncio.create_task(_answer(connection, drain, news))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+            task.add_done_callback(partial(_close, connection))
+    finally:
+        for task in answering:
+            task.cancel()
+        if answering:
+            await asyncio.wait(answering)
+
+
+def _close(connection: socket.socket, _: object) -> None:
+    connection.close()
+
+
+async def _answer(connection: socket.socket, drain: Callable[[], None], news: Callable[[], DrainNews]) -> None:
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            if await reader.readline() != REQUEST:
+            if await loop.sock_recv(connection, len(REQUEST)) != REQUEST:
                 return
         # Closed by the end of the process alone: that is how whoever has asked learns of it.
-        os.dup(writer.get_extra_info("socket").fileno())
+        os.dup(connection.fileno())
         logger.info("asked to drain")
         drain()
         while True:
-            writer.write(json.dumps(asdict(news())).encode() + b"\n")
-            await writer.drain()
+            await loop.sock_sendall(connection, json.dumps(asdict(news())).encode() + b"\n")
             await asyncio.sleep(NEWS_EVERY_S)
-    except (TimeoutError, OSError, ValueError) as error:
+    except OSError as error:
         logger.debug("whoever asked to drain has left: %r", error)
-    finally:
-        writer.close()

@@ -118,6 +118,7 @@ async def drained(verifier: Verifier) -> str:
     return output.decode()
 
 
+@pytest.mark.timeout(300)
 async def test_verifiers_are_restarted_one_after_the_other_and_no_answer_fails(site: Site) -> None:
     await site.until_both_are_good()
     undisturbed = await site.make_undisturbed()

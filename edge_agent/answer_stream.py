@@ -207,7 +207,7 @@ class AnswerStream:
 
     async def _run_stream(self, verifier: VerifierMember, stream: VerifierStream) -> None:
         """Runs one stream to the end of the answer; raises SpecEdgeError when it ends before."""
-        stream.on_draining = lambda: self._told_to_move(verifier)
+        stream.on_draining = lambda: self._told_to_move(verifier, stream)
         try:
             async with stream:
                 verifier.sessions.add(self)
@@ -218,11 +218,11 @@ class AnswerStream:
         finally:
             verifier.sessions.discard(self)
 
-    def _told_to_move(self, verifier: VerifierMember) -> None:
+    def _told_to_move(self, verifier: VerifierMember, stream: VerifierStream) -> None:
         """The verifier drains: the answer goes on elsewhere, or stays for as long as there is nowhere else to go."""
         error = VerifierDraining(f"the verifier at {verifier.address} drains")
         if self._pool.has_other(self.need, {verifier}):
-            self.leave(error)
+            stream.leave(error)
         else:
             verifier.broke(error, self._loop.time())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,12 +113,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
 
     async def tell_draining(self) -> int:
         """Tells the edges that their sessions had better go on elsewhere; returns how many were told."""
-        outboxes = [*self._movable]
-        pause_s = min(TELL_EVERY_S, TELL_WITHIN_S / max(len(outboxes), 1))
-        for outbox in outboxes:
-            outbox.draining()
-            await asyncio.sleep(pause_s)
-        return len(outboxes)
+        return await tell_draining(self._movable)
 
     def abort_all(self, error: SpecEdgeError) -> None:
         """Ends every stream with `error`."""
@@ -271,6 +266,16 @@ async def _has_turn(outbox: Outbox, cadence: Cadence, lead_s: float, opening: Op
         await outbox.wait()
     await cadence.tick()
     return outbox.is_ready
+
+
+async def tell_draining(outboxes: Iterable[Outbox]) -> int:
+    """Tells streams one after the other that they had better go on elsewhere; returns how many were told."""
+    waiting = [*outboxes]
+    pause_s = min(TELL_EVERY_S, TELL_WITHIN_S / max(len(waiting), 1))
+    for outbox in waiting:
+        outbox.draining()
+        await asyncio.sleep(pause_s)
+    return len(waiting)
 
 
 def draining_error() -> VerifierDraining:

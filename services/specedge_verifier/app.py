@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOK
 from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
+from specedge_verifier.drain_socket import DrainNews, drain_socket
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
@@ -119,9 +121,16 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         await server.set_ready()
         if has_grammars():
             loop.call_later(GRAMMARS_AFTER_S, verifier.grammars.start)
-        await stopped
-        logger.info("draining: running sessions may take %g s to finish", settings.drain_timeout_s)
-        await server.drain(settings.drain_timeout_s)
+        grace_s = settings.drain_timeout_s
+        async with drain_socket(
+            settings.host,
+            server.port,
+            stop.set,
+            lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
+        ):
+            await stopped
+            logger.info("draining: running sessions may take %g s to finish", grace_s)
+            await server.drain(grace_s)
     finally:
         verifier.grammars.close()
         engine.stop()

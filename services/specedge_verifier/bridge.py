@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import SpecEdgeError
-from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge.wire.messages import DraftNodes, Draining, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Outbox:
         self.num_verdicts_taken = 0
         self._max_unsent = 0 if is_paced else max_unsent
         self._is_paced = is_paced
-        self._messages: deque[SessionOpened | Verdict] = deque()
+        self._messages: deque[SessionOpened | Verdict | Draining] = deque()
         self._error: SpecEdgeError | None = None
         self._is_closed = False
         self._is_congested = False
@@ -104,6 +104,12 @@ class Outbox:
         self._put(message)
         if message.finish_reason:
             self.close()
+
+    def draining(self) -> None:
+        """Queues the word that the session had better go on elsewhere, before everything else."""
+        if not self._is_closed:
+            self._messages.appendleft(Draining())
+            self._changed.set()
 
     def failed(self, error: SpecEdgeError) -> None:
         """Ends the stream with `error`, after what is queued; an end that is already settled stays."""
@@ -132,7 +138,7 @@ class Outbox:
             self._changed.clear()
             await self._changed.wait()
 
-    async def get(self) -> SessionOpened | Verdict | None:
+    async def get(self) -> SessionOpened | Verdict | Draining | None:
         """The next message to send; None at a proper end. Raises the error the session failed with."""
         await self.wait()
         if not self._messages:

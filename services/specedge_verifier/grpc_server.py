@@ -156,11 +156,16 @@ class VerifierServer:
         await self._set_health(is_serving=True)
 
     async def drain(self, grace_s: float) -> None:
-        """Health NOT_SERVING, no new sessions, running ones may finish within `grace_s`; the rest ends as retryable."""
+        """Health NOT_SERVING, no new sessions; edges are told to move theirs, and what stays may finish.
+
+        What has not ended after `grace_s` seconds ends as retryable.
+        """
         await self._health.enter_graceful_shutdown()
         self.service.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.service.wait_idle(), grace_s)
+            async with asyncio.timeout(grace_s):
+                logger.info("%d sessions were told to move", await self.service.tell_draining())
+                await self.service.wait_idle()
         if self.service.num_streams:
             logger.warning("%d streams outlived the drain of %g s", self.service.num_streams, grace_s)
         await self._close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 PACED_LEAD_S = 1e-3
 PACED_LEAD_STEPS = 2.0
 """A paced session waits for a step that has begun without it, and for its own, before its verdict can leave."""
+
+TELL_EVERY_S = 0.02
+TELL_WITHIN_S = 1.0
+"""Sessions of a verifier that drains are told one by one, so that they do not all prefill elsewhere at once."""
 
 GENERATE = f"{pb.DESCRIPTOR.services_by_name['VerificationService'].full_name}/Generate"
 
@@ -92,6 +96,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self._grammars = grammars
         self._options = options
         self._outboxes: set[Outbox] = set()
+        self._movable: set[Outbox] = set()  # those whose edges know what Draining means
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_draining = False
@@ -105,6 +110,10 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Refuses new sessions from now on."""
         self._is_draining = True
         self._engine.drain()
+
+    async def tell_draining(self) -> int:
+        """Tells the edges that their sessions had better go on elsewhere; returns how many were told."""
+        return await tell_draining(self._movable)
 
     def abort_all(self, error: SpecEdgeError) -> None:
         """Ends every stream with `error`."""
@@ -138,6 +147,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 await self._answer(context, outbox, span)
         finally:
             self._outboxes.discard(outbox)
+            self._movable.discard(outbox)
             if not self._outboxes:
                 self._idle.set()
 
@@ -169,6 +179,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
         with session_record(span, opening) as record:
             handle = self._engine.open(opening, outbox, grammar, calling_tenant())
+            if opening.takes_draining:
+                self._movable.add(outbox)
             reader = asyncio.create_task(self._read_drafts(context, outbox, handle, opening))
             try:
                 cadence, lead_s = self._options.shape.cadence(), 0.0
@@ -254,6 +266,16 @@ async def _has_turn(outbox: Outbox, cadence: Cadence, lead_s: float, opening: Op
         await outbox.wait()
     await cadence.tick()
     return outbox.is_ready
+
+
+async def tell_draining(outboxes: Iterable[Outbox]) -> int:
+    """Tells streams one after the other that they had better go on elsewhere; returns how many were told."""
+    waiting = [*outboxes]
+    pause_s = min(TELL_EVERY_S, TELL_WITHIN_S / max(len(waiting), 1))
+    for outbox in waiting:
+        outbox.draining()
+        await asyncio.sleep(pause_s)
+    return len(waiting)
 
 
 def draining_error() -> VerifierDraining:

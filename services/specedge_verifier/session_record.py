@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from opentelemetry import trace
 
 from specedge.logs import log_context
-from specedge.wire.messages import OpenSession, SessionOpened, Verdict
+from specedge.wire.messages import Draining, OpenSession, SessionOpened, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,11 @@ class SessionRecord:
         self._num_verifications = 0
         self._finish_reason = ""
 
-    def sent(self, message: SessionOpened | Verdict) -> None:
+    def sent(self, message: SessionOpened | Verdict | Draining) -> None:
         """A message went out."""
+        if isinstance(message, Draining):
+            self._span.add_event("draining")
+            return
         if isinstance(message, SessionOpened):
             self._span.add_event("opened", {"cached_tokens": message.num_cached_tokens})
             return

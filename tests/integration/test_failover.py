@@ -1,88 +1,24 @@
 """Answers go on at another verifier, over real sockets: whatever becomes of the first one, the same tokens come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from edge_harness import QUICK, answer_of, wanted
-from fakes import FINGERPRINT, INFO, FakeEngine, TreeDrafts, expected_answer, serving, until
+from fakes import INFO, FakeEngine, TreeDrafts, expected_answer, serving, until
+from pool_harness import NUM_TOKENS, PROMPTS, TIMES, edge_of
 from tcp_proxy import TcpProxy
 
-from edge_agent.draft_source import DraftSource, NullDraftSource
-from edge_agent.generation import GenerationOptions, GenerationRequest, GenerationService
-from edge_agent.stream_observer import StreamCounters
-from edge_agent.verifier_addresses import FileAddresses, FixedAddresses, VerifierAddresses
-from edge_agent.verifier_client import VerifierClient
-from edge_agent.verifier_member import PoolTimes
-from edge_agent.verifier_pool import VerifierPool
+from edge_agent.draft_source import DraftSource
+from edge_agent.verifier_addresses import FileAddresses
 from specedge.errors import CapacityExceeded, InvalidRequest, ModelLoadError, VerifierUnavailable
 from specedge.grammar.spec import GrammarSpec
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import LOGPROBS, ServerInfo
+from specedge.wire.messages import LOGPROBS, OpenSession, ServerInfo
 from specedge_verifier.grpc_server import VerifierServer
-
-TIMES = PoolTimes(ping_every_s=0.05, idle_ping_every_s=0.1, ping_timeout_s=0.8, spread_s=0.02, left_out_pause_s=0.1)
-PROMPTS = [(1000 + i, 7, 9) for i in range(8)]
-NUM_TOKENS = 150
-
-
-@dataclass(slots=True)
-class PoolEdge:
-    """An edge that knows several verifiers."""
-
-    pool: VerifierPool
-    service: GenerationService
-    counters: StreamCounters
-
-    def state(self, port: int) -> str:
-        return next(state for address, state, _ in self.pool.states if address.endswith(f":{port}"))
-
-    async def answers(self, on_started: Callable[[], object], num_tokens: int = NUM_TOKENS) -> list[list[int]]:
-        """The answers to PROMPTS; `on_started` is called in the middle of them."""
-        started = 0
-
-        async def one(request: GenerationRequest) -> list[int]:
-            nonlocal started
-            token_ids: list[int] = []
-            async with self.service.generate(request) as bursts, aclosing(bursts):
-                async for burst in bursts:
-                    if len(token_ids) < 30 <= len(token_ids) + len(burst.token_ids):
-                        started += 1
-                        if started == len(PROMPTS):
-                            on_started()
-                    token_ids += burst.token_ids
-            return token_ids
-
-        async with asyncio.timeout(20):
-            return await asyncio.gather(*(one(wanted(num_tokens, prompt)) for prompt in PROMPTS))
-
-
-@asynccontextmanager
-async def edge_of(
-    addresses: VerifierAddresses | Sequence[int],
-    drafts: DraftSource | None = None,
-    options: GenerationOptions = QUICK,
-    times: PoolTimes = TIMES,
-) -> AsyncIterator[PoolEdge]:
-    source = addresses
-    if isinstance(source, Sequence):
-        source = FixedAddresses([f"127.0.0.1:{port}" for port in source])
-    counters = StreamCounters()
-    pool = VerifierPool(source, lambda address: VerifierClient(address, counters), counters, times)
-    service = GenerationService(pool, drafts or NullDraftSource(), FINGERPRINT, options)
-    running = None
-    try:
-        await service.start()
-        running = asyncio.create_task(pool.run())
-        yield PoolEdge(pool, service, counters)
-    finally:
-        if running is not None:
-            running.cancel()
-            await asyncio.wait({running})
-        await pool.close()
 
 
 @dataclass(slots=True)
@@ -110,6 +46,11 @@ async def sites(*infos: ServerInfo, step_s: float = 0.004) -> AsyncIterator[list
             stack.push_async_callback(proxy.close)
             found.append(Site(engine, server, proxy))
         yield found
+
+
+def by_sessions(*of: Site) -> list[Site]:
+    """The busiest first: a fault where no session is would test nothing."""
+    return sorted(of, key=lambda site: -site.engine.num_sessions)
 
 
 async def abort(site: Site) -> None:
@@ -141,31 +82,65 @@ async def silence(site: Site) -> None:
 async def test_answers_in_the_making_go_on_elsewhere(fault: Callable[..., object], drafts: DraftSource | None) -> None:
     async with sites() as (first, second), edge_of([first.port, second.port], drafts) as edge:
         faults: list[asyncio.Task[None]] = []
-        answers = await edge.answers(lambda: faults.append(asyncio.create_task(fault(first))))  # type: ignore[arg-type]
+        found: list[Site] = []
+
+        def strike() -> None:
+            found.extend(by_sessions(first, second))
+            faults.append(asyncio.create_task(fault(found[0])))  # type: ignore[arg-type]
+
+        answers = await edge.answers(strike)
+        struck, other = found
         assert answers == [expected_answer(prompt, NUM_TOKENS) for prompt in PROMPTS]
         assert edge.counters.num_given_up == 0
-        resumed = [opening for opening in (*first.engine.opened, *second.engine.opened) if opening.committed_ids]
+        resumed = [opening for opening in (*struck.engine.opened, *other.engine.opened) if opening.committed_ids]
         assert resumed, "a fault that nobody noticed tests nothing"
         if fault is not cut:
             assert edge.counters.num_failed_over == len(resumed)
-            assert {*resumed} <= {*second.engine.opened}
+            assert {*resumed} <= {*other.engine.opened}
         async with asyncio.timeout(5):
             await asyncio.gather(*faults)
-        await until(lambda: not second.engine.num_sessions)
+        await until(lambda: not other.engine.num_sessions)
 
 
-async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is_over() -> None:
-    async with sites(step_s=0.02) as (first, second), edge_of([first.port, second.port]) as edge:
+@pytest.mark.parametrize("way", ["told", "pinged"])
+async def test_sessions_of_a_draining_verifier_leave_it_long_before_its_grace_is_over(way: str) -> None:
+    never = replace(TIMES, ping_every_s=60.0, idle_ping_every_s=60.0)
+    async with (
+        sites(step_s=0.02) as (first, second),
+        edge_of([first.port, second.port], times=never if way == "told" else TIMES) as edge,
+    ):
+        await until(lambda: edge.state(first.port) == edge.state(second.port) == "good")
         asking = [asyncio.create_task(answer_of(edge.service, wanted(200, prompt))) for prompt in PROMPTS]
         await until(lambda: first.engine.num_sessions + second.engine.num_sessions == len(PROMPTS))
+        first, second = by_sessions(first, second)
         num_moving = first.engine.num_sessions
         assert 0 < num_moving < len(PROMPTS), "two random choices use both"
+        if way == "pinged":
+            first.server.service._movable.clear()  # as if they were of edges that do not know the word
         async with asyncio.timeout(5):
             await first.server.drain(60.0)
         await until(lambda: second.engine.num_sessions == len(PROMPTS))
         await until(lambda: edge.counters.num_failed_over == num_moving)
         async with asyncio.timeout(20):
             assert await asyncio.gather(*asking) == [expected_answer(prompt, 200) for prompt in PROMPTS]
+
+
+async def test_a_session_that_still_waits_for_a_place_is_told_too() -> None:
+    never = replace(TIMES, ping_every_s=60.0, idle_ping_every_s=60.0)
+    async with sites() as (first, second), edge_of([first.port, second.port], times=never) as edge:
+        await until(lambda: edge.state(first.port) == edge.state(second.port) == "good")
+        waiting: list[OpenSession] = []
+
+        def queue(message: OpenSession, *_: object) -> int:
+            waiting.append(message)
+            return len(waiting)
+
+        first.engine.open = queue  # type: ignore[method-assign]
+        asking = [asyncio.create_task(answer_of(edge.service, wanted(20, prompt))) for prompt in PROMPTS]
+        await until(lambda: waiting)
+        async with asyncio.timeout(5):
+            await first.server.drain(60.0)
+            assert await asyncio.gather(*asking) == [expected_answer(prompt, 20) for prompt in PROMPTS]
 
 
 async def test_sessions_stay_on_a_draining_verifier_that_is_the_only_one_with_what_they_need() -> None:

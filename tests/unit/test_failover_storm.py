@@ -1,8 +1,9 @@
-"""1,000 edges lose one of three verifiers, in virtual time: the edges' own code, verifiers and network modelled."""
+"""Many edges lose one of three verifiers, in virtual time: the edges' own code, verifiers and network modelled."""
 
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -17,10 +18,12 @@ from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_addresses import FixedAddresses
 from edge_agent.verifier_client import Pulse, VerifierClient
 from edge_agent.verifier_pool import VerifierPool
-from specedge.errors import CapacityExceeded, SpecEdgeError, VerifierUnavailable
+from specedge.errors import CapacityExceeded, SpecEdgeError, VerifierDraining, VerifierUnavailable
 from specedge.sampling import SamplingParams
 from specedge.wire.load_hint import LoadHint
 from specedge.wire.messages import OpenSession, ServerInfo, SessionOpened, Verdict
+from specedge_verifier.bridge import Outbox
+from specedge_verifier.service import TELL_WITHIN_S, tell_draining
 
 NUM_EDGES = 1000
 PLACES = 512
@@ -29,6 +32,7 @@ PREFILL_S = 0.001
 RTT_S = 0.02
 LOST_S, BACK_S, END_S = 6.0, 12.0, 24.0
 SETTLED_S = 4.0
+MOVED_S = 0.2
 NAMES = ("a:1", "b:1", "c:1")
 
 
@@ -40,6 +44,7 @@ class ModelledVerifier:
     """Prefills sessions one after the other, and has so many places."""
 
     is_alive: bool = True
+    is_draining: bool = False
     streams: "set[ModelledStream]" = field(default_factory=set)
     opens_s: list[float] = field(default_factory=list)
     pings_s: list[float] = field(default_factory=list)
@@ -51,13 +56,20 @@ class ModelledVerifier:
             stream.ended.set()
         self.streams.clear()
 
+    async def drain(self) -> None:
+        self.is_draining = True
+        await tell_draining([cast(Outbox, stream) for stream in self.streams])
+
 
 class ModelledStream:
-    """Implements what is used of `VerifierStream`."""
+    """Implements what is used of `VerifierStream`, and what the verifier has of it."""
 
     def __init__(self, verifier: ModelledVerifier, opening: OpenSession) -> None:
         self.ended = asyncio.Event()
         self.heard_s = 0.0
+        self.on_draining: Callable[[], None] = lambda: None
+        self.draining = lambda: self.on_draining()
+        self._error: SpecEdgeError = VerifierUnavailable("connection reset")
         self._verifier = verifier
         self._next = len(opening.prompt_ids) + len(opening.committed_ids)
         self._end = len(opening.prompt_ids) + opening.sampling.max_tokens
@@ -70,12 +82,18 @@ class ModelledStream:
     async def __aexit__(self, *_: object) -> None:
         self._verifier.streams.discard(self)
 
+    def leave(self, error: SpecEdgeError) -> None:
+        self._error = error
+        self.ended.set()
+
     async def read(self, timeout_s: float) -> SessionOpened | Verdict:
         verifier, now_s = self._verifier, asyncio.get_running_loop().time()
         await asyncio.sleep(RTT_S)
         if not verifier.is_alive:
             raise VerifierUnavailable("connection refused")
         if not self._is_open:
+            if verifier.is_draining:
+                raise VerifierDraining("it drains")
             if len(verifier.streams) >= PLACES:
                 raise CapacityExceeded("the queue is full")
             self._is_open = True
@@ -93,7 +111,7 @@ class ModelledStream:
                 await self.ended.wait()
         except TimeoutError:
             return
-        raise VerifierUnavailable("connection reset")
+        raise self._error
 
 
 class ModelledClient:
@@ -120,7 +138,8 @@ class ModelledClient:
     async def ping(self, timeout_s: float = 1.0) -> Pulse | None:
         self._verifier.pings_s.append(asyncio.get_running_loop().time())
         await asyncio.sleep(RTT_S)
-        return Pulse(True, LoadHint(len(self._verifier.streams), PLACES)) if self._verifier.is_alive else None
+        load = LoadHint(len(self._verifier.streams), PLACES)
+        return Pulse(not self._verifier.is_draining, load) if self._verifier.is_alive else None
 
     def open_stream(self, opening: OpenSession, info: ServerInfo) -> Any:
         return ModelledStream(self._verifier, opening)
@@ -192,6 +211,23 @@ async def storm() -> Outcome:
     return outcome
 
 
+async def drained() -> Outcome:
+    """A third as many edges, and one of their verifiers drains."""
+    outcome = Outcome({name: ModelledVerifier() for name in NAMES})
+    drains = outcome.verifiers[NAMES[0]]
+    edges = [asyncio.create_task(edge(seed, outcome)) for seed in range(NUM_EDGES // 3)]
+    await asyncio.sleep(LOST_S)
+    outcome.num_lost = len(drains.streams)
+    await drains.drain()
+    await asyncio.sleep(MOVED_S)
+    outcome.loads_when_lost = outcome.loads()
+    await asyncio.sleep(STEP_S)
+    for task in edges:
+        task.cancel()
+    await asyncio.wait(edges)
+    return outcome
+
+
 def most_in(times_s: list[float], window_s: float, begin_s: float, end_s: float) -> int:
     """Most events within any window between two times."""
     inside, first, most = sorted(at_s for at_s in times_s if begin_s <= at_s < end_s), 0, 0
@@ -222,3 +258,15 @@ def test_a_thousand_edges_that_lose_a_verifier_spread_over_the_others_without_a_
     alone = [outcome.loads_when_lost[name] for name in NAMES[1:]]
     assert max(alone) < 1.25 * min(alone) and sum(alone) > 0.8 * NUM_EDGES
     assert max(outcome.loads_at_end.values()) < 1.5 * min(outcome.loads_at_end[name] for name in NAMES)
+
+
+def test_sessions_that_are_told_to_move_have_moved_within_seconds_and_not_all_at_once() -> None:
+    outcome = run_virtually(drained())
+    assert outcome.failures == []
+    assert outcome.num_lost > 80
+    assert outcome.loads_when_lost[NAMES[0]] == 0
+    assert outcome.num_failed_over >= outcome.num_lost, "each moves once"
+    opens_s = [at_s for name in NAMES[1:] for at_s in outcome.verifiers[name].opens_s]
+    window_s = TELL_WITHIN_S / 10
+    assert most_in(opens_s, window_s, LOST_S, LOST_S + 2.0) < 0.35 * outcome.num_lost, "spread, new answers included"
+    assert max(outcome.pauses_s, default=0.0) < 2 * STEP_S + 0.2, "the step that was lost, and a prefill"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from specedge.errors import EngineDead, ProtocolError
-from specedge.wire.messages import SessionOpened, Verdict
+from specedge.wire.messages import Draining, SessionOpened, Verdict
 from specedge_verifier.bridge import Outbox
 
 
@@ -57,3 +57,14 @@ async def test_congestion_begins_above_the_bound_and_ends_at_half_of_it() -> Non
         congested.append(outbox.is_congested)
     assert congested == [True, True, False, False, False]
     assert told == [True, False]
+
+
+async def test_the_word_that_it_drains_goes_first_and_is_no_verdict() -> None:
+    outbox = Outbox(max_unsent=4)
+    outbox.verdict(Verdict(1, (5,)))
+    outbox.draining()
+    assert [await outbox.get(), outbox.num_verdicts_taken] == [Draining(), 0]
+    assert await outbox.get() == Verdict(1, (5,))
+    outbox.close()
+    outbox.draining()
+    assert await outbox.get() is None

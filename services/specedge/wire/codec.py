@@ -12,6 +12,7 @@ from specedge.wire.logprob_codec import decode_logprobs, encode_logprobs
 from specedge.wire.messages import (
     PROTOCOL_VERSION,
     DefaultSampling,
+    Draining,
     FinishReason,
     OpenSession,
     ServerInfo,
@@ -78,6 +79,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             priority=message.priority,
             cache_salt=message.cache_salt,
             takes_padding=message.takes_padding,
+            takes_draining=message.takes_draining,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -123,6 +125,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         priority=message.priority,
         cache_salt=message.cache_salt,
         takes_padding=message.takes_padding,
+        takes_draining=message.takes_draining,
     )
 
 
@@ -169,8 +172,10 @@ def _decode_grammar(message: pb.Grammar) -> GrammarSpec:
     return GrammarSpec(kind, message.source, message.param)
 
 
-def encode_response(message: SessionOpened | Verdict) -> pb.GenerateResponse:
+def encode_response(message: SessionOpened | Verdict | Draining) -> pb.GenerateResponse:
     """Any response of a stream."""
+    if isinstance(message, Draining):
+        return pb.GenerateResponse(draining=pb.Draining())
     return _encode_opened(message) if isinstance(message, SessionOpened) else _encode_verdict(message)
 
 
@@ -203,7 +208,7 @@ def _encode_verdict(message: Verdict) -> pb.GenerateResponse:
     return response
 
 
-def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOpened | Verdict:
+def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOpened | Verdict | Draining:
     """Reads any response of a stream; raises ProtocolError when it is malformed."""
     kind = response.WhichOneof("message")
     if kind == "opened":
@@ -214,8 +219,10 @@ def decode_response(response: pb.GenerateResponse, vocab_size: int) -> SessionOp
             opened.max_nodes_per_message,
             decode_logprobs(opened.prompt_logprobs, vocab_size) if opened.HasField("prompt_logprobs") else (),
         )
+    if kind == "draining":
+        return Draining()
     if kind != "verdict":
-        raise ProtocolError("a response carries neither SessionOpened nor Verdict")
+        raise ProtocolError("a response carries neither SessionOpened nor Verdict nor Draining")
     verdict = response.verdict
     finish_reason = _FINISH_NAMES.get(verdict.finish_reason)
     if finish_reason is None:

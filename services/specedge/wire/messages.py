@@ -43,6 +43,7 @@ class OpenSession:
     Args:
         cache_salt: prefixes are shared among sessions with the same one only.
         takes_padding: messages that consist of padding are ignored by this edge.
+        takes_draining: it knows what Draining means.
     """
 
     request_id: str
@@ -55,6 +56,7 @@ class OpenSession:
     priority: int = 0
     cache_salt: bytes = b""
     takes_padding: bool = False
+    takes_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ class Verdict(NamedTuple):
     num_accepted: int = 0
     lead_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Verifier to edge, at any time: it shuts down in good order, and the session had better go on elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

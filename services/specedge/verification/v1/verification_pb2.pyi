@@ -12,7 +12,8 @@ The standard health service says beside this one whether new sessions are served
 `specedge-sessions: N/M`, a hint for edges that know several verifiers: N sessions run or wait, M run at once.
 
 Compatibility: new fields may be added at any time and are ignored by peers that do not know them. The protocol
-version rises only when the meaning of an existing field changes; optional behaviour is announced by capability.
+version rises only when the meaning of an existing field changes; optional behaviour is announced by capability, and a
+new kind of message or value of an enum is sent only to a peer that has said that it knows it.
 """
 
 from collections import abc as _abc
@@ -167,6 +168,7 @@ class GenerateResponse(_message.Message):
 
     OPENED_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     PADDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
@@ -175,6 +177,10 @@ class GenerateResponse(_message.Message):
     @_builtins.property
     def verdict(self) -> Global___Verdict:
         """Verdicts are numbered 1, 2, 3, ... by their order in the stream."""
+
+    @_builtins.property
+    def draining(self) -> Global___Draining:
+        """At any time, at most once, and only to edges that have said `takes_draining`."""
 
     @_builtins.property
     def padding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -187,13 +193,14 @@ class GenerateResponse(_message.Message):
         *,
         opened: Global___SessionOpened | None = ...,
         verdict: Global___Verdict | None = ...,
+        draining: Global___Draining | None = ...,
         padding: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "message", b"message", "opened", b"opened", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "padding", b"padding", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "message", b"message", "opened", b"opened", "padding", b"padding", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "verdict"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "verdict", "draining"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -216,6 +223,7 @@ class OpenSession(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     TAKES_PADDING_FIELD_NUMBER: _builtins.int
+    TAKES_DRAINING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
     request_id: _builtins.str
@@ -232,6 +240,8 @@ class OpenSession(_message.Message):
     """Cached prefixes are shared only among sessions of the same tenant with the same salt; at most 64 bytes."""
     takes_padding: _builtins.bool
     """Responses that consist of padding may be sent: the edge ignores them."""
+    takes_draining: _builtins.bool
+    """Draining may be sent: the edge knows what it means."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the prompt, at least one."""
@@ -260,10 +270,11 @@ class OpenSession(_message.Message):
         priority: _builtins.int = ...,
         cache_salt: _builtins.bytes = ...,
         takes_padding: _builtins.bool = ...,
+        takes_draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_padding", b"takes_padding", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_draining", b"takes_draining", "takes_padding", b"takes_padding", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,6 +638,25 @@ class Verdict(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Draining(_message.Message):
+    """The verifier shuts down in good order. The session goes on until its answer or the verifier's patience ends; an edge
+    that knows another verifier had better go on there now.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Draining: _TypeAlias = Draining  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):

@@ -53,7 +53,7 @@ class VerificationServiceServicer:
 
     def Generate(self, request_iterator, context):
         """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-        SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+        SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
         if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints

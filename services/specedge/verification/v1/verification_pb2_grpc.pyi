@@ -12,7 +12,8 @@ The standard health service says beside this one whether new sessions are served
 `specedge-sessions: N/M`, a hint for edges that know several verifiers: N sessions run or wait, M run at once.
 
 Compatibility: new fields may be added at any time and are ignored by peers that do not know them. The protocol
-version rises only when the meaning of an existing field changes; optional behaviour is announced by capability.
+version rises only when the meaning of an existing field changes; optional behaviour is announced by capability, and a
+new kind of message or value of an enum is sent only to a peer that has said that it knows it.
 """
 
 from collections import abc as _abc
@@ -47,7 +48,7 @@ class VerificationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> VerificationServiceAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_verification_pb2.GenerateRequest, _verification_pb2.GenerateResponse]
     """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-    SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+    SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
@@ -66,7 +67,7 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_verification_pb2.GenerateRequest, _verification_pb2.GenerateResponse]  # type: ignore[assignment]
     """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-    SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+    SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
@@ -88,7 +89,7 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_verification_pb2.GenerateResponse], _abc.AsyncIterator[_verification_pb2.GenerateResponse]]:
         """Runs one session. The first request carries OpenSession, every later one DraftNodes; the first response carries
-        SessionOpened, every later one a Verdict. After the verdict that has a finish reason the client closes the stream;
+        SessionOpened, every later one a Verdict; Draining may come anywhere between. After the verdict that has a finish reason the client closes the stream;
         if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints

@@ -1,0 +1,98 @@
+"""An edge of two verifiers as real processes, and people who ask it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from processes import Ask, Edge, Verifier
+
+ASKS = [
+    Ask(f"The {animal} went to the market and", seed=100 + number, max_tokens=900, is_chat=number % 2 == 0)
+    for number, animal in enumerate(("fox", "owl", "hare", "crow", "mouse", "bear"))
+]
+MOVED = "specedge_edge_failovers_total"
+SESSIONS = "specedge_verifier_sessions_running"
+
+
+@dataclass(frozen=True)
+class Site:
+    first: Verifier
+    second: Verifier
+    edge: Edge
+    undisturbed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, first: Path, second: Path, edge: Path) -> "Site":
+        """A site that is not started, with its logs in these folders."""
+        verifiers = [Verifier(folder, "--num-kv-blocks", "128") for folder in (first, second)]
+        several = ",".join(verifier.address for verifier in verifiers)
+        asked = Edge(edge, "edge", verifiers[0], "--num-draft-slots", "4096", "--verifier-address", several)
+        return cls(*verifiers, asked)
+
+    async def answers(self, on_started: Callable[[], Awaitable[None]] | None = None) -> list[str]:
+        """The texts; `on_started` is called when the first has begun."""
+        has_begun = on_started is None
+
+        async def one(ask: Ask, client: Any) -> str:
+            nonlocal has_begun
+            pieces: list[str] = []
+            async for piece in ask.pieces(client):
+                pieces.append(piece)
+                if len(pieces) == 10 and not has_begun:
+                    has_begun = True
+                    await on_started()
+            return "".join(pieces)
+
+        async with self.edge.client() as client:
+            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
+
+    async def make_undisturbed(self) -> list[str]:
+        """The texts that come when nothing happens, made once."""
+        if not self.undisturbed:
+            self.undisturbed.extend(await self.answers())
+        return self.undisturbed
+
+    @asynccontextmanager
+    async def under_load(self) -> AsyncIterator[None]:
+        """All are asked again and again while the block runs; each answer must be the undisturbed one."""
+        undisturbed, is_over = await self.make_undisturbed(), False
+
+        async def again_and_again(ask: Ask, text: str, client: Any) -> int:
+            num_answers = 0
+            while not is_over:
+                assert await ask.streamed(client) == text
+                num_answers += 1
+            return num_answers
+
+        async with self.edge.client() as client, asyncio.TaskGroup() as load:
+            asking = [
+                load.create_task(again_and_again(ask, text, client))
+                for ask, text in zip(ASKS, undisturbed, strict=True)
+            ]
+            yield
+            is_over = True
+        assert all(task.result() for task in asking)
+
+    async def busiest(self) -> Verifier:
+        """The verifier that has most of the sessions now."""
+        numbers = [await verifier.sample(SESSIONS) for verifier in (self.first, self.second)]
+        assert any(numbers), "every answer has ended already"
+        return self.first if numbers[0] >= numbers[1] else self.second
+
+    async def states(self) -> list[str]:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return [found["state"] for found in (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]]
+
+    async def until_both_are_good(self) -> None:
+        async with asyncio.timeout(60):
+            while await self.states() != ["good", "good"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def until_it_has_sessions(self, verifier: Verifier) -> None:
+        async with asyncio.timeout(60):
+            while not await verifier.sample(SESSIONS):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)

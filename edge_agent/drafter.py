@@ -146,11 +146,12 @@ class Drafter:
         except Exception as error:
             logger.exception("the drafter's thread failed; answers go on without drafts")
             self._failure = str(error) or type(error).__name__
-            self._tell(self._failed.set)
         finally:
             self.heartbeat.rest()
             self._is_alive = False
             self._inbox.close()
+            if self._failure is not None:
+                self._tell(self._failed.set)
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""

@@ -61,8 +61,10 @@ class Site:
     async def answers_until_end(self, service: Service, fault: Path, word: str) -> list[str]:
         """The texts under which `service` has failed; whichever of them it has a part in."""
         texts = await self.answers(lambda: fault.write_text(word))
-
-    XX
+        while service.is_running and texts == (again := await self.answers()):
+            texts = again
+            await asyncio.sleep(0.1)
+        return texts
 
     async def until_both_are_good(self) -> None:
         async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:

@@ -38,7 +38,7 @@ from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
-from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.errors import DrafterDead, InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -46,6 +46,7 @@ from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.watchdog import Watchdog
 from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_DRAFT_SLOTS = 65_536
 _PROACTIVE_DECAY = 0.95
+_END_S = 5.0
+"""Seconds that ending takes at most, after a drain."""
 
 
 @dataclass(slots=True)
@@ -72,7 +75,12 @@ class LoadedModels:
 
 
 def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the agent cannot start."""
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        SpecEdgeError: the agent cannot start.
+        DrafterDead: its drafter has failed, and answers have ended; the process must not go on.
+    """
     asyncio.run(serve(settings, make_runner))
 
 
@@ -117,7 +125,7 @@ async def _serve_loaded(
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
-    """Meet the verifiers, serve on `listener` until `stopped` is done, drain."""
+    """Meet the verifiers, serve on `listener` until `stopped` is done or the drafter has failed, drain."""
     link, https = (None, None) if tls is None else (tls.link, tls.https)
     if link is not None and link.name is None:
         link = replace(link, name=addresses.tls_name)
@@ -131,8 +139,13 @@ async def _serve_loaded(
     service = GenerationService(pool, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
+    ending: set[asyncio.Task[Any]] = {stopped}
+    failed: asyncio.Task[DrafterDead] | None = None
     if models.drafter is not None:
         models.drafter.start()
+        failed = asyncio.create_task(models.drafter.failure())
+        ending.add(failed)
+    watchdog = start_watchdog(settings, models.drafter)
     app = compose(settings, models, service, metrics)
     context = None if https is None else https.context
     server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)
@@ -142,11 +155,13 @@ async def _serve_loaded(
     try:
         host, port = listener.getsockname()[:2]
         logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
-        await asyncio.wait({stopped, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*ending, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
         if meeting.done():
             meeting.result()
             beside.append(asyncio.create_task(pool.run()))
-            await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ending, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if failed is not None and failed.done():
+            watchdog.end_soon()
         logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
     finally:
         for task in (meeting, *beside):
@@ -158,6 +173,24 @@ async def _serve_loaded(
             models.drafter.stop()
         if models.lookup is not None:
             models.lookup.stop()
+        if failed is None or not failed.done():
+            watchdog.stop()
+    if failed is not None and failed.done():
+        raise failed.result()
+
+
+def start_watchdog(settings: EdgeSettings, drafter: Drafter | None) -> Watchdog:
+    """Watches the event loop that runs, and the drafter's steps: without it answers have the time of a drain to end."""
+    watchdog = Watchdog(
+        asyncio.get_running_loop(),
+        name="drafter",
+        heartbeat=None if drafter is None else drafter.heartbeat,
+        limit_s=settings.drafter_timeout_s,
+        grace_s=settings.drain_timeout_s + _END_S,
+        on_stuck=lambda reason: None if drafter is None else drafter.fail(reason),
+    )
+    watchdog.start()
+    return watchdog
 
 
 def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":

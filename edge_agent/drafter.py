@@ -12,6 +12,7 @@ When nothing is worth drafting the thread sleeps until a command arrives.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 from time import perf_counter
@@ -27,6 +28,8 @@ from specedge.drafting.draft_model import DraftRunner, RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.drafting.ranking import ChildRanking
+from specedge.errors import DrafterDead
+from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ class Drafter:
         coupled: rank children with the target's noise.
         on_step: told about every draft step, on the drafter's thread.
         make_grammars: from the target's end-of-sequence tokens; None: drafts do not follow grammars.
+
+    Attributes:
+        heartbeat: beats with every step.
     """
 
     def __init__(
@@ -66,6 +72,9 @@ class Drafter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopping = False
         self._is_alive = False
+        self.heartbeat = Heartbeat()
+        self._failure: str | None = None
+        self._failed = asyncio.Event()
         self._thread = Thread(target=self._run, name="drafter", daemon=True)
 
     @property
@@ -93,8 +102,21 @@ class Drafter:
     def stop(self) -> None:
         """Ends the thread after the step it is in and frees all slots; to be called before the event loop ends."""
         self.post(self._end)
-        self._thread.join()
+        if self._failure is None:
+            self._thread.join()
         self._grammars.close()
+
+    def fail(self, reason: str) -> None:
+        """Gives the thread up, on the event loop: answers go on without drafts, and it does no further step."""
+        self._is_stopping, self._is_alive = True, False
+        self._inbox.close()
+        self._failure = self._failure or reason
+        self._failed.set()
+
+    async def failure(self) -> DrafterDead:
+        """Returns once the thread has died or was given up, with the reason."""
+        await self._failed.wait()
+        return DrafterDead(f"the drafter has stopped: {self._failure}")
 
     def open(self, request: DraftRequest, on_nodes: OnNodes) -> "DraftHandle":
         """Starts drafting after the committed tokens; to be called on the event loop thread."""
@@ -117,13 +139,19 @@ class Drafter:
         try:
             with torch.inference_mode():
                 while not self._is_stopping:
+                    self.heartbeat.beat()
                     if not self.step() and not self._is_stopping:
+                        self.heartbeat.rest()
                         self._inbox.wait()
-        except Exception:
+        except Exception as error:
             logger.exception("the drafter's thread failed; answers go on without drafts")
+            self._failure = str(error) or type(error).__name__
         finally:
+            self.heartbeat.rest()
             self._is_alive = False
             self._inbox.close()
+            if self._failure is not None:
+                self._tell(self._failed.set)
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""
@@ -134,7 +162,18 @@ class Drafter:
         if step is None:
             return False
         scheduled = perf_counter()
-        children = self._model.children(step)
+        try:
+            children = self._model.children(step)
+        except MemoryError as error:
+            self._inbox.run_all()
+            can_shrink = self._core.abandon(step)
+            logger.warning(
+                "no memory for a draft step of %d rows, %s: %s",
+                step.num_rows,
+                "the next are smaller" if can_shrink else "its answer goes on without drafts",
+                error,
+            )
+            return True
         computed = perf_counter()
         self._inbox.run_all()
         self._core.settle(step, children)
@@ -153,8 +192,14 @@ class Drafter:
 
     def _hand_over(self) -> None:
         messages = self._core.take_messages()
-        if messages and self._loop is not None:
-            self._loop.call_soon_threadsafe(_deliver, messages)
+        if messages:
+            self._tell(partial(_deliver, messages))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """Has the event loop call something, if there still is one."""
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call)
 
     def _end(self) -> None:
         self._is_stopping = True

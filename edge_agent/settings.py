@@ -156,6 +156,14 @@ class EdgeSettings(DrafterSettings):
     verifier_deadline_s: Seconds = Field(
         default=30.0, description="how long a request survives without a verifier before its user gets an error"
     )
+    drafter_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds after which a draft step counts as stuck; then running answers go on without drafts and "
+        "have drain_timeout_s to end, and the process ends with exit code 70; see docs/watchdogs.md",
+    )
     slo_ttft_s: float = Field(
         default=1.0,
         gt=0,

@@ -9,7 +9,8 @@ SpecEdgeError
 ├── Unauthenticated       the verifier does not know who calls, or no longer (HTTP 503 at an edge, UNAUTHENTICATED)
 ├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
 │   └── VerifierDraining  this one shuts down in good order; retry elsewhere at once
-├── EngineDead            the engine thread ended with an error; the process must be replaced
+├── EngineDead            the engine thread ended with an error or is stuck; the process must be replaced (exit code 70)
+├── DrafterDead           the drafter's thread did; answers went on without drafts (exit code 70)
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
 ├── OutOfBlocks           the KV block pool has too few free blocks; handled by the scheduler, never shown to users
 ├── SettingsError         what the user asked for is unknown or not allowed: a flag, a variable, a settings file, and in
@@ -86,7 +87,11 @@ class VerifierDraining(VerifierUnavailable):
 
 
 class EngineDead(SpecEdgeError):
-    """The engine thread ended with an error."""
+    """The engine thread ended with an error, or is stuck."""
+
+
+class DrafterDead(SpecEdgeError):
+    """The drafter's thread ended with an error, or is stuck."""
 
 
 class ModelLoadError(SpecEdgeError):

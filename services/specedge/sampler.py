@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from specedge.device_copy import Fetching, Upload, fetch
+from specedge.model.out_of_memory import as_memory_error
 from specedge.row_group import RowGroup as RowGroup
 from specedge.row_scoring import (
     BatchRows,
@@ -143,8 +144,9 @@ class ChosenTokens:
         """Whether they have arrived."""
         return self._fetching.is_ready
 
+    @as_memory_error()
     def tokens(self) -> IntArray:
-        """int64 [rows]; waits for them."""
+        """int64 [rows]; waits for them. Want of memory is MemoryError."""
         return self._complete(self._fetching.result().astype(np.int64, copy=False))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from specedge import __version__
-from specedge.errors import SettingsError, SpecEdgeError
+from specedge.errors import DrafterDead, EngineDead, SettingsError, SpecEdgeError
 
 if TYPE_CHECKING:
     from specedge.settings import ProcessSettings
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 a flag, variable or settings file is wrong.
+        The exit code: 0 done, 1 failed, 2 a flag, variable or settings file is wrong. A process whose model thread or
+        event loop is dead or stuck ends with 70 and does not come back here.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, rest = _split(arguments)
@@ -69,7 +70,7 @@ def _verifier(arguments: list[str]) -> int:
 
     settings = load_verifier_settings(arguments)
     _start_process(settings, "verifier")
-    importlib.import_module("specedge_verifier.app").run(settings)
+    _run("specedge_verifier.app", settings)
     return 0
 
 
@@ -78,7 +79,7 @@ def _edge(arguments: list[str]) -> int:
 
     settings = load_edge_settings(arguments)
     _start_process(settings, "edge")
-    importlib.import_module("edge_agent.app").run(settings)
+    _run("edge_agent.app", settings)
     return 0
 
 
@@ -156,6 +157,17 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "token": _token,
     "version": _version,
 }
+
+
+def _run(app: str, settings: "ProcessSettings") -> None:
+    """Run a process to its end; one that has lost a thread is not waited for."""
+    from specedge.watchdog import leave
+
+    try:
+        importlib.import_module(app).run(settings)
+    except (EngineDead, DrafterDead) as error:
+        logging.getLogger(__name__).critical("ending with an exit code for the supervisor: %s", error)
+        leave()
 
 
 def _start_process(settings: "ProcessSettings", process: str) -> None:

@@ -19,6 +19,7 @@ from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
+from specedge.errors import EngineDead
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars, has_grammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -28,6 +29,7 @@ from specedge.model.loader import load_generation_defaults
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.watchdog import Watchdog
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
 from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
@@ -59,6 +61,12 @@ logger = logging.getLogger(__name__)
 GRAMMARS_AFTER_S = 3.0
 """Seconds after which a verifier that is ready loads what grammars need: the first requests come first."""
 
+FAILED_GRACE_S = 5.0
+"""Seconds in which a verifier whose engine has failed may tell its sessions and end; then it is ended."""
+
+STUCK_STEPS = 10.0
+"""A step is not stuck before it has lasted so many times as long as the largest one is expected to."""
+
 
 @dataclass(slots=True)
 class Verifier:
@@ -76,9 +84,29 @@ class Verifier:
         engine.start()
         return engine
 
+    def start_watchdog(self, engine: EngineThread, loop: asyncio.AbstractEventLoop, step_timeout_s: float) -> Watchdog:
+        """Watches the engine's steps, none of which may take `step_timeout_s`, and the event loop."""
+        scheduler = self.core.scheduler
+        largest_s = scheduler.step_time.seconds(scheduler.limits.max_num_batched_tokens)
+        watchdog = Watchdog(
+            loop,
+            name="engine",
+            heartbeat=engine.heartbeat,
+            limit_s=max(step_timeout_s, STUCK_STEPS * largest_s),
+            grace_s=FAILED_GRACE_S,
+            on_stuck=lambda reason: engine.fail(EngineDead(reason)),
+        )
+        watchdog.start()
+        return watchdog
+
 
 def run(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises SpecEdgeError when the service cannot start."""
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        SpecEdgeError: the service cannot start.
+        EngineDead: its engine has failed; the process must not go on, not even to end in good order.
+    """
     asyncio.run(serve(settings, make_runner))
 
 
@@ -106,6 +134,8 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     if settings.metrics_port is not None:
         metrics_server = serve_metrics(registry, settings.metrics_host, settings.metrics_port)
     engine = verifier.start_engine(loop)
+    watchdog = verifier.start_watchdog(engine, loop, settings.step_timeout_s)
+    failed = asyncio.create_task(engine.failure())
     options = ServerOptions(
         settings.host,
         settings.port,
@@ -128,10 +158,18 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
             stop.set,
             lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
         ):
-            await stopped
-            logger.info("draining: running sessions may take %g s to finish", grace_s)
-            await server.drain(grace_s)
+            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                watchdog.end_soon()
+                await server.stop()
+            else:
+                logger.info("draining: running sessions may take %g s to finish", grace_s)
+                await server.drain(grace_s)
+        if failed.done():
+            raise failed.result()
     finally:
+        if not failed.done():
+            watchdog.stop()
         verifier.grammars.close()
         engine.stop()
         stop_metrics(metrics_server)

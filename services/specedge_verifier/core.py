@@ -8,14 +8,16 @@ Rule 1  What a step computes is fixed when it begins. A draft that arrives later
         nodes being verified, and is looked at in the next step.
 Rule 2  A session closed during a step is told nothing more, and keeps its blocks until the step has ended.
 Rule 3  What a step taught is learnt while the model computes the next one.
+Rule 4  A step in which memory runs out has changed nothing, and a smaller one takes its place.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol
 
-from specedge.errors import ProtocolError, SpecEdgeError
+from specedge.errors import CapacityExceeded, ProtocolError, SpecEdgeError
 from specedge.node_store import IntArray
 from specedge.penalties import TokenCounts
 from specedge.stopping import TokenStops
@@ -23,6 +25,7 @@ from specedge.trie import DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.acceptance import Walk, walk
 from specedge_verifier.local_drafts import LocalDrafts, add_nodes
+from specedge_verifier.pending_tokens import KnownTokens, NoTokens, PendingTokens
 from specedge_verifier.scheduler import Schedule, Scheduler
 from specedge_verifier.session import Session
 from specedge_verifier.session_blocks import SessionBlocks
@@ -33,6 +36,8 @@ from specedge_verifier.tenant_account import TenantAccount
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
 
+logger = logging.getLogger(__name__)
+
 _MAX_LEAD = 64
 _NEARLY = 0.9  # of a step's expected time
 
@@ -40,35 +45,8 @@ Event = tuple[int, SessionOpened | Verdict | SpecEdgeError]
 """A session's handle and what it is to be told."""
 
 
-class PendingTokens(Protocol):
-    """The target's tokens of a step that has been launched."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether `tokens` need not wait for the device."""
-
-    def tokens(self) -> Sequence[int] | IntArray:
-        """The target's token after each sampling row: per planned session that samples, its root and its nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownTokens:
-    """Implements `PendingTokens` where there is nothing to wait for."""
-
-    known: Sequence[int] | IntArray
-
-    @property
-    def is_ready(self) -> bool:
-        """At once."""
-        return True
-
-    def tokens(self) -> Sequence[int] | IntArray:
-        """What is known."""
-        return self.known
-
-
 class StepModel(Protocol):
-    """What a step needs of the target model."""
+    """What a step needs of the target model. Want of memory is MemoryError, and what was begun with it is void."""
 
     def launch(self, schedule: Schedule) -> PendingTokens:
         """Begin to compute the planned rows; the sessions' slots may be read until the tokens are there.
@@ -235,7 +213,7 @@ class EngineCore:
         started_s = self._clock()
         schedule = self.scheduler.schedule(started_s)
         scheduled_s = self._clock()
-        pending = self._model.launch(schedule) if schedule.planned else KnownTokens(())
+        pending = self._launch(schedule)
         launched_s = self._clock()
         self.scheduler.learn()
         due_s = started_s + _NEARLY * self.scheduler.step_time.seconds(schedule.num_rows)
@@ -246,14 +224,17 @@ class EngineCore:
     def finish(self, step: StepInFlight) -> StepResult:
         """Wait for the model's tokens, accept drafts and book the step."""
         schedule = step.schedule
-        sampled = step.pending.tokens()
-        sampled_s = self._clock()
-        self._in_flight = None
         if not schedule.planned:
             return StepResult([], None, schedule.wait_s)
-        walks = accept(schedule, sampled)
-        logprobs = tell_logprobs(schedule, walks, step.pending)
-        num_moved = self._keep_accepted(schedule, walks)
+        try:
+            sampled = step.pending.tokens()
+            sampled_s = self._clock()
+            walks = accept(schedule, sampled)
+            logprobs = tell_logprobs(schedule, walks, step.pending)
+            num_moved = self._keep_accepted(schedule, walks)
+        except MemoryError as error:
+            return self._retreat(step, str(error))
+        self._in_flight = None
         step_s = sampled_s - step.started_s
         events = self._verdicts(schedule, walks, step_s, logprobs)
         self.scheduler.settle(schedule, walks, sampled_s, step_s)
@@ -266,6 +247,32 @@ class EngineCore:
         report.forward_s, report.sample_s = step.launched_s - step.scheduled_s, sampled_s - step.learnt_s
         report.settle_s = self._clock() - sampled_s + step.learnt_s - step.launched_s
         return StepResult(events, report)
+
+    def _launch(self, schedule: Schedule) -> PendingTokens:
+        if not schedule.planned:
+            return KnownTokens(())
+        try:
+            return self._model.launch(schedule)
+        except MemoryError as error:
+            return NoTokens(str(error))
+
+    def _retreat(self, step: StepInFlight, shortage: str) -> StepResult:
+        """Give up a step for want of memory (Rule 4); where nothing smaller is left, its session."""
+        self._in_flight = None
+        events: list[Event] = []
+        num_rows = step.schedule.num_rows
+        if self.scheduler.retreat(step.schedule):
+            logger.warning(
+                "no memory for a step of %d rows, trying %d: %s", num_rows, self.scheduler.cap.rows, shortage
+            )
+        else:
+            logger.error("no memory for a step of a single row, its session ends: %s", shortage)
+            error = CapacityExceeded("the verifier has too little memory to go on with this session", retry_after_s=5.0)
+            events = [(item.session.handle, error) for item in step.schedule.planned]
+        self._pass_on(events)
+        for session in step.closed:
+            self.scheduler.remove(session)
+        return StepResult(events, None)
 
     def _count_sessions(self, schedule: Schedule, report: StepReport) -> None:
         """Which sessions began with this step, and what the others can go on with."""

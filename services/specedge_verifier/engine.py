@@ -4,6 +4,7 @@ One bridge each way and no lock below it: commands go through a thread-safe dequ
 step and while the device computes one; the events of a step reach the loop in one call.
 """
 
+import asyncio
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from specedge.errors import (
     SpecEdgeError,
     VerifierDraining,
 )
+from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.core import EngineCore, Event, StepInFlight
@@ -61,6 +63,9 @@ class EngineThread:
         max_sessions: running and waiting sessions together; one more is refused.
         loop: where sinks are called.
         observer: metrics.
+
+    Attributes:
+        heartbeat: beats with every step.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class EngineThread:
         self._commands: deque[_Command] = deque()
         self._report: StepReport | None = None  # of the last step, not yet observed
         self._news = threading.Event()
+        self.heartbeat = Heartbeat()
+        self._failed = asyncio.Event()
         self._next_handle = 0
         self._is_draining = False
         self._is_stopping = False
@@ -92,10 +99,23 @@ class EngineThread:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after its present step and wait for it."""
+        """End the thread after its present step and wait for it, unless it has failed."""
         self._is_stopping = True
         self._news.set()
-        self._thread.join(timeout_s)
+        if self._error is None:
+            self._thread.join(timeout_s)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the thread up, on the event loop: its sessions end as retryable, and it does no further step."""
+        self._is_stopping = True
+        if self._error is None:
+            self._error = error
+        self._fail_all()
+
+    async def failure(self) -> EngineDead:
+        """Returns once the thread has died or was given up, with the reason; its sessions have been told."""
+        await self._failed.wait()
+        return EngineDead(f"the engine has stopped: {self._error}")
 
     @property
     def is_healthy(self) -> bool:
@@ -161,6 +181,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while not self._is_stopping:
+                self.heartbeat.beat()
                 self._obey()
                 step = self._core.begin()
                 self._work_beside(step)
@@ -169,11 +190,14 @@ class EngineThread:
                 self._observe()
                 self._report = result.report
                 if result.report is None:
+                    self.heartbeat.rest()
                     self._news.wait(None if result.wait_s == inf else result.wait_s)
         except BaseException as error:
             logger.exception("the engine thread has died")
             self._error = error
             self._call_on_loop(self._fail_all)
+        finally:
+            self.heartbeat.rest()
 
     def _work_beside(self, step: StepInFlight) -> None:
         """Do what waits while the device computes; when it is nearly done, it is waited for and nothing else."""
@@ -232,6 +256,7 @@ class EngineThread:
         self._sinks.clear()
         for sink in sinks:
             sink.failed(error)
+        self._failed.set()
 
 
 def check_session(message: OpenSession, info: ServerInfo) -> None:

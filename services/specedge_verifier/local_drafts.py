@@ -4,6 +4,7 @@ One thread and one device serve both models, so nothing is in flight while a ste
 draft: the depth of the drafts is a decision made before every step (`draft_depth`).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ from specedge.wire.messages import DraftNodes
 from specedge_verifier.draft_depth import DraftDepth
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
+
+logger = logging.getLogger(__name__)
 
 
 class LocalDrafts:
@@ -66,7 +69,12 @@ class LocalDrafts:
         num_steps = self.depth.decide(len(decoding), step_time)
         while num_grown < num_steps and (step := self.core.schedule()) is not None:
             step_started_s = self._clock()
-            children = self._model.children(step)
+            try:
+                children = self._model.children(step)
+            except MemoryError as error:
+                self.core.abandon(step)
+                logger.warning("no memory for a draft step of %d rows: %s", step.num_rows, error)
+                break
             computed_s = self._clock()
             self.core.settle(step, children)
             self._hand_over()

@@ -24,6 +24,7 @@ import numpy as np
 from specedge.block_pool import BlockPool
 from specedge.errors import OutOfBlocks
 from specedge.node_store import IntArray, NodeStore
+from specedge.row_cap import RowCap
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.admission import displaced, first_to_go, next_session
 from specedge_verifier.calibration import Calibrations
@@ -120,6 +121,7 @@ class Scheduler:
         self.pool = pool
         self.limits = limits
         self.step_time = step_time
+        self.cap = RowCap(limits.max_num_batched_tokens)
         self.calibrations = Calibrations()
         self.store = NodeStore()
         self.waiting: list[Session] = []
@@ -193,6 +195,11 @@ class Scheduler:
             session.blocks.settle(trie.committed, num_computed)
         self._lesson = schedule, walks, step_s
         self._free_since_s = now_s
+        self.cap.stepped()
+
+    def retreat(self, schedule: Schedule) -> bool:
+        """Memory ran out in this step, which brought nothing: plan smaller ones; False: it had a single row."""
+        return self.cap.shrink(schedule.num_rows, schedule.num_rows - len(schedule.trees.rows))
 
     def learn(self) -> None:
         """Learn from the last finished step how long steps take and what scores were worth, drafter by drafter."""
@@ -272,7 +279,7 @@ class Scheduler:
 
     def _plan_rows(self, decision: Decision, now_s: float) -> list[Planned]:
         """Committed tokens per session: decoding sessions in order of service, then prompts in what budget is left."""
-        budget = self.limits.max_num_batched_tokens
+        budget = self.cap.rows
         decoding, prefilling = [], []
         for session in self.running:
             if session.is_paused:
@@ -285,7 +292,7 @@ class Scheduler:
         self._paced_s = inf
         if self._has_limits:
             decoding, self._paced_s = pace_roots(self._accounts, decoding, now_s)
-        budget = self.limits.max_num_batched_tokens - len(decoding)
+        budget = self.cap.rows - len(decoding)
         rows, logits = divide_prompts(self._accounts, decoding, prefilling, budget, _MAX_PROMPT_LOGITS)
         for session in prefilling:
             if not rows.left:
@@ -347,7 +354,7 @@ class Scheduler:
             draft_budget,
             num_rows=num_rows,
             num_tokens=len(sampling),
-            max_nodes=self.limits.max_num_batched_tokens - num_rows,
+            max_nodes=self.cap.rows - num_rows,
             step_time=self.step_time,
         )
         if len(self._accounts) == 1 and not self._has_limits:
@@ -355,9 +362,7 @@ class Scheduler:
         else:
             tenants = np.array([self._accounts.index(session.account) for session in sessions])
             parts = node_parts(self._accounts, planned)
-            chosen = fair_draft_budget(
-                probabilities, owners, tenants, parts, self.limits.max_num_batched_tokens - num_rows, choose
-            )
+            chosen = fair_draft_budget(probabilities, owners, tenants, parts, self.cap.rows - num_rows, choose)
         for item, count in zip(drafted, chosen.tolist(), strict=False):
             if count:
                 blocks, end = item.session.blocks, item.start + item.num_chunk

@@ -65,6 +65,13 @@ def scheduler_metrics(scheduler: Scheduler, registry: CollectorRegistry) -> list
         "Sessions sent back to the queue for lack of KV blocks",
         lambda: scheduler.num_preemptions,
     )
+    reading(
+        counter,
+        "memory_shortages",
+        "Steps given up for want of memory, and tried again with fewer rows",
+        lambda: scheduler.cap.num_shortages,
+    )
+    reading(gauge, "step_rows_limit", "Rows a step may have; fewer after memory ran out", lambda: scheduler.cap.rows)
     looked_up = reading(
         counter,
         "prefix_cache_queried_tokens",

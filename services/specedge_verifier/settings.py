@@ -106,6 +106,16 @@ class VerifierSettings(DrafterSettings):
         default=10.0, description="seconds a new stream may stay silent before its opening message; then it is ended"
     )
 
+    step_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds after which a step counts as stuck, or ten times what the largest step is expected to "
+        "take, if that is longer; then sessions are told to go elsewhere and the process ends with exit code 70; see "
+        "docs/watchdogs.md",
+    )
+
     @property
     def looks_up(self) -> bool:
         """Whether this verifier looks drafts up itself."""

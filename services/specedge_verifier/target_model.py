@@ -5,19 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from specedge.model.out_of_memory import as_memory_error
 from specedge.model.runner import ModelRunner
 from specedge.node_store import IntArray
 from specedge.row_group import RowGroup
 from specedge.sampler import Sampler
-from specedge_verifier.core import KnownTokens, PendingTokens
 from specedge_verifier.packing import pack, row_groups
+from specedge_verifier.pending_tokens import KnownTokens, PendingTokens
 from specedge_verifier.scheduler import Schedule
 from specedge_verifier.step_logprobs import prompt_rows
 from specedge_verifier.token_logprobs import PendingLogprobs, ScoredStep
 
 
 class TargetModel:
-    """The target behind the engine's `StepModel` interface.
+    """The target behind the engine's `StepModel` interface; want of memory is MemoryError.
 
     Args:
         runner: the loaded model with its KV cache.
@@ -28,6 +29,7 @@ class TargetModel:
         self._runner = runner
         self._sampler = sampler
 
+    @as_memory_error()
     def launch(self, schedule: Schedule) -> PendingTokens:
         """Compute the planned rows; on a GPU, begin to."""
         batch = pack(schedule)
@@ -49,6 +51,7 @@ class TargetModel:
             return UnsampledTokens(self._sampler, logits, groups)
         return self._sampler.launch(logits, groups)
 
+    @as_memory_error()
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
         """Copy keys and values between slots in all layers."""
         self._runner.copy_kv(np.asarray(source_slots, dtype=np.int64), np.asarray(target_slots, dtype=np.int64))
@@ -64,6 +67,7 @@ class UnsampledTokens:
         self.logits = logits
         self._groups = groups
 
+    @as_memory_error()
     def tokens(self) -> IntArray:
         """Samples."""
         return self._sampler.choose(self.logits, self._groups)

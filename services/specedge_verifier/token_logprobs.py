@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from specedge.device_copy import Fetching, Upload
+from specedge.model.out_of_memory import as_memory_error
 from specedge.node_store import IntArray
 from specedge.row_chunks import row_chunks
 from specedge.row_scoring import only_numbers_
-from specedge_verifier.core import PendingTokens
+from specedge_verifier.pending_tokens import PendingTokens
 from specedge_verifier.step_logprobs import LogprobTable
 
 
@@ -67,15 +68,18 @@ class ScoredStep:
         """See `PendingTokens.is_ready`."""
         return self._chosen.is_ready
 
+    @as_memory_error()
     def tokens(self) -> IntArray:
         """See `PendingTokens.tokens`."""
         return np.asarray(self._chosen.tokens())
 
+    @as_memory_error()
     def prompt_logprobs(self) -> LogprobTable:
         """See `ScoredTokens.prompt_logprobs`."""
         assert self._prompt is not None, "no row of a prompt was asked for"
         return self._prompt.result()
 
+    @as_memory_error()
     def logprobs(self, rows: IntArray, token_ids: IntArray, num_top: int) -> LogprobTable:
         """See `ScoredTokens.logprobs`."""
         return PendingLogprobs(self._logits, rows, token_ids, num_top).result()

@@ -20,8 +20,9 @@ from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, Verdict
-from specedge_verifier.core import EngineCore, PendingTokens
+from specedge_verifier.core import EngineCore
 from specedge_verifier.packing import tree_paths
+from specedge_verifier.pending_tokens import PendingTokens
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.target_model import TargetModel, UnsampledTokens

@@ -2,7 +2,7 @@
 
 The draft model is behind `DraftModel`, time behind the caller: the edge runs this on its drafter's thread, a verifier
 that drafts for itself between its own steps, a simulator in virtual time. A step is `schedule`, the model's `children`,
-`settle`; verdicts may come at any moment between them.
+`settle`; verdicts may come at any moment between them. A step for which memory did not suffice ends with `abandon`.
 """
 
 import logging
@@ -16,6 +16,7 @@ from specedge.drafting.draft_step import DraftStep, Share, share_rows
 from specedge.drafting.growth import Candidates
 from specedge.drafting.lookup_acceptance import LookupAcceptance
 from specedge.drafting.rounds import RoundDrafting
+from specedge.row_cap import RowCap
 from specedge.wire.messages import DraftNodes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class DraftModel(Protocol):
-    """What a draft step needs of the draft model."""
+    """What a draft step needs of the draft model. Want of memory is MemoryError."""
 
     def children(self, step: DraftStep) -> list[Candidates]:
         """Compute a step's rows; returns the best children of each wanted row, in order."""
@@ -52,6 +53,7 @@ class DraftCore(Generic[Key]):
     def __init__(self, model: DraftModel, settings: DraftingSettings, num_slots: int) -> None:
         self.stats = DrafterStats()
         self.pool = BlockPool(num_slots, block_size=1)
+        self._row_cap = RowCap(_MAX_EXPANSION_ROWS)
         self._model = model
         self._settings = settings
         self._acceptance = LookupAcceptance() if settings.looks_up else None
@@ -103,7 +105,13 @@ class DraftCore(Generic[Key]):
         """Decides a step and takes its slots; None when nothing is worth a forward until there is news."""
         self._revive()
         demands = [(session, demand) for session in self._sessions.values() if (demand := session.demand()) is not None]
-        shares = share_rows(demands, max_expansion_rows=_MAX_EXPANSION_ROWS, max_catch_up_rows=_MAX_CATCH_UP_ROWS)
+        num_rows = self._row_cap.rows
+        only_text = self._row_cap.is_short and any(demand.num_uncomputed for _, demand in demands)
+        shares = share_rows(
+            demands,
+            max_expansion_rows=0 if only_text else num_rows,
+            max_catch_up_rows=min(num_rows, _MAX_CATCH_UP_ROWS),
+        )
         shares = self._make_room(shares)
         if not shares:
             return None
@@ -112,9 +120,23 @@ class DraftCore(Generic[Key]):
 
     def settle(self, step: DraftStep, children: Sequence[Candidates]) -> None:
         """Adds a step's children to the tries; results for what a verdict has overtaken are dropped."""
+        self._row_cap.stepped()
         remaining = iter(children)
         for session, tree, rows in step.parts:
             session.settle(tree, list(zip(rows.references, remaining, strict=False)))
+
+    def abandon(self, step: DraftStep) -> bool:
+        """Memory ran out in a step: its sessions begin again from their text, and later steps are smaller.
+
+        Returns:
+            Whether they can be; False: it had a single row, and its session gets no more drafts.
+        """
+        self.stats.num_shortages += 1
+        can_shrink = self._row_cap.shrink(step.num_rows, step.num_rows)
+        for session, _, _ in step.parts:
+            session.release()
+            session.is_given_up = not can_shrink
+        return can_shrink
 
     def take_messages(self) -> list[tuple[Key, int, DraftNodes]]:
         """What is to be sent now, as (session, epoch, nodes); it counts as sent."""

@@ -63,6 +63,7 @@ class DraftMetrics(Collector):
                 stats.num_rests,
             ),
             ("draft_sessions_starved", "Times a session had to give its slots up", stats.num_starved),
+            ("draft_memory_shortages", "Draft steps given up for want of memory", stats.num_shortages),
         ):
             yield CounterMetricFamily(f"{self._prefix}_{name}", documentation, value=value)
         wasted = {reason: stats.wasted[reason] for reason in ("rejected", "trimmed", "guess_missed", "released")}

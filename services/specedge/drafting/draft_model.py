@@ -9,6 +9,7 @@ from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.growth import Candidates
 from specedge.drafting.ranking import ChildRanking
 from specedge.model.batch import PackedBatch
+from specedge.model.out_of_memory import as_memory_error
 
 
 class DraftRunner(Protocol):
@@ -37,8 +38,9 @@ class RankedDraftModel:
         self.ranking = ranking
         self._runner = runner
 
+    @as_memory_error()
     def children(self, step: DraftStep) -> list[Candidates]:
-        """One forward, children ranked on the device."""
+        """One forward, children ranked on the device. Want of memory is MemoryError."""
         logits = self._runner.forward(step.batch())
         groups = step.groups()
         return self.ranking.rank(logits, groups) if groups else []

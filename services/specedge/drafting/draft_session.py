@@ -121,6 +121,7 @@ class SessionDrafting:
         self.epoch = 0
         self.is_paused = False
         self.is_starved = False
+        self.is_given_up = False
         self._pool = pool
         self._stats = stats
         self._payoff = Payoff(settings.payoff)
@@ -166,7 +167,8 @@ class SessionDrafting:
     @property
     def is_drafting(self) -> bool:
         """Whether the session wants rows at all."""
-        return not (self.is_paused or self.is_starved) and self._payoff.is_drafting and not self.is_over(self.tree)
+        is_held_back = self.is_paused or self.is_starved or self.is_given_up
+        return not is_held_back and self._payoff.is_drafting and not self.is_over(self.tree)
 
     def is_over(self, tree: DraftTree) -> bool:
         """Whether nothing can follow the tree's committed tokens."""

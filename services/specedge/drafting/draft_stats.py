@@ -57,6 +57,7 @@ class DrafterStats:
         num_lead_tokens: the sum of these reaches.
         num_rests: times a session stopped drafting for a while because hardly anything was accepted.
         num_starved: times a session had to give its slots up.
+        num_shortages: steps given up for want of memory.
         lookup: nodes that were looked up; they count as drafted too.
     """
 
@@ -79,6 +80,7 @@ class DrafterStats:
     num_lead_tokens: int = 0
     num_rests: int = 0
     num_starved: int = 0
+    num_shortages: int = 0
     lookup: LookupStats = field(default_factory=LookupStats)
 
     def step(self, report: StepReport) -> None:

@@ -15,7 +15,7 @@ from specedge.drafting.growth import Candidates
 from specedge_bench.curves import StepCurve
 from specedge_bench.simulation.acceptance_trace import NOT_AMONG, AcceptanceTrace
 from specedge_bench.simulation.events import DeviceClock
-from specedge_verifier.core import KnownTokens
+from specedge_verifier.pending_tokens import KnownTokens
 from specedge_verifier.scheduler import Schedule
 
 TRUE_TOKEN = 0

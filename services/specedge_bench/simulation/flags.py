@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from specedge_bench.network.profiles import PROFILES
-from specedge_bench.simulation.scenario import BATCH_TYPES, MODES, SYSTEMS
+from specedge_bench.simulation.scenario import BATCH_TYPES, CHOICES, MODES, SYSTEMS
 
 _DESCRIPTION = """Runs the real scheduler, drafter and acceptance code in virtual time. How long a forward takes comes
 from step-time curves, what drafts agree with from a trace. Most flags take several values, separated by commas: every
@@ -42,7 +42,14 @@ def _add_systems(group: argparse._ArgumentGroup) -> None:
     )
     add("--edges", type=_counts, default=[None], metavar="LIST", help="edge agents (default: as --users-per-edge asks)")
     add("--users-per-edge", type=_count, default=8, metavar="N", help="users of one edge agent (default 8)")
-    add("--verifiers", type=_count, default=1, metavar="N", help="each with its share of the edges (default 1)")
+    add("--verifiers", type=_counts, default=[1], metavar="LIST", help="each with a device of its own (default 1)")
+    add(
+        "--verifier-choice",
+        choices=CHOICES,
+        default="fixed",
+        help="of an edge, for each session: fixed, edges are spread over the verifiers evenly; two, as edge agents "
+        "choose, the less loaded of two by their hints; random (default fixed)",
+    )
     add(
         "--rate", type=_numbers, default=[None], metavar="LIST", help="answers begun per second; without, a closed loop"
     )
@@ -94,6 +101,14 @@ def _add_machines(group: argparse._ArgumentGroup) -> None:
     add("--edge-gpu", metavar="NAME", help="whose price is paid (default: the curve's device)")
     add("--price", action="append", default=[], metavar="NAME=DOLLARS_PER_S", help="of a GPU; may be repeated")
     add("--verifier-host-ms", type=float, default=1.0, metavar="MS", help="of a step beside its forward (default 1)")
+    add(
+        "--verifier-session-us",
+        type=float,
+        default=0.0,
+        metavar="US",
+        help="of the verifier's processor, per session and step: a step takes at least that of all its sessions "
+        "(default 0; python -m benchmarks.host_limit measures it)",
+    )
     add(
         "--edge-host-ms", type=float, default=0.5, metavar="MS", help="of a draft step beside its forward (default 0.5)"
     )

@@ -82,10 +82,10 @@ def run_points(
         (number, repetition, (scenario, shard))
         for number, point in enumerate(points)
         for repetition, scenario in enumerate(point.scenarios)
-        for shard in range(scenario.num_verifiers)
+        for shard in range(scenario.num_shards)
     ]
     found: dict[int, list[list[ShardOutcome | None]]] = {
-        number: [[None] * scenario.num_verifiers for scenario in point.scenarios] for number, point in enumerate(points)
+        number: [[None] * scenario.num_shards for scenario in point.scenarios] for number, point in enumerate(points)
     }
     try:
         for index, outcome in run_shards([task for _, _, task in tasks], num_processes, on_tokens):
@@ -174,6 +174,12 @@ _COLUMNS: tuple[tuple[str, Callable[[SimResult], Sequence[float]], str], ...] = 
     ("draft busy, %", lambda result: (100 * result.draft_busy,), ".0f"),
     ("B up / down", lambda result: (result.bytes_up, result.bytes_down), ".0f"),
 )
+_SPREAD_COLUMN: tuple[str, Callable[[SimResult], Sequence[float]], str] = (
+    "busiest / mean",
+    lambda result: (result.imbalance,),
+    ".2f",
+)
+"""Where there are several verifiers."""
 _COST_COLUMNS = ("$/M tokens billed", "active", "tokens/$ ÷ server-only", "÷ autoregressive")
 
 
@@ -186,11 +192,13 @@ def markdown_table(all_found: Sequence[SimulatedPoint]) -> str:
     values = {name: {str(each[name]) for each in settings if each[name] is not None} for name in settings[0]}
     names = [name for name in values if len(settings) == 1 or len(values[name]) > 1]
     has_cost = any(isfinite(found.cost.billed_per_million) for found in all_found)
-    titles = [title for title, *_ in _COLUMNS] + (list(_COST_COLUMNS) if has_cost else [])
+    is_spread = any(found.point.scenarios[0].num_verifiers > 1 for found in all_found)
+    columns = (*_COLUMNS, _SPREAD_COLUMN) if is_spread else _COLUMNS
+    titles = [title for title, *_ in columns] + (list(_COST_COLUMNS) if has_cost else [])
     lines = [_line([*names, *titles]), _line(["---"] * len(names) + ["---:"] * len(titles))]
     for found in all_found:
         cells = ["–" if found.point.setting[name] is None else str(found.point.setting[name]) for name in names]  # noqa: RUF001
-        cells += [_cell(values(found.result), values(found.spread), form) for _, values, form in _COLUMNS]
+        cells += [_cell(values(found.result), values(found.spread), form) for _, values, form in columns]
         if has_cost:
             baselines = (efficiency(found, baseline, all_found) for baseline in (SERVER_ONLY, AUTOREGRESSIVE))
             costs = (found.cost.billed_per_million, found.cost.active_per_million, *baselines)

@@ -1,5 +1,7 @@
 """One direction of the connection between an edge and its verifier, shaped as the bench's proxies shape it."""
 
+from copy import copy
+
 from specedge_bench.network.shape import Flow, Line, Shape
 from specedge_bench.simulation.events import Action, EventQueue
 
@@ -15,7 +17,14 @@ class Link:
     def __init__(self, events: EventQueue, shape: Shape, seed: int) -> None:
         self.num_bytes = 0
         self._events = events
-        self._flow = Flow(Line(shape, seed))
+        self._line = Line(shape, seed)
+        self._flow = Flow(self._line)
+
+    def another(self) -> "Link":
+        """A further TCP stream on the same line, to somebody else."""
+        link = copy(self)
+        link.num_bytes, link._flow = 0, Flow(self._line)
+        return link
 
     def send(self, num_bytes: int, arrived: Action) -> None:
         """Has an action run when a message sent now has arrived."""

@@ -29,18 +29,21 @@ class ModelledTarget:
     Args:
         curve: of the target on the verifier's device.
         host_s: what a step costs beside its forward.
+        session_s: what each of its sessions costs the processor, which may be busy while the device computes.
     """
 
-    def __init__(self, curve: StepCurve, clock: DeviceClock, host_s: float) -> None:
+    def __init__(self, curve: StepCurve, clock: DeviceClock, host_s: float, session_s: float = 0.0) -> None:
         self._curve = curve
         self._clock = clock
         self._host_s = host_s
+        self._session_s = session_s
 
     def launch(self, schedule: Schedule) -> KnownTokens:
         """Takes the step's time; the tokens below wrong nodes are not looked at."""
         planned = schedule.planned
         kv_tokens = sum(item.start + item.num_rows for item in planned)
-        self._clock.work(self._curve.seconds(schedule.num_rows, kv_tokens, len(planned)) + self._host_s)
+        device_s = self._curve.seconds(schedule.num_rows, kv_tokens, len(planned)) + self._host_s
+        self._clock.work(max(device_s, len(planned) * self._session_s))
         return KnownTokens([TRUE_TOKEN] * schedule.trees.num_rows)
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:

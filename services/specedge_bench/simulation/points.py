@@ -18,7 +18,7 @@ from specedge_bench.simulation.priced import Devices
 from specedge_bench.simulation.scenario import BLOCK_SIZE, Scenario, ScenarioError
 
 ROOFLINE = "roofline"
-_AXES = ("sessions", "edges", "rate", "network", "trace", "verifier-curve", "draft-curve", "seed")
+_AXES = ("sessions", "edges", "verifiers", "rate", "network", "trace", "verifier-curve", "draft-curve", "seed")
 
 
 class PointMaker:
@@ -80,8 +80,9 @@ class PointMaker:
             num_sessions=setting["sessions"],
             requests_per_user=options.requests_per_user,
             arrival_rate=setting["rate"],
-            num_edges=setting["edges"] or max(options.verifiers, -(-setting["sessions"] // options.users_per_edge)),
-            num_verifiers=options.verifiers,
+            num_edges=setting["edges"] or max(setting["verifiers"], -(-setting["sessions"] // options.users_per_edge)),
+            num_verifiers=setting["verifiers"],
+            verifier_choice=options.verifier_choice,
             network=network_profile(setting["network"]),
             mode=setting["mode"] or "streamed",
             growth=GrowthSettings(
@@ -96,6 +97,7 @@ class PointMaker:
             num_kv_blocks=self._num_kv_blocks(verifier_curve, draft_curve if system == "server-only" else None),
             verifier_host_s=options.verifier_host_ms / 1e3,
             edge_host_s=options.edge_host_ms / 1e3,
+            verifier_session_s=options.verifier_session_us / 1e6,
             seed=setting["seed"],
         )
 

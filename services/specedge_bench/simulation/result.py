@@ -14,6 +14,7 @@ class Answer:
     Attributes:
         bursts: (arrival, tokens) of every verdict.
         user, edge: who asked, and where.
+        verifier: who answered.
     """
 
     sent_s: float
@@ -21,6 +22,7 @@ class Answer:
     user: int = 0
     edge: int = 0
     num_prompt_tokens: int = 0
+    verifier: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -58,6 +60,7 @@ class SimResult:
         bytes_up, bytes_down: per verification, message framing included.
         guesses_hit, guesses_missed: outcomes of proactive drafting.
         num_preemptions: for lack of KV blocks.
+        imbalance: sessions of the busiest verifier, over time, by the mean of all.
     """
 
     num_answers: int
@@ -81,6 +84,7 @@ class SimResult:
     guesses_hit: int
     guesses_missed: int
     num_preemptions: int
+    imbalance: float = 1.0
 
 
 def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:

@@ -37,8 +37,8 @@ class ReportWriter:
             values = {str(point.setting[name]): None for point in points}
             if name not in _CELL_AXES and len(values) > 1:
                 raise ScenarioError(f"--report takes one value of --{name}, not {len(values)}: {', '.join(values)}")
-        if options.verifiers > 1:
-            raise ScenarioError(f"--report takes one verifier, not {options.verifiers}")
+        if max(options.verifiers) > 1:
+            raise ScenarioError(f"--report takes one verifier, not {max(options.verifiers)}")
         devices = first.devices
         names = [name for name in (devices.verifier, devices.edge) if name]
         prices = {name: price for name in names if (price := price_of(devices.prices, name)) >= 0}

@@ -13,9 +13,11 @@ from specedge_bench.simulation.acceptance_trace import AcceptanceTrace
 System = Literal["autoregressive", "server-only", "specedge"]
 Mode = Literal["streamed", "included", "excluded", "off"]
 Batching = Literal["ready", "static", "dynamic"]
+Choice = Literal["fixed", "random", "two"]
 SYSTEMS: tuple[System, ...] = ("autoregressive", "server-only", "specedge")
 MODES: tuple[Mode, ...] = ("streamed", "included", "excluded", "off")
 BATCH_TYPES: tuple[Batching, ...] = ("ready", "static", "dynamic")
+CHOICES: tuple[Choice, ...] = ("fixed", "random", "two")
 
 BLOCK_SIZE = 16
 """Tokens per KV block."""
@@ -54,9 +56,11 @@ class Scenario:
         num_sessions: users in a closed loop, or answers in all where `arrival_rate` is given.
         requests_per_user: answers of one user, one after the other; closed loop only.
         arrival_rate: answers begun per second in all (Poisson); None is a closed loop.
-        num_edges: users are spread over them evenly, and they over the verifiers.
+        num_edges: users are spread over them evenly.
         num_verifiers: each with a device of its own.
-        network: between every edge and its verifier; each edge has a line of its own.
+        verifier_choice: where an edge opens a session. "fixed": on the one verifier that it has, edges being spread
+            over them evenly; "two": as the product chooses, by the hints of all; "random": anywhere.
+        network: between every edge and its verifiers; each edge has a line of its own.
         mode, growth: how edges draft. "server-only" drafts in synchronous rounds.
         batch_type: the verifier's waiting rule.
         num_prompt_tokens, max_tokens: means of prompt and answer length.
@@ -68,6 +72,8 @@ class Scenario:
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
             forward.
+        verifier_session_s: what a session costs the verifier's processor per step, most of it while the device
+            computes: a step takes at least that of all its sessions.
         seed: names the run.
     """
 
@@ -80,6 +86,7 @@ class Scenario:
     arrival_rate: float | None = None
     num_edges: int = 1
     num_verifiers: int = 1
+    verifier_choice: Choice = "fixed"
     network: NetworkProfile = field(default_factory=lambda: NetworkProfile("rtt15", 15.0))
     mode: Mode = "streamed"
     growth: GrowthSettings = field(default_factory=lambda: GrowthSettings(max_budget=64))
@@ -96,21 +103,23 @@ class Scenario:
     num_kv_blocks: int | None = None
     verifier_host_s: float = 0.001
     edge_host_s: float = 0.0005
+    verifier_session_s: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("system", SYSTEMS), ("mode", MODES), ("batch_type", BATCH_TYPES)):
+        words = (("system", SYSTEMS), ("mode", MODES), ("batch_type", BATCH_TYPES), ("verifier_choice", CHOICES))
+        for name, known in words:
             if getattr(self, name) not in known:
                 raise ScenarioError(f"{name} is {getattr(self, name)}; known are {', '.join(known)}")
         counts = ("num_sessions", "requests_per_user", "num_edges", "num_verifiers", "num_prompt_tokens", "max_tokens")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 1")
-        if self.num_verifiers > self.num_edges:
+        if self.num_verifiers > self.num_edges and self.verifier_choice == "fixed":
             raise ScenarioError(
                 f"num_verifiers is {self.num_verifiers}, num_edges only {self.num_edges}; a verifier serves whole edges"
             )
-        for name in ("verifier_host_s", "edge_host_s"):
+        for name in ("verifier_host_s", "edge_host_s", "verifier_session_s"):
             if not 0 <= getattr(self, name) < 3600:
                 raise ScenarioError(f"{name} is {getattr(self, name)}; it has to be at least 0 and below 3600")
         if not 0 <= self.length_spread < 1:
@@ -124,3 +133,12 @@ class Scenario:
                 )
         if self.arrival_rate is not None and not self.arrival_rate > 0:
             raise ScenarioError(f"arrival_rate is {self.arrival_rate}; it has to be above 0")
+
+    @property
+    def num_shards(self) -> int:
+        """Parts that have no influence on each other: a verifier each, or all where edges choose among them."""
+        return self.num_verifiers if self.verifier_choice == "fixed" else 1
+
+    def verifiers_of(self, shard: int) -> range:
+        """The numbers of a shard's verifiers."""
+        return range(shard, shard + 1) if self.verifier_choice == "fixed" else range(self.num_verifiers)

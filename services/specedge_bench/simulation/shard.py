@@ -1,4 +1,4 @@
-"""One verifier with the edges it serves: the part of a scenario that no other part has any influence on."""
+"""Verifiers with the edges they serve: the part of a scenario that no other part has any influence on."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,10 @@ from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.sampling import SamplingParams
 from specedge.wire.draft_codec import DraftEncoder
+from specedge.wire.load_hint import LoadHint
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, System, Verdict
 from specedge_bench.network.shape import Shape
+from specedge_bench.simulation.choice import OneVerifier, make_chooser
 from specedge_bench.simulation.edge import SimulatedEdge
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
@@ -43,9 +45,9 @@ class ShardOutcome:
 
     Attributes:
         answers: in the order in which they were asked for.
-        totals: the verifier's.
-        steps: when each of its steps began, and what it did.
-        verifier_busy_s, draft_busy_s: of the verifier's device, drafting on it included; of all that drafts.
+        totals: the verifiers'.
+        steps: when each of their steps began, and what it did.
+        verifier_busy_s, draft_busy_s: of the verifiers' devices, drafting on it included; of all that drafts.
         num_drafters: devices that draft.
         guesses_hit, guesses_missed: outcomes of proactive drafting.
         num_preemptions: for lack of KV blocks.
@@ -89,19 +91,22 @@ _SUMS = (
 
 
 def run_shard(scenario: Scenario, index: int, on_progress: Progress | None = None) -> ShardOutcome:
-    """Runs the verifier of this number and its edges to the end of their last answer."""
-    users = [user for user in users_of(scenario) if user.edge % scenario.num_verifiers == index]
+    """Runs the shard of this number to the end of its last answer."""
+    users = [user for user in users_of(scenario) if user.edge % scenario.num_shards == index]
     return _Shard(scenario, index, users).run(on_progress or (lambda done, total: None))
 
 
 class _Place:
-    """An edge and its connection."""
+    """An edge and its connections, one to each verifier it knows, on one line."""
 
-    def __init__(self, index: int, edge: SimulatedEdge | None, up: Link, down: Link) -> None:
+    def __init__(
+        self, index: int, edge: SimulatedEdge | None, up: Link, down: Link, num_verifiers: int, chooser: OneVerifier
+    ) -> None:
         self.index = index
         self.edge = edge
-        self.up = up
-        self.down = down
+        self.chooser = chooser
+        self.ups = [up, *(up.another() for _ in range(num_verifiers - 1))]
+        self.downs = [down, *(down.another() for _ in range(num_verifiers - 1))]
 
 
 class _Shard:
@@ -117,8 +122,10 @@ class _Shard:
         asked = (request for user in users for request in (*user.warm_up, *user.requests))
         lengths = (request.num_prompt_tokens + request.num_answer_tokens for request in asked)
         self._max_len = max(lengths, default=0) + 2
-        self._verifier = self._new_verifier()
-        edges = range(index, scenario.num_edges, scenario.num_verifiers)
+        self._numbers = scenario.verifiers_of(index)
+        self._verifiers = [self._new_verifier() for _ in self._numbers]
+        self._num_asking = 0  # users
+        edges = range(index, scenario.num_edges, scenario.num_shards)
         self._places = {edge: self._new_place(edge) for edge in edges}
 
     def run(self, on_progress: Progress) -> ShardOutcome:
@@ -129,11 +136,15 @@ class _Shard:
         self._answer_all(requests, lambda: on_progress(self._num_received, self._num_tokens))
         on_progress(self._num_received, self._num_tokens)
         assert self._num_received == self._num_tokens, f"{self._num_received} of {self._num_tokens} tokens arrived"
-        assert self._verifier.core.num_sessions == 0
+        assert all(verifier.core.num_sessions == 0 for verifier in self._verifiers)
         return self._outcome().since(before)
 
     def _answer_all(self, asked: Sequence[tuple[User, Sequence[Replayed]]], on_look: Callable[[], None]) -> None:
         start_s = self._events.now_s
+        self._num_asking = sum(bool(requests) for _, requests in asked)
+        if self._num_asking:
+            for place in self._places.values():
+                place.chooser.start()
         for user, requests in asked:
             ask = partial(self._ask, self._places[user.edge], user.index, iter(requests))
             self._events.at(start_s + user.arrival_s, ask)
@@ -143,32 +154,39 @@ class _Shard:
         """A user's next request; another one follows until none is left."""
         request = next(requests, None)
         if request is None:
+            self._num_asking -= 1
             return
         scenario, handle = self._scenario, len(self._answers)
         # Distinct prompts share nothing in the prefix cache; a session's seed is its place in the trace.
         prompt_ids = (FIRST_PROMPT_TOKEN + handle,) * request.num_prompt_tokens
         seed = (request.trace_start - request.num_prompt_tokens) % self._replay.num_positions
         sampling = SamplingParams(temperature=0.0, seed=seed, max_tokens=request.num_answer_tokens, ignore_eos=True)
-        answer = Answer(self._events.now_s, [], user, place.index, request.num_prompt_tokens)
+        chosen = place.chooser.choose()
+        verifier, up = self._verifiers[chosen], place.ups[chosen]
+        number = self._numbers[chosen]
+        answer = Answer(self._events.now_s, [], user, place.index, request.num_prompt_tokens, number)
         self._answers.append(answer)
         drafter_id = f"edge-{place.index}" if place.edge is not None else ""
         system: System = "specedge" if drafter_id else "autoregressive"
         message = OpenSession(str(handle), prompt_ids, (), sampling, "", drafter_id, system)
-        receive = partial(self._receive, place, handle, answer, partial(self._ask, place, user, requests))
-        on_verdict = partial(self._send_verdict, place, receive)
-        place.up.send(open_bytes(message), partial(self._verifier.open, handle, message, on_verdict))
+        receive = partial(self._receive, place, chosen, handle, answer, partial(self._ask, place, user, requests))
+        on_verdict = partial(self._send_verdict, place.downs[chosen], receive)
+        up.send(open_bytes(message), partial(verifier.open, handle, message, on_verdict))
         if place.edge is not None:
             drafting = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
-            place.edge.open(handle, drafting, partial(self._send_nodes, place, handle, DraftEncoder()))
+            send = partial(self._send_nodes, up, partial(verifier.draft, handle), DraftEncoder())
+            place.edge.open(handle, drafting, send)
 
-    def _send_verdict(self, place: _Place, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
-        place.down.send(verdict_bytes(verdict), partial(receive, verdict))
+    def _send_verdict(self, down: Link, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
+        down.send(verdict_bytes(verdict), partial(receive, verdict))
 
-    def _send_nodes(self, place: _Place, handle: int, encoder: DraftEncoder, nodes: DraftNodes) -> None:
-        place.up.send(draft_bytes(encoder, nodes), partial(self._verifier.draft, handle, nodes))
+    def _send_nodes(
+        self, up: Link, take: Callable[[DraftNodes], None], encoder: DraftEncoder, nodes: DraftNodes
+    ) -> None:
+        up.send(draft_bytes(encoder, nodes), partial(take, nodes))
 
     def _receive(
-        self, place: _Place, handle: int, answer: Answer, ask_again: Callable[[], None], verdict: Verdict
+        self, place: _Place, chosen: int, handle: int, answer: Answer, ask_again: Callable[[], None], verdict: Verdict
     ) -> None:
         num_tokens = len(verdict.token_ids)
         self._num_received += num_tokens
@@ -178,12 +196,13 @@ class _Shard:
             if verdict.finish_reason:
                 place.edge.close(handle)
         if verdict.finish_reason:
+            place.chooser.ended(chosen)
             ask_again()
 
     def _new_verifier(self) -> SimulatedVerifier:
         scenario = self._scenario
         clock = DeviceClock(self._events)
-        target = ModelledTarget(scenario.verifier_curve, clock, scenario.verifier_host_s)
+        target = ModelledTarget(scenario.verifier_curve, clock, scenario.verifier_host_s, scenario.verifier_session_s)
         limits = SchedulerLimits(
             max_batch_size=scenario.max_batch_size,
             max_num_batched_tokens=scenario.max_num_batched_tokens,
@@ -222,7 +241,17 @@ class _Shard:
             )
             edge = SimulatedEdge(self._events, core, self._draft, scenario.draft_curve, host_s=scenario.edge_host_s)
         network = scenario.network
-        return _Place(index, edge, self._link(network.up, f"{index} up"), self._link(network.down, f"{index} down"))
+        up, down = self._link(network.up, f"{index} up"), self._link(network.down, f"{index} down")
+        chooser = make_chooser(
+            scenario.verifier_choice,
+            self._events,
+            len(self._verifiers),
+            lambda chosen: LoadHint(self._verifiers[chosen].core.num_sessions, scenario.max_batch_size),
+            network.up.delay_s,
+            Random(f"{scenario.seed} {index} choice"),
+            lambda: not self._num_asking,
+        )
+        return _Place(index, edge, up, down, len(self._verifiers), chooser)
 
     def _link(self, shape: Shape, name: str) -> Link:
         return Link(self._events, shape, Random(f"{self._scenario.seed} {name}").getrandbits(32))
@@ -235,25 +264,26 @@ class _Shard:
         return num_sessions * (self._max_len + _SLOTS_PER_NODE * self._scenario.growth.max_budget)
 
     def _outcome(self) -> ShardOutcome:
-        verifier = self._verifier
+        verifiers = self._verifiers
         end_s = max((answer.bursts[-1][0] for answer in self._answers), default=0.0)
         edges = [place.edge for place in self._places.values() if place.edge is not None]
         stats: list[DrafterStats] = [edge.core.stats for edge in edges]
         outcome = ShardOutcome(
             answers=list(self._answers),
-            totals=replace(verifier.totals),
-            steps=list(verifier.steps),
-            verifier_busy_s=verifier.clock.busy_s,
+            steps=[step for verifier in verifiers for step in verifier.steps],
+            verifier_busy_s=sum(verifier.clock.busy_s for verifier in verifiers),
             draft_busy_s=sum(edge.busy_before_s(end_s) for edge in edges),
             num_drafters=len(edges),
-            num_preemptions=verifier.core.scheduler.num_preemptions,
-            bytes_up=sum(place.up.num_bytes for place in self._places.values()),
-            bytes_down=sum(place.down.num_bytes for place in self._places.values()),
+            num_preemptions=sum(verifier.core.scheduler.num_preemptions for verifier in verifiers),
+            bytes_up=sum(link.num_bytes for place in self._places.values() for link in place.ups),
+            bytes_down=sum(link.num_bytes for place in self._places.values() for link in place.downs),
         )
-        if verifier.local_draft is not None and verifier.draft_stats is not None:
-            outcome.draft_busy_s += verifier.local_draft.busy_s
-            outcome.num_drafters += 1
-            stats.append(verifier.draft_stats)
+        for verifier in verifiers:
+            outcome.totals.add(verifier.totals)
+            if verifier.local_draft is not None and verifier.draft_stats is not None:
+                outcome.draft_busy_s += verifier.local_draft.busy_s
+                outcome.num_drafters += 1
+                stats.append(verifier.draft_stats)
         for of_drafter in stats:
             outcome.guesses_hit += of_drafter.num_guesses_hit
             outcome.guesses_missed += of_drafter.num_guesses_missed

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from statistics import median
 
-from specedge_bench.simulation.result import SimResult, burst_gaps, percentiles_ms, token_gaps
+from specedge_bench.simulation.choice import imbalance
+from specedge_bench.simulation.result import Answer, SimResult, burst_gaps, percentiles_ms, token_gaps
 from specedge_bench.simulation.scenario import Progress, Scenario
 from specedge_bench.simulation.shard import ShardOutcome, run_shard
 from specedge_bench.simulation.totals import VerifierTotals
@@ -11,7 +12,7 @@ from specedge_bench.simulation.totals import VerifierTotals
 
 def simulate(scenario: Scenario, on_progress: Progress | None = None) -> SimResult:
     """Runs a scenario to the end of its last answer; progress is told of one verifier after the other."""
-    shards = range(scenario.num_verifiers)
+    shards = range(scenario.num_shards)
     return result_of(scenario, [run_shard(scenario, index, on_progress) for index in shards])
 
 
@@ -54,4 +55,13 @@ def result_of(scenario: Scenario, outcomes: Sequence[ShardOutcome]) -> SimResult
         guesses_hit=sum(outcome.guesses_hit for outcome in outcomes),
         guesses_missed=sum(outcome.guesses_missed for outcome in outcomes),
         num_preemptions=sum(outcome.num_preemptions for outcome in outcomes),
+        imbalance=imbalance(_session_seconds(answers, scenario.num_verifiers)),
     )
+
+
+def _session_seconds(answers: Sequence[Answer], num_verifiers: int) -> list[float]:
+    """By verifier, how long all answers together took there."""
+    seconds = [0.0] * num_verifiers
+    for answer in answers:
+        seconds[answer.verifier] += answer.bursts[-1][0] - answer.sent_s
+    return seconds

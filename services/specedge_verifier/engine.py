@@ -4,6 +4,7 @@ One bridge each way and no lock below it: commands go through a thread-safe dequ
 step and while the device computes one; the events of a step reach the loop in one call.
 """
 
+import asyncio
 import logging
 import threading
 import time
@@ -82,6 +83,7 @@ class EngineThread:
         self._commands: deque[_Command] = deque()
         self._report: StepReport | None = None  # of the last step, not yet observed
         self._news = threading.Event()
+        self._failed = asyncio.Event()
         self._next_handle = 0
         self._is_draining = False
         self._is_stopping = False
@@ -92,10 +94,23 @@ class EngineThread:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after its present step and wait for it."""
+        """End the thread after its present step and wait for it, unless it has failed."""
         self._is_stopping = True
         self._news.set()
-        self._thread.join(timeout_s)
+        if self._error is None:
+            self._thread.join(timeout_s)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the thread up, on the event loop: its sessions end as retryable, and it does no further step."""
+        self._is_stopping = True
+        if self._error is None:
+            self._error = error
+        self._fail_all()
+
+    async def failure(self) -> EngineDead:
+        """Returns once the thread has died or was given up, with the reason; its sessions have been told."""
+        await self._failed.wait()
+        return EngineDead(f"the engine has stopped: {self._error}")
 
     @property
     def is_healthy(self) -> bool:
@@ -232,6 +247,7 @@ class EngineThread:
         self._sinks.clear()
         for sink in sinks:
             sink.failed(error)
+        self._failed.set()
 
 
 def check_session(message: OpenSession, info: ServerInfo) -> None:

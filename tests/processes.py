@@ -63,10 +63,15 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def process(self) -> psutil.Process:
+        """The process itself."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
     def children(self) -> list[psutil.Process]:
         """The processes that it has started."""
-        assert self._process is not None
-        return psutil.Process(self._process.pid).children(recursive=True)
+        return self.process.children(recursive=True)
 
     @property
     def rss_bytes(self) -> int:

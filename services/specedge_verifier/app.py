@@ -43,6 +43,7 @@ from specedge_verifier.kv_sizing import context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.mirrored import MirroredRunner, stop_followers
+from specedge_verifier.rank_metrics import RankMetrics
 from specedge_verifier.rank_pulse import RankPulse
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
@@ -231,6 +232,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner, rank
     metrics = VerifierMetrics(info.target_model, scheduler)
     metrics.costs(settings.price_per_hour)
     metrics.runs("target", execution_of(model, runner))
+    metrics.registry.register(RankMetrics(ranks))
     drafts = None
     if draft_model is not None:
         num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size

@@ -79,7 +79,7 @@ class VerifierPool:
     @property
     def is_ready(self) -> bool:
         """Whether a verifier is there for new sessions."""
-        return any(
+        return self._info is not None and any(
             member.is_usable
             and member.is_serving is not False
             and member.client.refusal is None

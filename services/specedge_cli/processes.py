@@ -12,7 +12,8 @@ EDGE = ProcessKind("edge", EdgeSettings)
 def load_verifier_settings(arguments: list[str]) -> VerifierSettings:
     settings = load_settings(VERIFIER, [EDGE], arguments)
     assert isinstance(settings, VerifierSettings)
-    return settings.replace(num_threads=settings.num_threads or model_threads(available_cores()))
+    of_rank = max(1, model_threads(available_cores()) // settings.tensor_parallel_size)
+    return settings.replace(num_threads=settings.num_threads or of_rank)
 
 
 def load_edge_settings(arguments: list[str]) -> EdgeSettings:

@@ -1,6 +1,7 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from prometheus_client import CollectorRegistry
 
 from specedge import __version__
@@ -24,8 +24,9 @@ from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars, has_grammars
 from specedge.metrics_server import serve_metrics, stop_metrics
 from specedge.model.embedded import resolve_model
-from specedge.model.engines import execution_of, graph_bytes_of, kv_bytes_of, load_for, make_runner
+from specedge.model.engines import execution_of, make_runner
 from specedge.model.loader import load_generation_defaults
+from specedge.model.ranks import Ranks
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -36,17 +37,22 @@ from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
 from specedge_verifier.drain_socket import DrainNews, drain_socket
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
+from specedge_verifier.follower import Follower
 from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.handshakes import Handshakes
-from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length
+from specedge_verifier.kv_sizing import context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.mirrored import MirroredRunner, stop_followers
+from specedge_verifier.rank_metrics import RankMetrics
+from specedge_verifier.rank_pulse import RankPulse
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.settings import VerifierSettings
 from specedge_verifier.step_log import Observers, StepLog
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.target_loading import load_target, meet_ranks, size_pool
 from specedge_verifier.target_model import TargetModel
 from specedge_verifier.tenant_metrics import TenantMetrics
 from specedge_verifier.tenants import Tenants
@@ -101,16 +107,20 @@ class Verifier:
 
 
 def run(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain; a rank other than 0 follows rank 0 until that has drained.
 
     Raises:
         SpecEdgeError: the service cannot start.
         EngineDead: its engine has failed; the process must not go on, not even to end in good order.
     """
-    asyncio.run(serve(settings, make_runner))
+    ranks = meet_ranks(settings, os.environ)
+    if ranks is None or ranks.leads:
+        asyncio.run(serve(settings, make_runner, ranks))
+    else:
+        Follower(settings, ranks, make_runner).run()
 
 
-async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
+async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runner, ranks: Ranks | None = None) -> None:
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -119,10 +129,14 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         loop.add_signal_handler(number, stop.set)
     # A mistake in the file shows before minutes of loading.
     authentication = None if settings.tenants_file is None else Authentication(Tenants(settings.tenants_file))
-    loading = start_in_background(lambda: load(settings, make_runner), "loading")
+    lost: asyncio.Future[str] = loop.create_future()
+    pulse = None if ranks is None else RankPulse(settings.rank_timeout_s, partial(tell, loop, lost))
+    loading = start_in_background(lambda: load(settings, make_runner, ranks), "loading")
     stopped = asyncio.create_task(stop.wait())
-    first: set[asyncio.Future[Any]] = {loading, stopped}
+    first: set[asyncio.Future[Any]] = {loading, stopped, lost}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    if lost.done():
+        raise EngineDead(f"rank 0 has lost another rank while loading: {lost.result()}")
     if not loading.done():
         logger.info("stopped while loading")
         return
@@ -135,6 +149,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         metrics_server = serve_metrics(registry, settings.metrics_host, settings.metrics_port)
     engine = verifier.start_engine(loop)
     watchdog = verifier.start_watchdog(engine, loop, settings.step_timeout_s)
+    lost.add_done_callback(lambda _: engine.fail(EngineDead(f"rank 0 has lost another rank: {lost.result()}")))
     failed = asyncio.create_task(engine.failure())
     options = ServerOptions(
         settings.host,
@@ -173,7 +188,17 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         verifier.grammars.close()
         engine.stop()
         stop_metrics(metrics_server)
+    if ranks is not None and pulse is not None:
+        stop_followers(ranks)
+        pulse.stop()
+        ranks.leave()
     logger.info("stopped")
+
+
+def tell(loop: asyncio.AbstractEventLoop, lost: "asyncio.Future[str]", reason: str) -> None:
+    """Hand over, from another thread, why a rank is lost; a loop that has ended needs not know."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(lost.set_result, reason)
 
 
 def show_tenants(verifier: Verifier, authentication: Authentication | None) -> None:
@@ -186,44 +211,27 @@ def show_tenants(verifier: Verifier, authentication: Authentication | None) -> N
     )
 
 
-def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> Verifier:
+def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner, ranks: Ranks | None = None) -> Verifier:
     """Load the target, size its KV cache and measure its steps.
 
     Args:
         settings: the process's.
         make_runner: from the loaded model and the number of KV slots; benchmarks put their own here.
+        ranks: that compute the target together; this is rank 0, and the others follow it.
 
     Raises:
         ModelLoadError: the model cannot be loaded or does not fit.
     """
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
     path = resolve_model(settings.target_model, "target")
     tokenizer = load_tokenizer(path)
     defaults = load_generation_defaults(path, tokenizer)
-    model = load_for(
-        settings.engine,
-        path,
-        settings.device,
-        settings.dtype,
-        attention=settings.attention,
-        graph_bytes=settings.graph_bytes,
-    )
+    model = load_target(settings, ranks)
     draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
     max_len = context_length(model.config, settings.max_len)
-    num_blocks = choose_num_blocks(
-        bytes_per_token=kv_bytes_of(model),
-        device=model.device,
-        block_size=settings.block_size,
-        max_len=max_len,
-        max_batch_size=settings.max_batch_size,
-        max_tree_nodes=settings.max_tree_nodes,
-        num_kv_blocks=settings.num_kv_blocks,
-        memory_fraction=settings.kv_memory_fraction,
-        graph_bytes=graph_bytes_of(model) + (0 if draft_model is None else graph_bytes_of(draft_model)),
-        draft=None if draft_model is None else DraftKV(kv_bytes_of(draft_model), settings.num_draft_slots),
-    )
+    num_blocks = size_pool(settings, model, ranks, draft_model)
     runner = make_runner(model, num_blocks * settings.block_size)
+    if ranks is not None:
+        runner = MirroredRunner(runner, ranks)
     logger.info(
         "KV cache: %d blocks of %d tokens, %.0f MiB", num_blocks, settings.block_size, runner.cache.num_bytes / 2**20
     )
@@ -258,6 +266,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> V
     metrics = VerifierMetrics(info.target_model, scheduler)
     metrics.costs(settings.price_per_hour)
     metrics.runs("target", execution_of(model, runner))
+    metrics.registry.register(RankMetrics(ranks))
     drafts = None
     if draft_model is not None:
         num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size

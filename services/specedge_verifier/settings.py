@@ -49,6 +49,22 @@ class VerifierSettings(DrafterSettings):
         json_schema_extra={"unset_word": "off"},
     )
 
+    tensor_parallel_size: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes (ranks) that hold the target together, each a part of its heads and of its MLPs; start "
+        "so many of them by torchrun with the same settings; see docs/tensor-parallel.md",
+    )
+    rank_timeout_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        allow_inf_nan=False,
+        description="with tensor_parallel_size above 1, seconds for which a rank may not answer before all others end; "
+        "one that has died is noticed at once",
+    )
+
     max_batch_size: int = Field(default=64, ge=1, le=4096, description="most sessions in one step")
     batch_type: Literal["ready", "static", "dynamic"] = Field(
         default="ready",
@@ -131,6 +147,15 @@ class VerifierSettings(DrafterSettings):
             "allow_plaintext",
             is_allowed=self.allow_plaintext or self.tls_certificate_file is not None or is_loopback_host(self.host),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _target_is_divisible(self) -> Self:
+        if self.tensor_parallel_size > 1 and self.engine == "native":
+            raise ValueError(
+                f"engine native is not divided among ranks, and tensor_parallel_size is {self.tensor_parallel_size}; "
+                "set engine to auto, lean or transformers"
+            )
         return self
 
     @model_validator(mode="after")

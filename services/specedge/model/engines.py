@@ -25,13 +25,22 @@ from specedge.model.hub import NoSafetensors, fetch_config, fetch_weights
 from specedge.model.kv_cache import KVCache, kv_shape
 from specedge.model.lean.row_bucket import ROW_BUCKETS
 from specedge.model.lean.runner import LeanRunner
+from specedge.model.lean.shard import ModelShard, shard_of
 from specedge.model.lean.spec import ModelSpec, spec_of
-from specedge.model.lean.weights import EMBED, STORED_DTYPES, CheckpointRefused, ModelWeights, load_weights
+from specedge.model.lean.weights import (
+    EMBED,
+    STORED_DTYPES,
+    CheckpointRefused,
+    ModelWeights,
+    load_weights,
+    weight_bytes,
+)
 from specedge.model.loader import PROGRESS_FROM_BYTES, load_model, resolve_device, resolve_dtype
 from specedge.model.memory import require_memory
 from specedge.model.native import load_native
 from specedge.model.native.engine import unsupported
 from specedge.model.native.runner import NativeRunner
+from specedge.model.ranks import Ranks
 from specedge.model.runner import ModelRunner, TransformersRunner
 
 if TYPE_CHECKING:
@@ -56,6 +65,7 @@ class LeanCheckpoint:
         library: the native engine's, if that runs it.
         backend: of the lean engine's attention; None: the reference, session by session.
         graph_bytes: device memory that recorded forwards may take; 0: none are recorded.
+        ranks: those that hold the other parts of the model.
     """
 
     config: Any
@@ -66,6 +76,7 @@ class LeanCheckpoint:
     library: ctypes.CDLL | None = None
     backend: AttentionBackend | None = None
     graph_bytes: int = 0
+    ranks: Ranks | None = None
 
 
 LoadedModel: TypeAlias = "LeanCheckpoint | PreTrainedModel"
@@ -83,6 +94,7 @@ def load_for(
     *,
     attention: BackendName = "auto",
     graph_bytes: int = 0,
+    ranks: Ranks | None = None,
 ) -> LoadedModel:
     """Load a model for an engine.
 
@@ -92,15 +104,16 @@ def load_for(
         path_or_id, device, dtype: as for `load_model`.
         attention: the backend that computes attention; native has its own, transformers has sdpa only.
         graph_bytes: device memory that CUDA graphs of the lean engine may take; 0: it runs without.
+        ranks: those that load the other parts; `device` is this one's own. Native is not divided.
 
     Raises:
-        ModelLoadError: the model cannot be loaded or does not fit, or the engine named does not take it.
+        ModelLoadError: the model cannot be loaded, divided or does not fit, or the engine named does not take it.
         AttentionUnavailable: the attention backend named cannot serve it.
     """
     place = resolve_device(device)
     if engine != "transformers":
         try:
-            return _load_dense(path_or_id, place, dtype, engine, attention, graph_bytes)
+            return _load_dense(path_or_id, place, dtype, engine, attention, graph_bytes, ranks)
         except EngineRefused as error:
             if engine != "auto":
                 raise
@@ -114,12 +127,20 @@ def load_for(
 
 
 def _load_dense(
-    path_or_id: str, device: torch.device, dtype: str, engine: Engine, attention: BackendName, graph_bytes: int
+    path_or_id: str,
+    device: torch.device,
+    dtype: str,
+    engine: Engine,
+    attention: BackendName,
+    graph_bytes: int,
+    ranks: Ranks | None,
 ) -> LeanCheckpoint:
     """Read a checkpoint; for the native engine in float32, its weights as they are stored."""
     started_s = monotonic()
     if engine == "native":
         _refuse_for_native(device, dtype, attention)
+        if ranks is not None:
+            raise EngineRefused(f"engine native is not divided: tensor_parallel_size {ranks.size} takes lean")
     folder = local_folder(path_or_id)
     if folder is not None:
         check_model_folder(folder)
@@ -128,8 +149,9 @@ def _load_dense(
         spec = spec_of(config)
     except ModelLoadError as error:
         raise EngineRefused(f"{path_or_id}: engine {_dense(engine)} cannot run it: {error}") from error
+    shard = None if ranks is None else _shard(path_or_id, spec, ranks)
     library = None
-    if engine == "native" or (engine == "auto" and _is_for_native(device, dtype, attention)):
+    if ranks is None and (engine == "native" or (engine == "auto" and _is_for_native(device, dtype, attention))):
         library = _library_for(path_or_id, spec, is_required=engine == "native")
     if folder is None:
         try:
@@ -143,28 +165,47 @@ def _load_dense(
         weights_dtype = _stored_dtype(folder)
     backend = None
     if library is None and not (device.type == "cpu" and attention in ("auto", "sdpa")):
-        heads = {"num_heads": spec.num_heads, "num_kv_heads": spec.num_kv_heads}
+        own = spec if shard is None else shard.spec
+        heads = {"num_heads": own.num_heads, "num_kv_heads": own.num_kv_heads}
         backend = choose_backend(device, weights_dtype, spec.head_dim, attention, **heads)
     tied_head = {"lm_head.weight"} if spec.is_tied else set()
     packed_bytes = 0 if library is None else _PACKED_BYTES
-    _require_room(path_or_id, _weight_bytes(folder, weights_dtype, packed_bytes, tied_head), device)
+    if shard is None:
+        needed = _weight_bytes(folder, weights_dtype, packed_bytes, tied_head)
+    else:
+        needed = weight_bytes(shard.spec, weights_dtype)
+    _require_room(path_or_id, needed, device)
     try:
         weights = load_weights(
-            folder, spec, dtype=weights_dtype, device=device, progress=num_bytes > PROGRESS_FROM_BYTES
+            folder,
+            spec,
+            dtype=weights_dtype,
+            device=device,
+            progress=num_bytes > PROGRESS_FROM_BYTES and (ranks is None or ranks.leads),
+            shard=shard,
         )
     except CheckpointRefused as error:
         raise EngineRefused(f"engine {_dense(engine)} does not take the checkpoint: {error}") from error
     logger.info("loaded %s in %.1f s", path_or_id, monotonic() - started_s)
+    is_recorded = ranks is None and device.type == "cuda" and isinstance(backend, RecordableBackend)
     return LeanCheckpoint(
         config,
-        spec,
+        spec if shard is None else shard.spec,
         weights,
         torch.float32 if is_widened else weights_dtype,
         device,
         library,
         backend,
-        graph_bytes if device.type == "cuda" and isinstance(backend, RecordableBackend) else 0,
+        graph_bytes if is_recorded else 0,
+        ranks,
     )
+
+
+def _shard(path_or_id: str, spec: ModelSpec, ranks: Ranks) -> ModelShard:
+    try:
+        return shard_of(spec, ranks.place.rank, ranks.size)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{path_or_id}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +358,7 @@ def make_runner(model: LoadedModel, num_slots: int) -> ModelRunner:
         backend=model.backend,
         row_buckets=ROW_BUCKETS if model.graph_bytes else (),
         max_graph_bytes=model.graph_bytes,
+        ranks=model.ranks,
     )
 
 

@@ -9,6 +9,7 @@ from specedge.model.lean.products import add_product, product
 from specedge.model.lean.rotary import cos_sin, rotate
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import LayerWeights, ModelWeights
+from specedge.model.ranks import Ranks
 from specedge.model.row_tile import is_rounded, pad_rows
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -25,19 +26,22 @@ class LeanModel:
     """A loaded model as functions of the residual stream.
 
     Args:
-        spec, weights: of the same model.
+        spec, weights: of the same model, or of the same rank's part of one.
+        ranks: those that hold the other parts; all of them run the same forwards. None: the model is whole.
     """
 
-    def __init__(self, spec: ModelSpec, weights: ModelWeights) -> None:
+    def __init__(self, spec: ModelSpec, weights: ModelWeights, ranks: Ranks | None = None) -> None:
         self.spec = spec
+        self._ranks = ranks
         self.dtype = weights.embed.dtype
         self.device = weights.embed.device
         self._weights = weights
         self._inv_freq = torch.from_numpy(spec.inv_freq).to(self.device)
         self._qk_norms = [self._qk_norm(layer) for layer in weights.layers]
         self._is_padded = is_rounded(self.dtype, self.device)
+        self._has_head = ranks is None or ranks.leads
         self._head = weights.head
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self._has_head:
             # Products of bfloat16 matrices are rounded to bfloat16 on the CPU, which would tie the best tokens.
             self._head = weights.head.float()
 
@@ -111,13 +115,23 @@ class LeanModel:
     def after_attention(self, layer: int, residual: torch.Tensor, attended: torch.Tensor) -> None:
         """Add one layer's attention and MLP to the residual stream, in place."""
         weights = self._weights.layers[layer]
-        add_product(residual, attended, weights.o)
+        self._add_product(residual, attended, weights.o)
         normed = rms_norm(residual, (self.spec.hidden_size,), weights.post_norm, self.spec.rms_eps)
         gate, up = linear(normed, weights.gate_up).chunk(2, dim=1)
-        add_product(residual, silu(gate).mul_(up), weights.down)
+        self._add_product(residual, silu(gate).mul_(up), weights.down)
+
+    def _add_product(self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+        if self._ranks is None:
+            add_product(residual, x, weight)
+        else:
+            part = linear(x, weight)
+            self._ranks.add(part)
+            residual.add_(part)
 
     def logits(self, residual: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [num_rows, vocab_size] after the last layer."""
+        """Logits float32 [num_rows, vocab_size] after the last layer; [num_rows, 0] on ranks without a head."""
+        if not self._has_head:
+            return residual.new_empty((residual.shape[0], 0), dtype=torch.float32)
         normed = rms_norm(residual, (self.spec.hidden_size,), self._weights.final_norm, self.spec.rms_eps)
         if self.device.type == "cuda" and self.dtype != torch.float32:
             return torch.mm(normed, self._head.t(), out_dtype=torch.float32)

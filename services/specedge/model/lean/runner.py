@@ -14,6 +14,7 @@ from specedge.model.lean.blocks import LeanModel
 from specedge.model.lean.row_bucket import RowBuckets
 from specedge.model.lean.spec import ModelSpec
 from specedge.model.lean.weights import ModelWeights
+from specedge.model.ranks import Ranks
 
 
 class LeanRunner:
@@ -25,6 +26,7 @@ class LeanRunner:
         backend: computes attention; None: the reference, session by session.
         row_buckets: row counts whose forward is recorded now and replayed later; needs a backend that can be recorded.
         max_graph_bytes: device memory the recorded forwards may take; None: no bound.
+        ranks: those that hold the other parts of the model; only rank 0 has logits.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class LeanRunner:
         backend: AttentionBackend | None = None,
         row_buckets: Sequence[int] = (),
         max_graph_bytes: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.model = LeanModel(spec, weights)
+        self.model = LeanModel(spec, weights, ranks)
         self.device: torch.device = self.model.device
         self.vocab_size: int = spec.vocab_size
         self.num_slots = num_slots

@@ -12,6 +12,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from specedge.errors import ModelLoadError
 from specedge.model.checkpoint import check_safetensors, weight_files
+from specedge.model.lean.shard import ModelShard
 from specedge.model.lean.spec import ModelSpec
 
 EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -55,12 +56,15 @@ def load_weights(
     dtype: torch.dtype | Literal["auto"],
     device: torch.device,
     progress: bool = False,
+    shard: ModelShard | None = None,
 ) -> ModelWeights:
-    """Read a checkpoint, single or sharded.
+    """Read a checkpoint, in one file or several.
 
     Args:
+        spec: of the whole model.
         dtype: of all tensors; auto is the checkpoint's own (that of its embedding).
         progress: show a bar.
+        shard: the part to read; None: all of it.
 
     Raises:
         CheckpointRefused: names the tensor that is missing, is not known to the model, has another shape or holds no
@@ -71,12 +75,13 @@ def load_weights(
         checkpoint = _Checkpoint(folder, stack)
         checkpoint.compare(_shapes(spec), is_tied=spec.is_tied)
         with torch.inference_mode():
-            weights = _allocate(spec, checkpoint.dtype(EMBED) if dtype == "auto" else dtype, device)
-            targets = dict(_targets(spec, weights))
+            own = spec if shard is None else shard.spec
+            weights = _allocate(own, checkpoint.dtype(EMBED) if dtype == "auto" else dtype, device)
+            targets = dict(_targets(own, weights))
             num_bytes = sum(map(checkpoint.tensor_bytes, targets))
             with tqdm(desc=folder.name, total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
                 for name, target in targets.items():
-                    checkpoint.read(name, target)
+                    checkpoint.read(name, target, () if shard is None else shard.part(name))
                     bar.update(checkpoint.tensor_bytes(name))
             if spec.is_tied and _HEAD in checkpoint.names:
                 checkpoint.refuse_other_head(weights.embed)
@@ -137,9 +142,10 @@ class _Checkpoint:
                 )
             self.dtype(name)
 
-    def read(self, name: str, target: torch.Tensor) -> None:
-        """Copy one tensor to its place, converted; pages of the file are read as they are copied."""
-        target.copy_(self._files[name].get_tensor(name))
+    def read(self, name: str, target: torch.Tensor, part: tuple[slice, ...] = ()) -> None:
+        """Copy one tensor, or a part, to its place, converted; pages of the file are read as they are copied."""
+        file = self._files[name]
+        target.copy_(file.get_slice(name)[part] if part else file.get_tensor(name))
         least, greatest = target.aminmax()  # NaN propagates, and nothing of the tensor's size is allocated
         if not bool(least.isfinite() & greatest.isfinite()):
             dtype = str(target.dtype).removeprefix("torch.")
@@ -200,6 +206,12 @@ def _targets(spec: ModelSpec, weights: ModelWeights) -> Iterator[tuple[str, torc
     yield "model.norm.weight", weights.final_norm
     if not spec.is_tied:
         yield _HEAD, weights.head
+
+
+def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
+    """What the weights of a model, or of a part, take in memory."""
+    weights = _allocate(spec, dtype, torch.device("meta"))
+    return sum(target.nbytes for _, target in _targets(spec, weights))
 
 
 def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

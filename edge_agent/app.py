@@ -24,6 +24,7 @@ from edge_agent.http.reasoning import template_thinks
 from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
+from edge_agent.journal.journal import Journal
 from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_DRAFT_SLOTS = 65_536
 _PROACTIVE_DECAY = 0.95
+_LAST_WORDS_S = 2.0
+"""How long answers that were ended may take to tell their clients so."""
 
 
 @dataclass(slots=True)
@@ -97,13 +100,15 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if settings.metrics_port is not None:
             metrics_server = serve_metrics(metrics.registry, settings.metrics_host, settings.metrics_port)
             ports.callback(stop_metrics, metrics_server)
+        if (journal := open_journal(settings, metrics)) is not None:
+            ports.callback(journal.close)
         loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
         first: set[asyncio.Future[Any]] = {loading, stopped}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, listener, stopped)
+        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, journal, listener, stopped)
     logger.info("stopped")
 
 
@@ -114,6 +119,7 @@ async def _serve_loaded(
     addresses: VerifierAddresses,
     token: VerifierToken,
     tls: "EdgeTls | None",
+    journal: Journal | None,
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
@@ -133,9 +139,9 @@ async def _serve_loaded(
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     if models.drafter is not None:
         models.drafter.start()
-    app = compose(settings, models, service, metrics)
+    app = compose(settings, models, service, metrics, journal)
     context = None if https is None else https.context
-    server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)
+    server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
@@ -152,7 +158,10 @@ async def _serve_loaded(
         for task in (meeting, *beside):
             task.cancel()
         server.should_exit = True
+        reason = f"this edge agent ends, and the answer did not within drain_timeout_s ({settings.drain_timeout_s:g} s)"
+        ending = asyncio.get_running_loop().call_later(settings.drain_timeout_s, service.end, reason)
         await serving
+        ending.cancel()
         await pool.close()
         if models.drafter is not None:
             models.drafter.stop()
@@ -263,7 +272,23 @@ def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
     return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive, looks_up=settings.looks_up)
 
 
-def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationService, metrics: EdgeMetrics) -> FastAPI:
+def open_journal(settings: EdgeSettings, metrics: EdgeMetrics) -> Journal | None:
+    """Where answers are recorded, None where they are not; raises SettingsError when folder or key cannot be used."""
+    if settings.journal_dir is None or settings.journal_key_file is None:
+        return None
+    max_bytes = settings.journal_max_mib * 2**20
+    return Journal.open(
+        settings.journal_dir, settings.journal_key_file, max_bytes, settings.journal_max_age_s, metrics.registry
+    )
+
+
+def compose(
+    settings: EdgeSettings,
+    models: LoadedModels,
+    service: GenerationService,
+    metrics: EdgeMetrics,
+    journal: Journal | None = None,
+) -> FastAPI:
     """The HTTP application over the loaded models."""
     http = HttpSettings(
         model_name=settings.served_model_name,
@@ -279,7 +304,7 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         draft_execution=models.execution,
         public_metrics=settings.public_metrics,
     )
-    return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
+    return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal)
 
 
 def splits_reasoning(settings: EdgeSettings, tokenizer: object) -> bool:

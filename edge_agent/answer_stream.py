@@ -49,6 +49,7 @@ class GenerationRequest:
         prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
         is_traced: every burst tells what its round looked like.
         committed_ids: the answer's first tokens, which an earlier request had; it goes on after them.
+        is_draft_only: the draft model answers alone, without a verifier.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class GenerationRequest:
     prediction_ids: tuple[int, ...] = ()
     is_traced: bool = False
     committed_ids: tuple[int, ...] = ()
+    is_draft_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

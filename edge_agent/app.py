@@ -14,6 +14,8 @@ import torch
 from fastapi import FastAPI
 
 from edge_agent.draft_grammars import MakeGrammars
+from edge_agent.draft_info import draft_info
+from edge_agent.draft_only import DraftOnly, DraftOnlyMetrics
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -47,6 +49,7 @@ from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.wire.messages import ServerInfo
 from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ class LoadedModels:
     drafter: Drafter | None
     execution: Execution | None = None  # of the draft model
     lookup: LookupSource | None = None  # without a draft model
+    draft_info: ServerInfo | None = None  # of a draft model that may answer alone
 
     @property
     def draft_source(self) -> DraftSource:
@@ -134,17 +138,24 @@ async def _serve_loaded(
     )
     metrics.registry.register(VerifierPoolMetrics(lambda: pool.members))
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
-    service = GenerationService(pool, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
+    draft_only = None
+    if models.drafter is not None and models.draft_info is not None:
+        registered = DraftOnlyMetrics(metrics.registry)
+        draft_only = DraftOnly(models.drafter, models.draft_info, lambda: pool.is_reachable, registered)
+    fingerprint = tokenizer_fingerprint(models.tokenizer)
+    service = GenerationService(pool, models.draft_source, fingerprint, options, draft_only)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     if models.drafter is not None:
         models.drafter.start()
-    app = compose(settings, models, service, metrics, journal)
+    app = compose(settings, models, service, metrics, journal, draft_only)
     context = None if https is None else https.context
     server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
+    if draft_only is not None:
+        beside.append(asyncio.create_task(draft_only.watch()))
     try:
         host, port = listener.getsockname()[:2]
         logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
@@ -238,13 +249,17 @@ def load(
         vocab_size=len(tokenizer),
         on_step=steps.step,
         make_grammars=make_grammars,
+        decodes_alone=settings.draft_only != "off",
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
         metrics.registry.register(LookupMetrics("specedge_edge", drafter.stats.lookup))
     execution = execution_of(model, runner, settings.draft_quantization)
     metrics.drafts_with(execution)
-    return LoadedModels(tokenizer, drafter, execution)
+    alone = None
+    if settings.draft_only != "off":
+        alone = draft_info(settings, tokenizer, num_slots, drafting.max_positions)
+    return LoadedModels(tokenizer, drafter, execution, draft_info=alone)
 
 
 def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
@@ -288,6 +303,7 @@ def compose(
     service: GenerationService,
     metrics: EdgeMetrics,
     journal: Journal | None = None,
+    draft_only: DraftOnly | None = None,
 ) -> FastAPI:
     """The HTTP application over the loaded models."""
     http = HttpSettings(
@@ -304,7 +320,9 @@ def compose(
         draft_execution=models.execution,
         public_metrics=settings.public_metrics,
     )
-    return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal)
+    return create_app(
+        service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal, draft_only=draft_only
+    )
 
 
 def splits_reasoning(settings: EdgeSettings, tokenizer: object) -> bool:

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from edge_agent.answer_stream import AnswerStream, GenerationOptions, GenerationRequest
+from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.committed_answer import Burst, BurstStats
+from edge_agent.draft_only import DraftOnly
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
 from edge_agent.verifier_pool import VerifierPool
@@ -25,12 +27,14 @@ class GenerationService:
         draft_source: DraftSource,
         tokenizer_fingerprint: str,
         options: GenerationOptions | None = None,
+        draft_only: DraftOnly | None = None,
     ) -> None:
         self._pool = verifiers if isinstance(verifiers, VerifierPool) else VerifierPool.of(verifiers)
         self._draft_source = draft_source
         self._fingerprint = tokenizer_fingerprint
         self._options = options or GenerationOptions()
-        self._answers: set[AnswerStream] = set()
+        self._draft_only = draft_only
+        self._buffers: set[BurstBuffer[Burst]] = set()
         self._end: str | None = None
 
     @property
@@ -60,8 +64,8 @@ class GenerationService:
     def end(self, reason: str) -> None:
         """Ends all answers that run or begin from now on with EdgeStopping."""
         self._end = reason
-        for answer in self._answers:
-            answer.buffer.fail(EdgeStopping(reason))
+        for buffer in self._buffers:
+            buffer.fail(EdgeStopping(reason))
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
@@ -71,6 +75,10 @@ class GenerationService:
         """
         if self._end is not None:
             raise EdgeStopping(self._end)
+        if request.is_draft_only:
+            async with self._generate_alone(request) as bursts:
+                yield bursts
+            return
         info = self.info
         if info is None:
             raise VerifierUnavailable(self.failure or f"the verifier at {self._pool.address} has not answered yet")
@@ -86,15 +94,26 @@ class GenerationService:
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._pool, source, info, self._options)
         task = asyncio.create_task(answer.run(), name=f"answer {request.request_id}")
-        self._answers.add(answer)
+        self._buffers.add(answer.buffer)
         try:
             await answer.buffer.wait_started()
             yield answer.buffer.bursts()
         finally:
-            self._answers.discard(answer)
+            self._buffers.discard(answer.buffer)
             answer.close_drafts()
             task.cancel()
             await asyncio.wait({task})
+
+    @asynccontextmanager
+    async def _generate_alone(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
+        if self._draft_only is None:
+            raise VerifierUnavailable("draft_only is off: the draft model does not answer alone")
+        async with self._draft_only.open(request) as buffer:
+            self._buffers.add(buffer)
+            try:
+                yield buffer.bursts()
+            finally:
+                self._buffers.discard(buffer)
 
 
 def _check_capabilities(sampling: SamplingParams, info: ServerInfo) -> None:

@@ -156,6 +156,11 @@ class EdgeSettings(DrafterSettings):
     verifier_deadline_s: Seconds = Field(
         default=30.0, description="how long a request survives without a verifier before its user gets an error"
     )
+    draft_only: Literal["off", "when_unreachable"] = Field(
+        default="off",
+        description="when_unreachable lets the draft model answer alone, marked as such, requests that come while no "
+        "verifier can be reached; its texts are not the target model's; see docs/draft-only.md",
+    )
     journal_dir: Path | None = Field(
         default=None,
         description="folder of the journal: answers to requests with an Idempotency-Key or X-Conversation-Id are "
@@ -243,6 +248,12 @@ class EdgeSettings(DrafterSettings):
             or self.tls_certificate_file is not None
             or is_loopback_host(self.host),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _draft_only_has_a_model(self) -> Self:
+        if self.draft_only != "off" and self.draft_model is None:
+            raise ValueError(f"draft_only is {self.draft_only} and draft_model is none: there is nothing to answer")
         return self
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ async def ask(client: httpx.AsyncClient, asking: Asking, **headers: str) -> Told
         answer_id = ""
         async with client.stream("POST", asking.path, json=asking.json, headers=headers) as response:
             assert response.status_code == 200, await response.aread()
-            async for index, text, found_id in _pieces(response):
+            async for index, text, found_id in pieces(response):
                 texts[index] = texts.get(index, "") + text
                 answer_id = answer_id or found_id
             is_replayed = response.headers.get("idempotent-replayed") == "true"
@@ -76,7 +76,7 @@ async def begin(client: httpx.AsyncClient, asking: Asking, has_begun: asyncio.Ev
     try:
         async with client.stream("POST", asking.path, json=asking.json, headers=headers) as response:
             assert response.status_code == 200, await response.aread()
-            async for index, text, _ in _pieces(response):
+            async for index, text, _ in pieces(response):
                 seen += text if index == 0 else ""
                 if seen:
                     has_begun.set()
@@ -85,7 +85,8 @@ async def begin(client: httpx.AsyncClient, asking: Asking, has_begun: asyncio.Ev
     raise AssertionError("the stream was to break, and ended")
 
 
-async def _pieces(response: httpx.Response) -> AsyncIterator[tuple[int, str, str]]:
+async def pieces(response: httpx.Response) -> AsyncIterator[tuple[int, str, str]]:
+    """Choice, text and the answer's id of each event with text."""
     async for line in response.aiter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue

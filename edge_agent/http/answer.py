@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Final
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from edge_agent.draft_only import DRAFT_ONLY
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.content_tokens import ContentTokens, ScoredToken
@@ -22,6 +24,8 @@ from specedge.errors import SpecEdgeError
 
 logger = logging.getLogger(__name__)
 
+DEGRADED_HEADER: Final = "x-specedge-degraded"
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
@@ -33,10 +37,10 @@ class AnswerPlan:
         writer: how the endpoint writes answers.
         arrived_s: when the request arrived, by `time.perf_counter`.
         is_stream: events as they come, or everything at the end.
+        claim: the request's to its answer; released when that has been sent, or nobody reads it any more.
         make_output: makes the parser of an answer's text.
         shows_tokens: a piece whose tokens have no text yet is shown as well.
         keep_alive_s: a stream that has nothing to send for so long sends a comment.
-        claim: the request's to its answer; released when that has been sent, or nobody reads it any more.
     """
 
     choices: Sequence[Choice]
@@ -44,15 +48,16 @@ class AnswerPlan:
     writer: AnswerWriter
     arrived_s: float
     is_stream: bool
+    claim: Claim
     make_output: Callable[[], OutputParser] = PlainOutput
     shows_tokens: bool = False
     keep_alive_s: float = 15.0
-    claim: Claim = field(default_factory=Claim)
 
     @property
     def headers(self) -> dict[str, str]:
         """What the answer's head tells besides what every one tells."""
-        return {REPLAYED_HEADER: "true"} if self.claim.is_replay else {}
+        replayed = {REPLAYED_HEADER: "true"} if self.claim.is_replay else {}
+        return replayed | ({DEGRADED_HEADER: DRAFT_ONLY} if self.claim.model.is_draft_only else {})
 
 
 class Answer(Response):
@@ -92,15 +97,16 @@ class Answer(Response):
 
     async def _send_stream(self, stream: EventStream) -> None:
         run = self._runner.run(self._plan.choices, self._plan.arrived_s)
-        async with run as pieces, stream.kept_alive(self._plan.keep_alive_s):
-            try:
+        try:
+            async with run as pieces, stream.kept_alive(self._plan.keep_alive_s):
                 await self._send_pieces(pieces, stream)
-            except Exception as error:
-                if not stream.is_begun:
-                    raise
-                if not isinstance(error, SpecEdgeError):
-                    logger.exception("a stream broke off")
-                await stream.write(self._writer.failure(describe(error)), is_last=True)
+        except Exception as error:
+            if not stream.is_begun:
+                raise
+            if not isinstance(error, SpecEdgeError):
+                logger.exception("a stream broke off")
+            self._plan.claim.release()
+            await stream.write(self._writer.failure(describe(error)), is_last=True)
 
     async def _send_pieces(self, pieces: AsyncIterator[Piece], stream: EventStream) -> None:
         async for piece in pieces:

@@ -5,6 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.draft_only import DraftOnly
 from edge_agent.http.anthropic_request import MessagesRequest
 from edge_agent.http.api_docs import generation_docs
 from edge_agent.http.choices import ChoiceRunner
@@ -34,6 +35,7 @@ def create_app(
     metrics: EdgeMetrics,
     not_ready_reason: NotReadyReason = lambda: None,
     journal: Journal | None = None,
+    draft_only: DraftOnly | None = None,
 ) -> FastAPI:
     """The OpenAI-compatible API over a generation service.
 
@@ -44,13 +46,14 @@ def create_app(
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
         journal: where answers that have a name are recorded; None: they are not.
+        draft_only: answers while no verifier can be reached; None: nobody does.
     """
     app = DocumentedApp(needs_key=settings.api_keys_file is not None)
-    model = ServedModel(service, settings.model_name)
+    model = ServedModel(service, settings.model_name, draft_only)
     detokenizers = DetokenizerFactory(tokenizer)
     runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)
     encoder = PromptEncoder(tokenizer, settings)
-    endpoints = GenerationEndpoints(model, encoder, runner, detokenizers, settings, Claims(journal))
+    endpoints = GenerationEndpoints(encoder, runner, detokenizers, settings, Claims(model, journal))
     for path, handler, body in (
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.draft_only import DRAFT_ONLY
 from edge_agent.generation import GenerationRequest
 from edge_agent.http import anthropic_request, responses_request
 from edge_agent.http.answer import Answer, AnswerPlan
@@ -39,7 +40,6 @@ from edge_agent.http.sampling_fields import (
     wire_salt,
 )
 from edge_agent.http.schema import ChatRequest, CompletionRequest, GenerationFields, parse_fields
-from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.structured import chat_grammar, grammar_of
 from edge_agent.http.token_fields import TokenDetails, bad_words_of, chat_details, completion_details
@@ -60,7 +60,6 @@ class GenerationEndpoints:
 
     def __init__(
         self,
-        model: ServedModel,
         encoder: PromptEncoder,
         runner: ChoiceRunner,
         detokenizers: DetokenizerFactory,
@@ -68,7 +67,6 @@ class GenerationEndpoints:
         claims: Claims,
     ) -> None:
         self._claims = claims
-        self._model = model
         self._encoder = encoder
         self._runner = runner
         self._detokenizers = detokenizers
@@ -131,7 +129,7 @@ class GenerationEndpoints:
         head = self._head(id_prefix, fields, claim)
         details = chat_details(fields)
         messages = normalise_messages(fields.messages)
-        max_len = self._model.require_info().max_len
+        max_len = claim.model.require_info().max_len
         use = tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         prompt_ids, prompt_text = await self._encoder.encode_chat(fields, messages, max_len, use.tools)
         prediction_ids: PromptIds = ()
@@ -179,7 +177,7 @@ class GenerationEndpoints:
         head = self._head("cmpl", fields, claim)
         details = completion_details(fields)
         texts = split_prompts(fields.prompt, self._settings.max_prompts)
-        prompts = [await self._encode(prompt, fields) for prompt in texts]
+        prompts = [await self._encode(prompt, fields, claim) for prompt in texts]
         choices = self._choices(
             fields,
             prompts,
@@ -217,14 +215,15 @@ class GenerationEndpoints:
         return tool_output(self._settings.tool_format, new_id, is_parallel=use.is_parallel)
 
     def _head(self, prefix: str, fields: GenerationFields, claim: Claim) -> AnswerHead:
-        name = self._model.require_name(fields.model)
+        name = claim.model.require_name(fields.model)
         answer_id, created = claim.identify(f"{prefix}-{uuid.uuid4().hex}", int(time.time()))
-        return AnswerHead(answer_id, created, name, f"specedge-{__version__}")
+        fingerprint = f"specedge-{__version__}" + (f"-{DRAFT_ONLY}" if claim.model.is_draft_only else "")
+        return AnswerHead(answer_id, created, name, fingerprint)
 
-    async def _encode(self, prompt: str | list[int], fields: CompletionRequest) -> PromptIds:
+    async def _encode(self, prompt: str | list[int], fields: CompletionRequest, claim: Claim) -> PromptIds:
         if not isinstance(prompt, str):
             return tuple(prompt)
-        max_len = self._model.require_info().max_len
+        max_len = claim.model.require_info().max_len
         adds_special = fields.add_special_tokens is not False
         return await self._encoder.encode_text(prompt, max_len, add_special_tokens=adds_special)
 
@@ -250,7 +249,7 @@ class GenerationEndpoints:
         bad_words: tuple[tuple[int, ...], ...],
         grammar: GrammarSpec | None,
     ) -> list[Choice]:
-        info = self._model.require_info()
+        info = claim.model.require_info()
         num = num_choices(fields)
         stops = stop_strings(fields.stop)
         if fields.stream_options is not None and not fields.stream:
@@ -275,6 +274,7 @@ class GenerationEndpoints:
                     priority=wire_priority(fields.priority),
                     cache_salt=wire_salt(fields.cache_salt),
                     is_traced=is_traced(fields),
+                    is_draft_only=claim.model.is_draft_only,
                 )
                 choices.append(
                     Choice(
@@ -298,12 +298,12 @@ class GenerationEndpoints:
         claim: Claim,
     ) -> AnswerPlan:
         return AnswerPlan(
-            choices=claim.bind(choices, self._model.require_info()),
-            claim=claim,
+            choices=claim.bind(choices, claim.model.require_info()),
             num_prompt_tokens=num_prompt_tokens,
             writer=writer,
             arrived_s=arrived_s,
             is_stream=bool(fields.stream),
+            claim=claim,
             shows_tokens=details.shows_tokens,
             keep_alive_s=self._settings.keep_alive_s,
         )

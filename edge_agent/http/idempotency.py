@@ -22,6 +22,7 @@ from starlette.requests import Request
 from edge_agent.http.choices import Choice
 from edge_agent.http.errors import AnswerRunning, KeyReused
 from edge_agent.http.sampling_fields import random_seed
+from edge_agent.http.served_model import DraftOnlyModel, ServedModel
 from edge_agent.journal.entries import AnswerHeader
 from edge_agent.journal.journal import AnswerRecord, Found, Journal
 from edge_agent.journal.metrics import TakenUp
@@ -64,11 +65,18 @@ class _Name:
 class Claim:
     """A request's right to its answer; without a name it is a right to a new one that nobody records.
 
+    Args:
+        model: what answers.
+
     Attributes:
+        model: this.
         is_replay: the answer begins with recorded tokens; known after `bind`.
     """
 
     is_replay = False
+
+    def __init__(self, model: ServedModel | DraftOnlyModel) -> None:
+        self.model = model
 
     def identify(self, answer_id: str, created: int) -> tuple[str, int]:
         """Id and time of the answer: these if it is new, else its own."""
@@ -90,10 +98,12 @@ class Claims:
     """All names in use.
 
     Args:
+        model: what answers; the draft model alone where an answer begins while no verifier can be reached.
         journal: None: names are ignored.
     """
 
-    def __init__(self, journal: Journal | None) -> None:
+    def __init__(self, model: ServedModel, journal: Journal | None) -> None:
+        self._model = model
         self._journal = journal
         self._running: dict[str, RecordedClaim] = {}
 
@@ -108,7 +118,7 @@ class Claims:
         """
         name = _name_of(request)
         if self._journal is None or name is None:
-            yield Claim()
+            yield Claim(await self._beginner())
             return
         claim = await self._take(self._journal, name, request, payload)
         try:
@@ -127,7 +137,7 @@ class Claims:
             _require_same(name, other.asked, asked)
             if other.asked == asked:
                 raise AnswerRunning(f"the answer for {name.header} {name.text!r} is being sent to another request")
-        claim = RecordedClaim(journal, self._running, file, asked)
+        claim = RecordedClaim(self._model, journal, self._running, file, asked)
         self._running[file] = claim
         try:
             found = await journal.find(file)
@@ -136,23 +146,41 @@ class Claims:
                 _require_same(name, known, asked)
                 if known == asked:
                     claim.take_up(found)
+            if found is None or not claim.is_taken_up:
+                claim.model = await self._beginner()
+            elif found.answer.header.is_draft_only and self._model.draft_only is not None:
+                claim.model = self._model.draft_only
         except BaseException:
             claim.release()
             raise
         return claim
+
+    async def _beginner(self) -> ServedModel | DraftOnlyModel:
+        """What answers a request that begins now."""
+        draft_only = self._model.draft_only
+        return self._model if draft_only is None or not await draft_only.is_needed() else draft_only
 
 
 class RecordedClaim(Claim):
     """A claim to an answer with a name.
 
     Args:
+        model: what answers.
         journal: where the answer is recorded.
         running: the claims that hold, by file; this one is there until it is released.
         file: the answer's.
         asked: what for.
     """
 
-    def __init__(self, journal: Journal, running: dict[str, "RecordedClaim"], file: str, asked: _Asked) -> None:
+    def __init__(
+        self,
+        model: ServedModel | DraftOnlyModel,
+        journal: Journal,
+        running: dict[str, "RecordedClaim"],
+        file: str,
+        asked: _Asked,
+    ) -> None:
+        super().__init__(model)
         self.asked = asked
         self._journal = journal
         self._running = running
@@ -161,6 +189,11 @@ class RecordedClaim(Claim):
         self._record: AnswerRecord | None = None
         self._identity = ("", 0)
         self._num_seeds = 0
+
+    @property
+    def is_taken_up(self) -> bool:
+        """Whether something of the answer is there already."""
+        return self._found is not None
 
     def take_up(self, found: Found) -> None:
         """The answer is the one that was found."""
@@ -180,7 +213,7 @@ class RecordedClaim(Claim):
 
     def bind(self, choices: Sequence[Choice], info: ServerInfo) -> Sequence[Choice]:
         """See `Claim.bind`."""
-        header = AnswerHeader(*self._identity, *self.asked, plan=_plan(choices, info))
+        header = AnswerHeader(*self._identity, *self.asked, _plan(choices, info), self.model.is_draft_only)
         if self._found is not None and self._found.answer.header.plan != header.plan:
             logger.warning("an answer begins anew: its model, prompt or parameters are not what they were")
             self._found = None

@@ -40,8 +40,8 @@ class AnswerMeter:
         reason = self._finished_reason or ("abort" if was_cancelled else "error")
         self._metrics.finished.labels(reason).inc()
 
-    def burst(self, num_tokens: int) -> None:
-        """Takes one verdict's tokens into account."""
+    def burst(self, num_tokens: int, *, is_replayed: bool = False) -> None:
+        """Takes one verdict's tokens into account; replayed ones were counted when they were generated."""
         now_s, metrics = self._clock(), self._metrics
         if self._last_burst_s is None:
             self._first_burst_s = now_s
@@ -56,7 +56,8 @@ class AnswerMeter:
                 metrics.inter_token.observe(gap_s / num_tokens)
         self._last_burst_s = now_s
         self._num_tokens += num_tokens
-        metrics.generated_tokens.inc(num_tokens)
+        if not is_replayed:
+            metrics.generated_tokens.inc(num_tokens)
 
     def end(self, finished_reason: str) -> None:
         """The answer is complete; one that never gets here counts as "abort" when cancelled, else as "error"."""

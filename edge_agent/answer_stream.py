@@ -48,6 +48,8 @@ class GenerationRequest:
         cache_salt: prefixes are shared among requests with the same one only.
         prediction_ids: what the user expects the answer to be; drafted from, and otherwise without effect.
         is_traced: every burst tells what its round looked like.
+        committed_ids: the answer's first tokens, which an earlier request had; it goes on after them.
+        is_draft_only: the draft model answers alone, without a verifier.
     """
 
     request_id: str
@@ -59,6 +61,8 @@ class GenerationRequest:
     cache_salt: bytes = b""
     prediction_ids: tuple[int, ...] = ()
     is_traced: bool = False
+    committed_ids: tuple[int, ...] = ()
+    is_draft_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +109,16 @@ class AnswerStream:
         self._info = info
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._answer = CommittedAnswer(len(request.prompt_ids), request.sampling)
+        self._answer = CommittedAnswer(len(request.prompt_ids), request.sampling, request.committed_ids)
         self._away_since: float | None = self._loop.time()  # None while verdicts come
         self._was_opened = False
         self._drafter_id = source.drafter_id
         self._epoch = 0
         self._num_streams = 0
         self._tracer = (
-            DraftTracer(request.prompt_ids, info.max_live_nodes, self._loop.time) if request.is_traced else None
+            DraftTracer(request.prompt_ids + request.committed_ids, info.max_live_nodes, self._loop.time)
+            if request.is_traced
+            else None
         )
         self._tried: set[VerifierMember] = set()  # since the last token
         self._last: VerifierMember | None = None  # the last one that admitted it
@@ -121,7 +127,8 @@ class AnswerStream:
         self._stream: VerifierStream | None = self._opened  # None until the next one has been admitted
         self._draft_request = DraftRequest(
             session_id=request.request_id,
-            committed=request.prompt_ids,
+            committed=request.prompt_ids + request.committed_ids,
+            prompt_len=len(request.prompt_ids),
             sampling=request.sampling,
             eos_ids=info.eos_ids,
             max_live_nodes=min(info.max_live_nodes, request.max_draft_nodes or info.max_live_nodes),

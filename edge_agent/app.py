@@ -14,6 +14,8 @@ import torch
 from fastapi import FastAPI
 
 from edge_agent.draft_grammars import MakeGrammars
+from edge_agent.draft_info import draft_info
+from edge_agent.draft_only import DraftOnly, DraftOnlyMetrics
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
@@ -24,6 +26,7 @@ from edge_agent.http.reasoning import template_thinks
 from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
+from edge_agent.journal.journal import Journal
 from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
@@ -47,6 +50,7 @@ from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
 from specedge.watchdog import Watchdog
+from specedge.wire.messages import ServerInfo
 from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ _DEFAULT_DRAFT_SLOTS = 65_536
 _PROACTIVE_DECAY = 0.95
 _END_S = 5.0
 """Seconds that ending takes at most, after a drain."""
+_LAST_WORDS_S = 2.0
+"""How long answers that were ended may take to tell their clients so."""
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ class LoadedModels:
     drafter: Drafter | None
     execution: Execution | None = None  # of the draft model
     lookup: LookupSource | None = None  # without a draft model
+    draft_info: ServerInfo | None = None  # of a draft model that may answer alone
 
     @property
     def draft_source(self) -> DraftSource:
@@ -105,13 +112,15 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if settings.metrics_port is not None:
             metrics_server = serve_metrics(metrics.registry, settings.metrics_host, settings.metrics_port)
             ports.callback(stop_metrics, metrics_server)
+        if (journal := open_journal(settings, metrics)) is not None:
+            ports.callback(journal.close)
         loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
         first: set[asyncio.Future[Any]] = {loading, stopped}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, listener, stopped)
+        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, journal, listener, stopped)
     logger.info("stopped")
 
 
@@ -122,6 +131,7 @@ async def _serve_loaded(
     addresses: VerifierAddresses,
     token: VerifierToken,
     tls: "EdgeTls | None",
+    journal: Journal | None,
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
@@ -136,7 +146,12 @@ async def _serve_loaded(
     )
     metrics.registry.register(VerifierPoolMetrics(lambda: pool.members))
     options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
-    service = GenerationService(pool, models.draft_source, tokenizer_fingerprint(models.tokenizer), options)
+    draft_only = None
+    if models.drafter is not None and models.draft_info is not None:
+        registered = DraftOnlyMetrics(metrics.registry)
+        draft_only = DraftOnly(models.drafter, models.draft_info, lambda: pool.is_reachable, registered)
+    fingerprint = tokenizer_fingerprint(models.tokenizer)
+    service = GenerationService(pool, models.draft_source, fingerprint, options, draft_only)
     metrics.target_model = lambda: service.info.target_model if service.info else ""
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     ending: set[asyncio.Task[Any]] = {stopped}
@@ -146,12 +161,14 @@ async def _serve_loaded(
         failed = asyncio.create_task(models.drafter.failure())
         ending.add(failed)
     watchdog = start_watchdog(settings, models.drafter)
-    app = compose(settings, models, service, metrics)
+    app = compose(settings, models, service, metrics, journal, draft_only)
     context = None if https is None else https.context
-    server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)
+    server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)
     meeting = asyncio.create_task(meet_verifier(service))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
+    if draft_only is not None:
+        beside.append(asyncio.create_task(draft_only.watch()))
     try:
         host, port = listener.getsockname()[:2]
         logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
@@ -167,7 +184,10 @@ async def _serve_loaded(
         for task in (meeting, *beside):
             task.cancel()
         server.should_exit = True
+        reason = f"this edge agent ends, and the answer did not within drain_timeout_s ({settings.drain_timeout_s:g} s)"
+        last_call = asyncio.get_running_loop().call_later(settings.drain_timeout_s, service.end, reason)
         await serving
+        last_call.cancel()
         await pool.close()
         if models.drafter is not None:
             models.drafter.stop()
@@ -262,13 +282,17 @@ def load(
         vocab_size=len(tokenizer),
         on_step=steps.step,
         make_grammars=make_grammars,
+        decodes_alone=settings.draft_only != "off",
     )
     steps.watch(drafter.stats, drafter.pool)
     if settings.looks_up:
         metrics.registry.register(LookupMetrics("specedge_edge", drafter.stats.lookup))
     execution = execution_of(model, runner, settings.draft_quantization)
     metrics.drafts_with(execution)
-    return LoadedModels(tokenizer, drafter, execution)
+    alone = None
+    if settings.draft_only != "off":
+        alone = draft_info(settings, tokenizer, num_slots, drafting.max_positions)
+    return LoadedModels(tokenizer, drafter, execution, draft_info=alone)
 
 
 def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
@@ -296,7 +320,24 @@ def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
     return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive, looks_up=settings.looks_up)
 
 
-def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationService, metrics: EdgeMetrics) -> FastAPI:
+def open_journal(settings: EdgeSettings, metrics: EdgeMetrics) -> Journal | None:
+    """Where answers are recorded, None where they are not; raises SettingsError when folder or key cannot be used."""
+    if settings.journal_dir is None or settings.journal_key_file is None:
+        return None
+    max_bytes = settings.journal_max_mib * 2**20
+    return Journal.open(
+        settings.journal_dir, settings.journal_key_file, max_bytes, settings.journal_max_age_s, metrics.registry
+    )
+
+
+def compose(
+    settings: EdgeSettings,
+    models: LoadedModels,
+    service: GenerationService,
+    metrics: EdgeMetrics,
+    journal: Journal | None = None,
+    draft_only: DraftOnly | None = None,
+) -> FastAPI:
     """The HTTP application over the loaded models."""
     http = HttpSettings(
         model_name=settings.served_model_name,
@@ -312,7 +353,9 @@ def compose(settings: EdgeSettings, models: LoadedModels, service: GenerationSer
         draft_execution=models.execution,
         public_metrics=settings.public_metrics,
     )
-    return create_app(service, cast(ChatTokenizer, models.tokenizer), http, metrics)
+    return create_app(
+        service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal, draft_only=draft_only
+    )
 
 
 def splits_reasoning(settings: EdgeSettings, tokenizer: object) -> bool:

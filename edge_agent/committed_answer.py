@@ -1,5 +1,6 @@
 """The committed tokens of an answer, and the bursts in which they come."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_agent.draft_trace import RoundTrace
@@ -30,7 +31,8 @@ class Burst:
     """Tokens that arrived together. `num_accepted` of them had been drafted; the last burst has a finish reason.
 
     Where they were asked for, `logprobs` are the tokens' and come with each burst; `prompt_logprobs`, of all tokens of
-    the prompt but the first, come with the first burst.
+    the prompt but the first, come with the first burst. With `is_replayed` the tokens were generated for an earlier
+    request.
     """
 
     token_ids: tuple[int, ...]
@@ -39,18 +41,27 @@ class Burst:
     stats: BurstStats = field(default_factory=BurstStats)
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    is_replayed: bool = False
 
 
 class CommittedAnswer:
-    """The tokens committed so far. A verdict must continue them exactly."""
+    """The tokens committed so far. A verdict must continue them exactly.
 
-    def __init__(self, num_prompt_tokens: int, sampling: SamplingParams = _PLAIN) -> None:
-        self.token_ids: list[int] = []
+    Args:
+        num_prompt_tokens: length of the prompt.
+        sampling: what was asked for.
+        committed_ids: tokens of an earlier request for the same answer, which told all there is to tell of the prompt.
+    """
+
+    def __init__(
+        self, num_prompt_tokens: int, sampling: SamplingParams = _PLAIN, committed_ids: Sequence[int] = ()
+    ) -> None:
+        self.token_ids: list[int] = [*committed_ids]
         self.finish_reason: FinishReason = ""
         self._num_prompt_tokens = num_prompt_tokens
         self._num_cached_tokens: int | None = None
         self._sampling = sampling
-        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = () if committed_ids else None
 
     @property
     def remaining_sampling(self) -> SamplingParams:

@@ -20,6 +20,8 @@ from time import perf_counter
 import torch
 
 from edge_agent.command_inbox import Command, CommandInbox
+from edge_agent.decoding_session import Decoded, DecodingSession
+from edge_agent.draft_decoder import DraftDecoder
 from edge_agent.draft_grammars import DraftGrammars, MakeGrammars
 from edge_agent.draft_source import OnNodes
 from specedge.block_pool import BlockPool
@@ -28,7 +30,7 @@ from specedge.drafting.draft_model import DraftRunner, RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats, StepReport
 from specedge.drafting.ranking import ChildRanking
-from specedge.errors import DrafterDead
+from specedge.errors import DrafterDead, VerifierUnavailable
 from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes
 
@@ -46,6 +48,7 @@ class Drafter:
         coupled: rank children with the target's noise.
         on_step: told about every draft step, on the drafter's thread.
         make_grammars: from the target's end-of-sequence tokens; None: drafts do not follow grammars.
+        decodes_alone: the draft model can also answer without a verifier.
 
     Attributes:
         heartbeat: beats with every step.
@@ -61,12 +64,16 @@ class Drafter:
         coupled: bool = True,
         on_step: Callable[[StepReport], None] | None = None,
         make_grammars: MakeGrammars | None = None,
+        decodes_alone: bool = False,
     ) -> None:
         self.drafter_id = drafter_id
         self._grammars = DraftGrammars(make_grammars)
         self.ranking = ChildRanking.of(runner, settings, vocab_size=vocab_size, coupled=coupled)
         self._model = RankedDraftModel(runner, self.ranking)
         self._core: DraftCore[DraftHandle] = DraftCore(self._model, settings, runner.num_slots)
+        self._decoder: DraftDecoder | None = None
+        if decodes_alone:
+            self._decoder = DraftDecoder(runner, self._core.pool, vocab_size or runner.vocab_size)
         self._on_step = on_step
         self._inbox = CommandInbox()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,6 +134,21 @@ class Drafter:
         self._grammars.begin(request, lambda state: self.post(partial(self._core.bind, handle, state, 0)))
         return handle
 
+    def decode(self, session: DecodingSession) -> None:
+        """Answers with the draft model alone; to be called on the event loop thread."""
+        assert self._decoder is not None, "only a drafter that decodes alone is asked to"
+        self._loop = asyncio.get_running_loop()
+        self.post(partial(self._decoder.open, session))
+
+    def pause_decoding(self, session: DecodingSession, is_paused: bool) -> None:
+        """Keeps a session waiting, or no longer."""
+        self.post(lambda: setattr(session, "is_paused", is_paused))
+
+    def end_decoding(self, session: DecodingSession) -> None:
+        """Ends a session; nothing happens to one that has ended."""
+        if self._decoder is not None:
+            self.post(partial(self._decoder.close, session))
+
     def post(self, command: Command) -> None:
         """Has the thread run a command between two forwards."""
         self._inbox.post(command)
@@ -140,7 +162,8 @@ class Drafter:
             with torch.inference_mode():
                 while not self._is_stopping:
                     self.heartbeat.beat()
-                    if not self.step() and not self._is_stopping:
+                    has_drafted = self.step()
+                    if not self.decode_step() and not has_drafted and not self._is_stopping:
                         self.heartbeat.rest()
                         self._inbox.wait()
         except Exception as error:
@@ -149,9 +172,20 @@ class Drafter:
         finally:
             self.heartbeat.rest()
             self._is_alive = False
+            if self._decoder is not None:
+                self._tell_decoded(
+                    self._decoder.end(VerifierUnavailable("the draft model, which answered alone, has ended"))
+                )
             self._inbox.close()
             if self._failure is not None:
                 self._tell(self._failed.set)
+
+    def decode_step(self) -> bool:
+        """One step of the answers without a verifier, on the thread; False if there is none."""
+        if self._decoder is None or not self._decoder.has_work:
+            return False
+        self._tell_decoded(self._decoder.step())
+        return True
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""
@@ -201,6 +235,10 @@ class Drafter:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)
 
+    def _tell_decoded(self, decoded: Sequence[tuple[DecodingSession, Decoded]]) -> None:
+        if decoded:
+            self._tell(partial(_deliver_decoded, decoded))
+
     def _end(self) -> None:
         self._is_stopping = True
         for handle in self._core.keys:
@@ -248,6 +286,11 @@ class DraftHandle:
     def _post(self, command: Callable[..., None], *arguments: object) -> None:
         if not self._is_closed:
             self._drafter.post(partial(command, self, *arguments))
+
+
+def _deliver_decoded(results: Sequence[tuple[DecodingSession, Decoded]]) -> None:
+    for session, decoded in results:
+        session.on_decoded(decoded)
 
 
 def _deliver(messages: Sequence[tuple[DraftHandle, int, DraftNodes]]) -> None:

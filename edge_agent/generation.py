@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from edge_agent.answer_stream import AnswerStream, GenerationOptions, GenerationRequest
+from edge_agent.burst_buffer import BurstBuffer
 from edge_agent.committed_answer import Burst, BurstStats
+from edge_agent.draft_only import DraftOnly
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
 from edge_agent.verifier_pool import VerifierPool
-from specedge.errors import InvalidRequest, VerifierUnavailable
+from specedge.errors import EdgeStopping, InvalidRequest, VerifierUnavailable
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
 
@@ -25,11 +27,15 @@ class GenerationService:
         draft_source: DraftSource,
         tokenizer_fingerprint: str,
         options: GenerationOptions | None = None,
+        draft_only: DraftOnly | None = None,
     ) -> None:
         self._pool = verifiers if isinstance(verifiers, VerifierPool) else VerifierPool.of(verifiers)
         self._draft_source = draft_source
         self._fingerprint = tokenizer_fingerprint
         self._options = options or GenerationOptions()
+        self._draft_only = draft_only
+        self._buffers: set[BurstBuffer[Burst]] = set()
+        self._end: str | None = None
 
     @property
     def info(self) -> ServerInfo | None:
@@ -55,17 +61,30 @@ class GenerationService:
         """Asks the verifiers what they serve; raises as `VerifierPool.start`."""
         return await self._pool.start(self._fingerprint, self._options.verifier_deadline_s)
 
+    def end(self, reason: str) -> None:
+        """Ends all answers that run or begin from now on with EdgeStopping."""
+        self._end = reason
+        for buffer in self._buffers:
+            buffer.fail(EdgeStopping(reason))
+
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
         """Opens a session and gives its bursts; leaving the block ends it on both sides at once.
 
-        Raises InvalidRequest, CapacityExceeded (before the first burst only) or VerifierUnavailable.
+        Raises InvalidRequest, CapacityExceeded (before the first burst only), VerifierUnavailable or EdgeStopping.
         """
+        if self._end is not None:
+            raise EdgeStopping(self._end)
+        if request.is_draft_only:
+            async with self._generate_alone(request) as bursts:
+                yield bursts
+            return
         info = self.info
         if info is None:
             raise VerifierUnavailable(self.failure or f"the verifier at {self._pool.address} has not answered yet")
         request.sampling.validate(info.vocab_size)
         check_token_ids(request.prompt_ids, info.vocab_size, "prompt_ids")
+        check_token_ids(request.committed_ids, info.vocab_size, "committed_ids")
         _check_capabilities(request.sampling, info)
         check_token_ids(request.prediction_ids, info.vocab_size, "prediction_ids")
         grammar = request.sampling.grammar
@@ -75,13 +94,26 @@ class GenerationService:
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._pool, source, info, self._options)
         task = asyncio.create_task(answer.run(), name=f"answer {request.request_id}")
+        self._buffers.add(answer.buffer)
         try:
             await answer.buffer.wait_started()
             yield answer.buffer.bursts()
         finally:
+            self._buffers.discard(answer.buffer)
             answer.close_drafts()
             task.cancel()
             await asyncio.wait({task})
+
+    @asynccontextmanager
+    async def _generate_alone(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
+        if self._draft_only is None:
+            raise VerifierUnavailable("draft_only is off: the draft model does not answer alone")
+        async with self._draft_only.open(request) as buffer:
+            self._buffers.add(buffer)
+            try:
+                yield buffer.bursts()
+            finally:
+                self._buffers.discard(buffer)
 
 
 def _check_capabilities(sampling: SamplingParams, info: ServerInfo) -> None:

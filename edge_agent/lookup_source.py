@@ -54,7 +54,8 @@ class LookupSource:
         sampling = request.sampling
         ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else request.eos_ids)}
         trie = DraftTrie(request.committed, max_live_nodes=min(self._max_nodes, request.max_live_nodes))
-        session = LookupSession(self, trie, request.prediction, sampling.max_tokens, ends, on_nodes)
+        prompt_len = len(request.committed) if request.prompt_len is None else request.prompt_len
+        session = LookupSession(self, trie, prompt_len, request.prediction, sampling.max_tokens, ends, on_nodes)
         if sampling.grammar is not None:  # before it is compiled drafts are plain guesses
             loop = asyncio.get_running_loop()
             self._grammars.begin(request, lambda state: _post(loop, session, state))
@@ -72,7 +73,8 @@ class LookupSession:
 
     Args:
         source: the process's.
-        trie: the prompt, and no node.
+        trie: the prompt and what is committed of the answer, and no node.
+        prompt_len: tokens of the prompt.
         prediction: what the user expects the answer to be, if anything.
         max_tokens: the answer's.
         final_ids: tokens that end it.
@@ -83,6 +85,7 @@ class LookupSession:
         self,
         source: LookupSource,
         trie: DraftTrie,
+        prompt_len: int,
         prediction: Sequence[int],
         max_tokens: int,
         final_ids: set[int],
@@ -91,16 +94,16 @@ class LookupSession:
         self._stats = source.stats
         self._trie = trie
         self._final_ids = final_ids
-        self._deepest_position = trie.num_committed + max_tokens - 2  # after it comes only the last token
+        self._deepest_position = prompt_len + max_tokens - 2  # after it comes only the last token
         self._on_nodes = on_nodes
         self._sources: dict[int, Source] = {}  # by live node
         self._epoch = 0
         self._is_paused = self._is_closed = False
-        self._prompt_len = trie.num_committed
+        self._prompt_len = prompt_len
         self._grammar = FollowedGrammar()
-        capacity = trie.num_committed + max_tokens
+        capacity = prompt_len + max_tokens
         self._lookup = SessionLookup(
-            trie.committed, trie.num_committed, capacity, prediction, source.acceptance, self._is_final, self._grammar
+            trie.committed, prompt_len, capacity, prediction, source.acceptance, self._is_final, self._grammar
         )
         self._send()
 

@@ -164,6 +164,31 @@ class EdgeSettings(DrafterSettings):
         description="seconds after which a draft step counts as stuck; then running answers go on without drafts and "
         "have drain_timeout_s to end, and the process ends with exit code 70; see docs/watchdogs.md",
     )
+    draft_only: Literal["off", "when_unreachable"] = Field(
+        default="off",
+        description="when_unreachable lets the draft model answer alone, marked as such, requests that come while no "
+        "verifier can be reached; its texts are not the target model's; see docs/draft-only.md",
+    )
+    journal_dir: Path | None = Field(
+        default=None,
+        description="folder of the journal: answers to requests with an Idempotency-Key or X-Conversation-Id are "
+        "recorded there, encrypted, and can be taken up after they broke off; needs journal_key_file; see "
+        "docs/journal.md",
+        json_schema_extra={"unset_word": "off", "allowed": "a folder or off"},
+    )
+    journal_key_file: Path | None = file_setting(
+        "file of the key that encrypts the journal: 32 bytes in base64, as `openssl rand -base64 32` makes them"
+    )
+    journal_max_mib: int = Field(
+        default=256, ge=1, le=2**20, description="most MiB on disk of the journal; the oldest answers go first"
+    )
+    journal_max_age_s: float = Field(
+        default=86400.0,
+        gt=0,
+        le=31 * 86400,
+        allow_inf_nan=False,
+        description="seconds after which an answer is removed from the journal, from when it was last written",
+    )
     slo_ttft_s: float = Field(
         default=1.0,
         gt=0,
@@ -231,6 +256,17 @@ class EdgeSettings(DrafterSettings):
             or self.tls_certificate_file is not None
             or is_loopback_host(self.host),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _draft_only_has_a_model(self) -> Self:
+        if self.draft_only != "off" and self.draft_model is None:
+            raise ValueError(f"draft_only is {self.draft_only} and draft_model is none: there is nothing to answer")
+        return self
+
+    @model_validator(mode="after")
+    def _journal_is_encrypted(self) -> Self:
+        check_together(journal_dir=self.journal_dir, journal_key_file=self.journal_key_file)
         return self
 
     @model_validator(mode="after")

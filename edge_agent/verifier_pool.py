@@ -88,6 +88,17 @@ class VerifierPool:
         )
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether a new session has any chance now: a verifier is there, answers, and takes this edge."""
+        now_s = asyncio.get_running_loop().time()
+        return any(
+            member.is_usable
+            and member.client.is_connected
+            and member.standing(now_s) not in (Standing.AWAY, Standing.LOST)
+            for member in self._members.values()
+        )
+
+    @property
     def failure(self) -> str | None:
         """Why they serve nothing, as far as more is known than that they do not answer."""
         found = [member.client.failure or member.reason for member in self._members.values()]

@@ -18,6 +18,7 @@ from edge_agent.generation import Burst, BurstStats, GenerationRequest
 from edge_agent.http.app import create_app
 from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
+from edge_agent.journal.journal import Journal
 from edge_agent.metrics import EdgeMetrics
 from specedge.stopping import TokenStops
 from specedge.wire.messages import DefaultSampling, ServerInfo, TokenLogprob
@@ -107,7 +108,7 @@ class FakeService:
 
     async def _bursts(self, request: GenerationRequest) -> AsyncIterator[Burst]:
         stops = TokenStops(INFO.eos_ids, request.sampling)
-        num_generated = 0
+        num_generated = len(request.committed_ids)
         for index, tokens in enumerate(self._token_groups(request)):
             if self.gate is not None:
                 await self.gate.wait()
@@ -137,6 +138,7 @@ class FakeService:
         source = iter(tokens)
         if self.is_endless or request.sampling.ignore_eos:
             source = cycle(tokens)
+        source = islice(source, len(request.committed_ids), None)
         while group := list(islice(source, self.burst_size)):
             yield group
 
@@ -155,11 +157,13 @@ class RunningApi:
 
 
 @asynccontextmanager
-async def serving(service: FakeService, **settings: Any) -> AsyncIterator[RunningApi]:
+async def serving(
+    service: FakeService, make_journal: Callable[[EdgeMetrics], Journal] | None = None, **settings: Any
+) -> AsyncIterator[RunningApi]:
     metrics = EdgeMetrics(lambda: "demo")
-    app = create_app(
-        service, tokenizer(), HttpSettings(**{"model_name": "demo", "public_metrics": True, **settings}), metrics
-    )
+    http = HttpSettings(**{"model_name": "demo", "public_metrics": True, **settings})
+    journal = None if make_journal is None else make_journal(metrics)
+    app = create_app(service, tokenizer(), http, metrics, journal=journal)
     server = http_server(app, drain_timeout_s=5, on_refused=metrics.refused_head)
     task = asyncio.create_task(server.serve())
     try:
@@ -168,6 +172,8 @@ async def serving(service: FakeService, **settings: Any) -> AsyncIterator[Runnin
     finally:
         server.should_exit = True
         await task
+        if journal is not None:
+            journal.close()
 
 
 @contextlib.contextmanager

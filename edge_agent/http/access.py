@@ -82,6 +82,7 @@ class AccessControl:
             await describe(error).response(scope["path"])(scope, receive, send_with_limits)
             return
         self._metrics.key_requests.labels(key.name).inc()
+        scope["state"]["api_key"] = key.digest
         try:
             await self._app(scope, receive, send_with_limits)
         finally:
@@ -90,7 +91,8 @@ class AccessControl:
     def _meter(self, key: ApiKey, totals: AnswerTotals | None) -> None:
         if totals is not None and totals.has_begun:
             self._metrics.key_prompt_tokens.labels(key.name).inc(totals.num_prompt_tokens)
-            self._metrics.key_generated_tokens.labels(key.name).inc(totals.num_completion_tokens)
+            num_new = totals.num_completion_tokens - totals.num_replayed_tokens
+            self._metrics.key_generated_tokens.labels(key.name).inc(num_new)
 
 
 def _is_open(scope: Scope) -> bool:

@@ -4,10 +4,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Final
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from edge_agent.draft_only import DRAFT_ONLY
 from edge_agent.http.choice_text import Piece
 from edge_agent.http.choices import Choice, ChoiceRunner
 from edge_agent.http.content_tokens import ContentTokens, ScoredToken
@@ -15,11 +17,14 @@ from edge_agent.http.delta import Delta, OutputParser, PlainOutput, joined
 from edge_agent.http.disconnect import run_while_connected
 from edge_agent.http.errors import describe
 from edge_agent.http.event_stream import EventStream
+from edge_agent.http.idempotency import REPLAYED_HEADER, Claim
 from edge_agent.http.trace import trace_json
 from edge_agent.http.writer import AnswerPart, AnswerTotals, AnswerWriter
 from specedge.errors import SpecEdgeError
 
 logger = logging.getLogger(__name__)
+
+DEGRADED_HEADER: Final = "x-specedge-degraded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class AnswerPlan:
         writer: how the endpoint writes answers.
         arrived_s: when the request arrived, by `time.perf_counter`.
         is_stream: events as they come, or everything at the end.
+        claim: the request's to its answer; released when that has been sent, or nobody reads it any more.
         make_output: makes the parser of an answer's text.
         shows_tokens: a piece whose tokens have no text yet is shown as well.
         keep_alive_s: a stream that has nothing to send for so long sends a comment.
@@ -42,9 +48,16 @@ class AnswerPlan:
     writer: AnswerWriter
     arrived_s: float
     is_stream: bool
+    claim: Claim
     make_output: Callable[[], OutputParser] = PlainOutput
     shows_tokens: bool = False
     keep_alive_s: float = 15.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's head tells besides what every one tells."""
+        replayed = {REPLAYED_HEADER: "true"} if self.claim.is_replay else {}
+        return replayed | ({DEGRADED_HEADER: DRAFT_ONLY} if self.claim.model.is_draft_only else {})
 
 
 class Answer(Response):
@@ -64,9 +77,13 @@ class Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, for as long as somebody reads it; what it uses shows in the request's state as `totals`."""
         scope["state"]["totals"] = self._totals
-        work = self._send_stream(EventStream(send)) if self._plan.is_stream else self._send_whole(scope, receive, send)
-        if not await run_while_connected(receive, work):
-            logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])
+        stream = EventStream(send, self._plan.headers)
+        work = self._send_stream(stream) if self._plan.is_stream else self._send_whole(scope, receive, send)
+        try:
+            if not await run_while_connected(receive, work):
+                logger.info("request %s: the client left; its generation is cancelled", scope["state"]["request_id"])
+        finally:
+            self._plan.claim.release()
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts: list[list[AnswerPart]] = [[] for _ in self._plan.choices]
@@ -74,23 +91,27 @@ class Answer(Response):
             async for piece in pieces:
                 parts[piece.choice].append(self._take(piece))
         whole = self._writer.whole([_whole(part) for part in parts], self._totals)
-        await JSONResponse(whole, headers=self._totals.speculation.as_headers())(scope, receive, send)
+        headers = self._totals.speculation.as_headers() | self._plan.headers
+        self._plan.claim.release()  # before the client can know that it may ask again
+        await JSONResponse(whole, headers=headers)(scope, receive, send)
 
     async def _send_stream(self, stream: EventStream) -> None:
         run = self._runner.run(self._plan.choices, self._plan.arrived_s)
-        async with run as pieces, stream.kept_alive(self._plan.keep_alive_s):
-            try:
+        try:
+            async with run as pieces, stream.kept_alive(self._plan.keep_alive_s):
                 await self._send_pieces(pieces, stream)
-            except Exception as error:
-                if not stream.is_begun:
-                    raise
-                if not isinstance(error, SpecEdgeError):
-                    logger.exception("a stream broke off")
-                await stream.write(self._writer.failure(describe(error)), is_last=True)
+        except Exception as error:
+            if not stream.is_begun:
+                raise
+            if not isinstance(error, SpecEdgeError):
+                logger.exception("a stream broke off")
+            self._plan.claim.release()
+            await stream.write(self._writer.failure(describe(error)), is_last=True)
 
     async def _send_pieces(self, pieces: AsyncIterator[Piece], stream: EventStream) -> None:
         async for piece in pieces:
             await stream.write(self._events(piece))
+        self._plan.claim.release()  # before the client can know that it may ask again
         await stream.write(self._writer.end(self._totals), is_last=True)
 
     def _events(self, piece: Piece) -> bytes:

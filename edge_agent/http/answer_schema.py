@@ -372,6 +372,9 @@ class ReadyAnswer(BaseModel):
 
     status: Literal["ready", "not ready"] = Field(description="as the answer's status code, 200 or 503")
     reason: str | None = Field(None, description="why not")
+    degraded: Literal["draft-only"] | None = Field(
+        None, description="no verifier can be reached, and the draft model answers alone"
+    )
     verifiers: list[VerifierState] | None = Field(None, description="only where there are several")
 
 

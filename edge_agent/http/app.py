@@ -5,12 +5,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from edge_agent.detokenizer import DetokenizerFactory
+from edge_agent.draft_only import DraftOnly
 from edge_agent.http.anthropic_request import MessagesRequest
 from edge_agent.http.api_docs import generation_docs
 from edge_agent.http.choices import ChoiceRunner
 from edge_agent.http.documented_app import DocumentedApp
 from edge_agent.http.endpoints import GenerationEndpoints
 from edge_agent.http.errors import ANTHROPIC_PATH, BodyRefused, ClientDisconnected, answer_error
+from edge_agent.http.idempotency import Claims
 from edge_agent.http.middleware import surround
 from edge_agent.http.playground_routes import playground_router
 from edge_agent.http.ports import ChatTokenizer, GenerationPort
@@ -21,6 +23,7 @@ from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.status_routes import NotReadyReason, status_router
 from edge_agent.http.token_routes import token_router
+from edge_agent.journal.journal import Journal
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import SpecEdgeError
 
@@ -31,6 +34,8 @@ def create_app(
     settings: HttpSettings,
     metrics: EdgeMetrics,
     not_ready_reason: NotReadyReason = lambda: None,
+    journal: Journal | None = None,
+    draft_only: DraftOnly | None = None,
 ) -> FastAPI:
     """The OpenAI-compatible API over a generation service.
 
@@ -40,13 +45,15 @@ def create_app(
         settings: limits and defaults.
         metrics: written to, and shown at `/metrics`.
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
+        journal: where answers that have a name are recorded; None: they are not.
+        draft_only: answers while no verifier can be reached; None: nobody does.
     """
     app = DocumentedApp(needs_key=settings.api_keys_file is not None)
-    model = ServedModel(service, settings.model_name)
+    model = ServedModel(service, settings.model_name, draft_only)
     detokenizers = DetokenizerFactory(tokenizer)
     runner = ChoiceRunner(service, detokenizers, metrics, settings.max_parallel_choices)
     encoder = PromptEncoder(tokenizer, settings)
-    endpoints = GenerationEndpoints(model, encoder, runner, detokenizers, settings)
+    endpoints = GenerationEndpoints(encoder, runner, detokenizers, settings, Claims(model, journal))
     for path, handler, body in (
         ("/v1/chat/completions", endpoints.chat, ChatRequest),
         ("/v1/completions", endpoints.complete, CompletionRequest),

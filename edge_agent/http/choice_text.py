@@ -41,6 +41,7 @@ class Piece:
         num_mispredicted: those that it has not; 0 until the answer has ended.
         queue_us, step_us: the burst's waiting and computing on the verifier.
         round: what its round looked like, for a traced answer.
+        is_replayed: the tokens were generated for an earlier request.
     """
 
     choice: int
@@ -59,6 +60,7 @@ class Piece:
     queue_us: int = 0
     step_us: int = 0
     round: RoundTrace | None = None
+    is_replayed: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -138,6 +140,7 @@ class ChoiceText:
             queue_us=stats.queue_us,
             step_us=stats.step_us,
             round=stats.round,
+            is_replayed=burst.is_replayed,
         )
 
     def _stop_reason(self, burst: Burst) -> str | int | None:

@@ -11,6 +11,8 @@ from edge_agent.detokenizer import DetokenizerFactory
 from edge_agent.generation import GenerationRequest
 from edge_agent.http.choice_text import ChoiceText, Piece
 from edge_agent.http.ports import GenerationPort
+from edge_agent.journal.continuation import continued
+from edge_agent.journal.journal import ChoiceRecord
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import VerifierUnavailable
 
@@ -29,6 +31,7 @@ class Choice:
         skips_special: special tokens have no text.
         echo: text that comes before the answer's.
         drops_answer: only the prompt is of interest; the request asks for one token.
+        record: its place in the journal; None: it has none.
     """
 
     request: GenerationRequest
@@ -38,6 +41,7 @@ class Choice:
     skips_special: bool = True
     echo: str = ""
     drops_answer: bool = False
+    record: ChoiceRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class ChoiceRunner:
             await turn.wait()
             async with slots:
                 with AnswerMeter(self._metrics, arrived_s, len(choice.request.prompt_ids)) as meter:
-                    last = await self._pump(choice.request, turn, text, meter, buffer)
+                    last = await self._pump(choice, turn, text, meter, buffer)
                     meter.end(last.finish_reason)
                 await buffer.put(last)
         except Exception as error:
@@ -139,24 +143,26 @@ class ChoiceRunner:
 
     async def _pump(
         self,
-        request: GenerationRequest,
+        choice: Choice,
         turn: "_Turn",
         text: ChoiceText,
         meter: AnswerMeter,
         buffer: "asyncio.Queue[Piece | Exception]",
     ) -> Piece:
         """Puts all pieces but the last, which is returned after the session has been closed."""
-        async with self._service.generate(request) as bursts:
+        async with continued(self._service.generate, choice.request, choice.record) as bursts:
             async for burst in bursts:
                 turn.prompt_computed.set()
                 piece = text.advance(burst)
                 if not turn.is_first:
                     piece = replace(piece, num_cached_tokens=None)
-                meter.burst(piece.num_tokens)
+                meter.burst(piece.num_tokens, is_replayed=piece.is_replayed)
                 if piece.finish_reason:
+                    if choice.record is not None:
+                        choice.record.end()
                     return piece
                 await buffer.put(piece)
-        raise VerifierUnavailable(f"the answer to {request.request_id} broke off")
+        raise VerifierUnavailable(f"the answer to {choice.request.request_id} broke off")
 
 
 async def _merged(buffer: "asyncio.Queue[Piece | Exception]", num_running: int) -> AsyncIterator[Piece]:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from specedge.errors import (
     CapacityExceeded,
+    EdgeStopping,
     InvalidRequest,
     SpecEdgeError,
     TenantLimit,
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 ANTHROPIC_PATH: Final = "/v1/messages"
 _ENGINE_RETRY_AFTER_S: Final = 5.0
+_RUNNING_RETRY_AFTER_S: Final = 1.0
+_STOPPING_RETRY_AFTER_S: Final = 2.0
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -65,6 +68,14 @@ class HeadRefused(Exception):
 
 class InvalidApiKey(Exception):
     """The request carries no key that is known here."""
+
+
+class KeyReused(InvalidRequest):
+    """A request has the `Idempotency-Key` of another one; the message names both."""
+
+
+class AnswerRunning(SpecEdgeError):
+    """The answer that a request names is being made for an earlier request."""
 
 
 class LimitReached(Exception):
@@ -123,6 +134,12 @@ def describe(error: Exception) -> ApiError:
     match error:
         case UnknownModel():
             return ApiError(404, message, "invalid_request_error", error.param or "model", "model_not_found")
+        case KeyReused():
+            return ApiError(422, message, "invalid_request_error", error.param, "idempotency_key_reused")
+        case AnswerRunning():
+            return ApiError(
+                409, message, "invalid_request_error", code="answer_running", retry_after_s=_RUNNING_RETRY_AFTER_S
+            )
         case ContextLengthExceeded():
             return ApiError(400, message, "invalid_request_error", error.param, "context_length_exceeded")
         case InvalidRequest():
@@ -143,6 +160,8 @@ def describe(error: Exception) -> ApiError:
             return ApiError(
                 503, message, "server_error", code="verifier_unavailable", retry_after_s=error.retry_after_s
             )
+        case EdgeStopping():
+            return ApiError(503, message, "server_error", code="edge_stopping", retry_after_s=_STOPPING_RETRY_AFTER_S)
         case SpecEdgeError():
             return ApiError(503, message, "server_error", code="generation_failed", retry_after_s=_ENGINE_RETRY_AFTER_S)
         case RequestValidationError():

@@ -1,7 +1,7 @@
 """A response of server-sent events: begun with its first event, and kept alive while none comes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,12 +18,17 @@ _KEEP_ALIVE: Final = b": keep-alive\n\n"
 class EventStream:
     """One response.
 
+    Args:
+        send: takes it.
+        headers: besides those of every stream.
+
     Attributes:
         is_begun: the status line is out; from now on errors can only be events.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, headers: Mapping[str, str] | None = None) -> None:
         self.is_begun = False
+        self._headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in (headers or {}).items())]
         self._send = send
         self._lock = asyncio.Lock()
         self._last_write_s = asyncio.get_running_loop().time()
@@ -35,7 +40,7 @@ class EventStream:
         async with self._lock:
             if not self.is_begun:
                 self.is_begun = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             self._last_write_s = asyncio.get_running_loop().time()
             await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
 

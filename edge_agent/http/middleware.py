@@ -31,6 +31,8 @@ _SHOWN_TO_PAGES: Final = (
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
     "x-specedge-version",
+    "idempotent-replayed",
+    "x-specedge-degraded",
     "x-specedge-tokens-per-verification",
     "x-specedge-draft-tokens",
     "x-specedge-accepted-tokens",

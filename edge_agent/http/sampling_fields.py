@@ -1,7 +1,7 @@
 """Request fields to sampling parameters: names mapped, defaults filled in, lengths fitted to the context."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -22,10 +22,21 @@ _SEED_MODULUS: Final = 2**64
 T = TypeVar("T")
 
 
+def random_seed() -> int:
+    """A fresh seed."""
+    return secrets.randbits(63)
+
+
 def build_sampling(
-    fields: GenerationFields, max_tokens: int, info: ServerInfo, settings: HttpSettings
+    fields: GenerationFields,
+    max_tokens: int,
+    info: ServerInfo,
+    settings: HttpSettings,
+    draw_seed: Callable[[], int] = random_seed,
 ) -> SamplingParams:
     """The first choice's parameters; fields left out take the operator's setting, else the target's own default.
+
+    Where neither names a seed, `draw_seed` does.
 
     Values that are out of range are refused by `SamplingParams.validate`, once the parameters are complete.
 
@@ -33,6 +44,7 @@ def build_sampling(
         InvalidRequest: a value has no meaning as a parameter; names field and value.
     """
     default = info.default_sampling
+    seed = _or(fields.seed, settings.seed)
     default_temperature = default.temperature if settings.temperature is None else settings.temperature
     top_k = _or(fields.top_k, default.top_k)
     return SamplingParams(
@@ -44,7 +56,7 @@ def build_sampling(
         frequency_penalty=_or(fields.frequency_penalty, 0.0),
         repetition_penalty=_or(fields.repetition_penalty, default.repetition_penalty),
         logit_bias=_logit_bias(fields.logit_bias),
-        seed=_seed(_or(fields.seed, settings.seed)),
+        seed=draw_seed() if seed is None else seed % _SEED_MODULUS,  # some clients draw negative ones
         max_tokens=max_tokens,
         min_tokens=_or(fields.min_tokens, 0),
         ignore_eos=bool(fields.ignore_eos),
@@ -163,11 +175,6 @@ def fit_answer(
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _seed(value: int | None) -> int:
-    """Negative seeds, which some clients draw, wrap around into the unsigned range."""
-    return secrets.randbits(63) if value is None else value % _SEED_MODULUS
 
 
 def _allowed_token_ids(token_ids: list[int] | None) -> tuple[int, ...]:

@@ -78,9 +78,11 @@ def status_router(
     async def ready() -> Response:
         """Requests sent now will be served."""
         reason = not_ready_reason()
-        if reason is None and not model.is_ready:
+        if reason is None and not model.is_ready and not model.is_degraded:
             reason = model.failure
-        beside = {"verifiers": verifiers} if (verifiers := model.verifiers) else {}
+        beside: dict[str, Any] = {"verifiers": verifiers} if (verifiers := model.verifiers) else {}
+        if model.is_degraded:
+            beside["degraded"] = "draft-only"
         if reason is None:
             return JSONResponse({"status": "ready"} | beside)
         return JSONResponse({"status": "not ready", "reason": reason} | beside, 503, {"retry-after": "1"})

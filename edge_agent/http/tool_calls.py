@@ -4,8 +4,8 @@ Hermes and Qwen write `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`
 `{"name": ..., "parameters": {...}}` instead of an answer.
 """
 
-import uuid
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Final, Literal
 
 from edge_agent.http.delta import Delta, OutputParser, ToolCallDelta, num_partial
@@ -159,14 +159,23 @@ class LlamaOutput:
         return Delta() if is_told else Delta(content=self._call.text)
 
 
-def new_call_id() -> str:
-    """An id for a tool call."""
-    return f"call_{uuid.uuid4().hex[:24]}"
+class CallIds:
+    """Ids for the tool calls of one answer, the same whenever it is told.
+
+    Args:
+        answer: the answer's id and the choice's number.
+    """
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+        self._num_drawn = 0
+
+    def __call__(self) -> str:
+        self._num_drawn += 1
+        return f"call_{sha256(f'{self._answer} {self._num_drawn}'.encode()).hexdigest()[:24]}"
 
 
-def tool_output(
-    tool_format: ToolFormat, new_id: Callable[[], str] = new_call_id, *, is_parallel: bool = True
-) -> OutputParser:
+def tool_output(tool_format: ToolFormat, new_id: Callable[[], str], *, is_parallel: bool = True) -> OutputParser:
     """A parser for one answer; of calls after the first it tells only where they are allowed."""
     parser = HermesOutput if tool_format == "hermes" else LlamaOutput
     return parser(new_id, is_parallel=is_parallel)

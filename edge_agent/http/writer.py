@@ -52,6 +52,7 @@ class AnswerTotals:
             unknown.
         num_predicted: by choice, tokens of the prediction that the answer took over.
         num_mispredicted: by choice, those that it did not; known when it has ended.
+        num_replayed_tokens: tokens that an earlier request had already.
     """
 
     num_prompt_tokens: int
@@ -62,6 +63,7 @@ class AnswerTotals:
     num_cached_tokens: int | None = None
     num_predicted: dict[int, int] = field(default_factory=dict)
     num_mispredicted: dict[int, int] = field(default_factory=dict)
+    num_replayed_tokens: int = 0
     speculation: SpeculationSummary = field(default_factory=SpeculationSummary)
 
     def count(self, piece: Piece) -> None:
@@ -72,7 +74,10 @@ class AnswerTotals:
             self.num_cached_tokens = (self.num_cached_tokens or 0) + piece.num_cached_tokens
         self.num_predicted[piece.choice] = piece.num_predicted
         self.num_mispredicted[piece.choice] = piece.num_mispredicted
-        self.speculation.add(piece)
+        if piece.is_replayed:
+            self.num_replayed_tokens += piece.num_tokens
+        else:
+            self.speculation.add(piece)
 
 
 class AnswerWriter(Protocol):

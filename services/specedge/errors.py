@@ -9,6 +9,7 @@ SpecEdgeError
 ├── Unauthenticated       the verifier does not know who calls, or no longer (HTTP 503 at an edge, UNAUTHENTICATED)
 ├── VerifierUnavailable   no verifier answered before the deadline (HTTP 503, UNAVAILABLE); retry later
 │   └── VerifierDraining  this one shuts down in good order; retry elsewhere at once
+├── EdgeStopping          the edge agent ends before an answer does (HTTP 503); retry at another one, or later
 ├── EngineDead            the engine thread ended with an error or is stuck; the process must be replaced (exit code 70)
 ├── DrafterDead           the drafter's thread did; answers went on without drafts (exit code 70)
 ├── ModelLoadError        a model folder is missing, corrupt or does not fit; names the path and the reason
@@ -84,6 +85,10 @@ class VerifierUnavailable(SpecEdgeError):
 
 class VerifierDraining(VerifierUnavailable):
     """A verifier shuts down in good order: it takes no new session, and others do."""
+
+
+class EdgeStopping(SpecEdgeError):
+    """The edge agent was told to end, and an answer has not ended in the time it had for that."""
 
 
 class EngineDead(SpecEdgeError):

@@ -92,6 +92,7 @@ def _table(totals: Totals) -> str:
     lines += [f"| {kind} | {number:,} |" for kind, number in sorted(totals.counts.items(), key=lambda pair: -pair[1])]
     lines.append(
         f"\n{totals.num_seeds:,} seeds, {totals.virtual_s / 3600:.1f} virtual hours; the longest wait for the last "
-        f"answer after all was well again: {totals.longest_recovery_s:.1f} s; seeds that broke a rule: {len(totals.broken)}"
+        f"answer after all was well again: {totals.longest_recovery_s:.1f} s; "
+        f"seeds that broke a rule: {len(totals.broken)}"
     )
     return "\n".join(lines)

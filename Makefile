@@ -2,7 +2,8 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security bench exactness chaos soak fuzz simulate-protocol test-upgrade lint sbom audit proto lock install install-dev clean
+  test-monitoring test-security test-upgrade bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto \
+  lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -157,7 +158,7 @@ bench: $(INSTALLED_DEV)
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
 
-# They use the classes of the tests. ARGS="--json FILE" keeps what came of it.
+# They use the classes of the tests. ARGS="--json FILE" keeps what came of chaos or a soak.
 SEED ?= 1
 KILLS ?= 100
 MINUTES ?= 30
@@ -166,6 +167,10 @@ chaos: $(INSTALLED_DEV)
 
 soak: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m soak --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+fuzz: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m fuzz --seed $(SEED) $(ARGS)
+
 simulate-protocol: $(INSTALLED_DEV)
 	PYTHONPATH=tests $(RUN) -m protocol_simulation $(ARGS)
 

@@ -84,7 +84,7 @@ class Site:
         return self.first if numbers[0] >= numbers[1] else self.second
 
     async def states(self) -> list[str]:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             return [found["state"] for found in (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]]
 
     async def until_both_are_good(self) -> None:

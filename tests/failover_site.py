@@ -27,8 +27,8 @@ class Site:
 
     @classmethod
     def at(cls, first: Path, second: Path, edge: Path) -> "Site":
-        """A site that is not started, with its logs in these folders."""
-        verifiers = [Verifier(folder, "--num-kv-blocks", "128") for folder in (first, second)]
+        """A site that is not started, with its logs in these folders; each verifier has room for all the answers."""
+        verifiers = [Verifier(folder, "--num-kv-blocks", "512") for folder in (first, second)]
         several = ",".join(verifier.address for verifier in verifiers)
         asked = Edge(edge, "edge", verifiers[0], "--num-draft-slots", "4096", "--verifier-address", several)
         return cls(*verifiers, asked)

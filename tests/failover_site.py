@@ -27,8 +27,8 @@ class Site:
 
     @classmethod
     def at(cls, first: Path, second: Path, edge: Path) -> "Site":
-        """A site that is not started, with its logs in these folders."""
-        verifiers = [Verifier(folder, "--num-kv-blocks", "128") for folder in (first, second)]
+        """A site that is not started, with its logs in these folders; each verifier has room for all the answers."""
+        verifiers = [Verifier(folder, "--num-kv-blocks", "512") for folder in (first, second)]
         several = ",".join(verifier.address for verifier in verifiers)
         asked = Edge(edge, "edge", verifiers[0], "--num-draft-slots", "4096", "--verifier-address", several)
         return cls(*verifiers, asked)
@@ -84,7 +84,7 @@ class Site:
         return self.first if numbers[0] >= numbers[1] else self.second
 
     async def states(self) -> list[str]:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             return [found["state"] for found in (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]]
 
     async def until_both_are_good(self) -> None:

@@ -1,5 +1,6 @@
 """Asks a running process whether it is ready: gRPC health for a verifier, `/ready` for an edge agent."""
 
+import http.client
 import ssl
 import urllib.error
 import urllib.request
@@ -39,7 +40,7 @@ def _probe_http(url: str, timeout_s: float, tls: ClientTls | None) -> str | None
     except urllib.error.HTTPError as error:
         error.close()
         return f"not ready (HTTP {error.code})"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return f"no answer ({getattr(error, 'reason', error)})"
 
 

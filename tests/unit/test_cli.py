@@ -141,6 +141,7 @@ def test_probe_of_a_verifier_follows_its_health() -> None:
         servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         assert probe(address, 5.0) == "not ready (NOT_SERVING)"
         assert main(["health", address]) == 1
+        assert "no answer" in probe(f"http://{address}", 5.0), "that is no HTTP/1"
     finally:
         server.stop(None).wait()
     assert "UNAVAILABLE" in probe(address, 5.0)

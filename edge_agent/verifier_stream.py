@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -78,6 +78,7 @@ class VerifierStream:
         self._call: GenerateCall = stub_of(self._link).Generate(
             metadata=(*self._client.metadata(), *outgoing_metadata())
         )
+        self._responses: AsyncIterator[pb.GenerateResponse] = aiter(self._call)
         self._call.add_done_callback(self._keep_status)
         self._writer = asyncio.create_task(self._write())
         return self
@@ -139,10 +140,15 @@ class VerifierStream:
         return message
 
     async def _read(self) -> object:
-        """The next message that is not mere padding, or the end."""
-        while isinstance(response := await self._call.read(), pb.GenerateResponse) and is_padding(response):
+        """The next message that is not mere padding, or the end.
+
+        By iteration: `read()` would fail as soon as a write has, and with it what the verifier sent before it ended.
+        """
+        async for response in self._responses:
+            if not (isinstance(response, pb.GenerateResponse) and is_padding(response)):
+                return response
             self._observer.received(response.ByteSize() + FRAMING_BYTES)
-        return response
+        return grpc.aio.EOF
 
     def _keep_status(self, call: GenerateCall) -> None:
         """Runs whenever the call's status is set: a failed write may set another one before or after the verifier's."""

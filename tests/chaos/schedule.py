@@ -97,7 +97,7 @@ def make_rounds(seed: int, num_kills: int, num_verifiers: int, fills_disks: bool
 
 
 def _some(dice: Random, num_verifiers: int) -> list[Fault]:
-    num_victims = min(dice.choice((1, 2, 2)), num_verifiers - 1)
+    num_victims = dice.randint(1, num_verifiers - 1)
     victims = dice.sample(range(num_verifiers), num_victims)
     faults = []
     for victim in victims:

@@ -24,6 +24,7 @@ from specedge.errors import (
     VerifierUnavailable,
 )
 from specedge.sampling import SamplingParams
+from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
 from specedge_bench.network.profiles import network_profile
 from specedge_bench.network.proxy import NetworkProxy
 
@@ -140,6 +141,26 @@ async def test_a_slow_consumer_stops_its_own_drafting_and_nobody_elses() -> None
         assert token_ids == expected_answer(PROMPT, 400)
         session = drafts.sessions[0]
         assert 1 <= session.num_pauses == session.num_resumes
+
+
+async def test_what_a_verifier_sent_before_it_ended_is_read_although_a_write_has_failed() -> None:
+    engine = FakeEngine(patience_s=0.0)
+    opening = OpenSession("r1", PROMPT, (), SamplingParams(max_tokens=40), FINGERPRINT)
+    nodes = DraftNodes(token_ids=[11], parents=[0], scores=[255])
+    async with (
+        serving(engine, linger_s=0.0) as server,
+        edge_at(server.port) as edge,
+        edge.client.open_stream(opening, INFO) as stream,
+    ):
+        assert isinstance(await stream.read(5.0), SessionOpened)
+        await until(lambda: server.service.num_streams == 0)
+        stream.send(nodes)
+        await until(stream._writer.done)
+        token_ids: list[int] = []
+        while isinstance(verdict := await stream.read(5.0), Verdict) and not verdict.finish_reason:
+            token_ids += verdict.token_ids
+    assert isinstance(verdict, Verdict)
+    assert [*token_ids, *verdict.token_ids] == expected_answer(PROMPT, 40)
 
 
 async def test_start_waits_for_a_verifier_that_comes_late() -> None:

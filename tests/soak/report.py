@@ -22,7 +22,7 @@ def print_report(console: Console, result: Result) -> None:
         slope = f"{line.slope_per_h:+.1f}" if line.is_judged else "restarted"
         growth = f"{line.growth:+.2f}" if line.is_judged else ""
         values = (f"{value:.0f}" for value in (line.first, line.last, line.highest))
-        limit = f"{line.quantity.max_growth:g}"
+        limit = "0 at rest" if line.quantity.max_growth is None else f"{line.quantity.max_growth:g}"
         style = None if line.is_flat else "red"
         table.add_row(line.process, line.quantity.name, *values, slope, growth, limit, style=style)
     console.print(table)

@@ -1,6 +1,7 @@
 """The step log: one line of JSON per engine step, for benchmarks and for looking closely at a running verifier."""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +10,23 @@ from specedge.errors import InvalidRequest
 from specedge_verifier.engine import EngineObserver
 from specedge_verifier.step_report import StepReport
 
+logger = logging.getLogger(__name__)
+
 _MS = 1e3
 
 
 class StepLog:
-    """Appends to a file, line by line; implements `EngineObserver`. Raises InvalidRequest when it cannot be opened."""
+    """Appends to a file, line by line; implements `EngineObserver`. Steps that a full disk does not take are missing.
+
+    Raises:
+        InvalidRequest: it cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_missing = 0
         try:
-            self._file = path.open("a", buffering=1, encoding="utf-8")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise InvalidRequest(f"cannot write the step log {path}: {error.strerror}", "step_log") from error
 
@@ -40,7 +49,23 @@ class StepLog:
             "accepted_depths": report.accepted_depths,
             "queue_ms": [round(_MS * queue_s, 3) for queue_s in report.queue_s],
         }
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        if self._num_missing:
+            line = b"\n" + line  # after what a full disk may have taken of the line before
+        try:
+            is_whole = self._file.write(line) == len(line)
+            reason = "the disk is full"
+        except OSError as error:
+            is_whole, reason = False, str(error)
+        if not is_whole:
+            if not self._num_missing:
+                logger.error("step log %s: steps are missing from now on: %s", self._path, reason)
+            self._num_missing += 1
+        elif self._num_missing:
+            logger.warning("step log %s: goes on after %d missing steps", self._path, self._num_missing)
+            self._num_missing = 0
 
 
 class Observers:

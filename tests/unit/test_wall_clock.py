@@ -1,4 +1,4 @@
-"""Nothing waits by the wall clock, which may jump: the services read it only to tell people and peers what time it is."""
+"""Nothing waits by the wall clock, which may jump: it is read only to tell people and peers what time it is."""
 
 import ast
 from collections.abc import Iterator

@@ -27,6 +27,7 @@ from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
 from edge_agent.journal.journal import Journal
+from edge_agent.listener import bind
 from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
@@ -41,7 +42,7 @@ from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
-from specedge.errors import DrafterDead, InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.errors import DrafterDead, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -230,21 +231,6 @@ def verifier_token(settings: EdgeSettings) -> VerifierToken:
     """What makes this edge a tenant of the verifier; raises SettingsError when it cannot be used."""
     given = "" if settings.verifier_token is None else settings.verifier_token.get_secret_value()
     return VerifierToken(given, settings.verifier_token_file)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket for uvicorn to listen on; raises InvalidRequest, naming the address, when it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio takes Nagle's delay off connections that say they are TCP, and those accepted here say what the listener
-    # does; with the delay an answer's first token waits 40 ms for the client to acknowledge the headers.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidRequest(f"cannot listen on {host}:{port}: {error.strerror}", "port") from error
-    return listener
 
 
 def load(

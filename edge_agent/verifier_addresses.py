@@ -5,11 +5,13 @@ import logging
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from specedge.background import start_in_background
 from specedge.entry_file import version_of
 from specedge.errors import SettingsError
 from specedge.settings import Address
@@ -254,5 +256,7 @@ def _is_address(text: str) -> bool:
 
 
 async def _resolve(name: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    # On a thread that is not waited for when the process ends, which may be long before the resolver gives up.
+    look_up = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+    found = await start_in_background(look_up, "resolver")
     return [str(address[0]) for *_, address in found]

@@ -5,10 +5,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from specedge.background import start_in_background
 from specedge.tls.diagnosis import ClientTls, TlsFailure, diagnose
 from specedge.wire.channel import client_options
 
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _DIAGNOSE_EVERY_S: Final = 5.0
 _DIAGNOSE_TIMEOUT_S: Final = 2.0
+_DIAGNOSE_PATIENCE_S: Final = 6.0
+"""For connecting, the handshake and a first word; looking the name up has no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class VerifierChannel:
         self._retired: set[Link] = set()
         self._next_diagnosis_s = 0.0
         self._failure: TlsFailure | None = None
+        self._diagnosis: asyncio.Future[TlsFailure | None] | None = None
 
     @property
     def failure(self) -> TlsFailure | None:
@@ -120,7 +125,14 @@ class VerifierChannel:
             return None
         self._next_diagnosis_s = loop.time() + _DIAGNOSE_EVERY_S
         client = None if self._tls is None else self._tls.client
-        failure = await asyncio.to_thread(diagnose, self._address, client, _DIAGNOSE_TIMEOUT_S)
+        diagnosis = self._diagnosis
+        if diagnosis is None or diagnosis.done():
+            look = partial(diagnose, self._address, client, _DIAGNOSE_TIMEOUT_S)
+            self._diagnosis = diagnosis = start_in_background(look, "diagnosis")
+        await asyncio.wait({diagnosis}, timeout=_DIAGNOSE_PATIENCE_S)
+        if not diagnosis.done():
+            return None
+        failure = diagnosis.result()
         if failure is not None and failure != self._failure:
             logger.warning("no TLS with the verifier: %s", failure.text)
         self._failure = failure

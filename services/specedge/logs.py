@@ -14,6 +14,8 @@ from opentelemetry import trace
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from specedge.log_writer import LogWriter
+
 LogFormat = Literal["auto", "json", "text"]
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -26,14 +28,14 @@ _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=_NO_
 
 
 def start_logging(level: str, log_format: LogFormat = "auto") -> None:
-    """Write the records of this process to standard error.
+    """Write the records of this process to standard error, which never blocks or ends it.
 
     Args:
         level: the least severe level that is written.
         log_format: auto is text on a terminal and JSON elsewhere.
     """
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogWriter(sys.stderr)
     handler.addFilter(add_context)
     handler.setFormatter(logging.Formatter(_TEXT) if is_text else _json_formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -22,7 +22,7 @@ LOST_THREAD = 70
 
 _LOOKS_PER_LIMIT = 20
 _MAX_LOOK_S = 1.0
-_REPORT_S = 1.0
+_REPORT_S = 2.0
 """How long the log may take for the stacks; whoever reads it may be what hangs."""
 
 
@@ -157,7 +157,13 @@ class Watchdog:
     def _report(self, reason: str) -> None:
         """Logs what every thread is at, unless the log itself is stuck."""
         text = f"{reason}; every thread's stack:\n{stacks()}"
-        reporting = threading.Thread(target=logger.critical, args=("%s", text), name="report", daemon=True)
+
+        def report() -> None:
+            logger.critical("%s", text)
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+
+        reporting = threading.Thread(target=report, name="report", daemon=True)
         reporting.start()
         reporting.join(_REPORT_S)
 
@@ -174,9 +180,5 @@ def stacks() -> str:
 
 def leave() -> None:
     """Ends this process at once with LOST_THREAD: a thread that hangs is not waited for, nor what it holds freed."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            continue
+    logging.shutdown()
     os._exit(LOST_THREAD)

@@ -4,8 +4,15 @@ import asyncio
 import socket
 
 import pytest
+from fakes import until
+from http_support import FakeService, tokenizer
 
-from edge_agent.app import bind
+from edge_agent import listener as listener_module
+from edge_agent.http.app import create_app
+from edge_agent.http.server import http_server
+from edge_agent.http.settings import HttpSettings
+from edge_agent.listener import bind
+from edge_agent.metrics import EdgeMetrics
 from specedge.errors import InvalidRequest
 
 
@@ -35,3 +42,27 @@ def test_an_address_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidRequest, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
             bind("127.0.0.1", port)
+
+
+async def test_an_answer_ends_whose_client_takes_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "PROBE_AFTER_S", 1)
+    monkeypatch.setattr(listener_module, "PROBE_EVERY_S", 1)
+    monkeypatch.setattr(listener_module, "GONE_S", 2)
+    service = FakeService(is_endless=True)
+    app = create_app(service, tokenizer(), HttpSettings(model_name="demo"), EdgeMetrics(lambda: "demo"))
+    with bind("127.0.0.1", 0) as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server = http_server(app, drain_timeout_s=5)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await until(lambda: server.started, 20.0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(listener.getsockname())
+            body = b'{"model": "demo", "prompt": "a", "max_tokens": 1000, "stream": true, "ignore_eos": true}'
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+            client.sendall(f"{head}content-type: application/json\r\n\r\n".encode() + body)
+            await until(lambda: service.num_open == 1, 20.0)
+            await until(lambda: service.num_open == 0, 20.0)
+        finally:
+            server.should_exit = True
+            await task

@@ -25,7 +25,13 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]
     """What has gone to standard error; the root logger is as before afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield lambda: capsys.readouterr().err.splitlines()
+
+    def read() -> list[str]:
+        for handler in root.handlers:
+            handler.flush()
+        return capsys.readouterr().err.splitlines()
+
+    yield read
     for handler in root.handlers[:]:
         root.removeHandler(handler)
     for handler in handlers:

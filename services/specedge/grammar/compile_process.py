@@ -82,7 +82,7 @@ def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo, la
     try:
         request = json.loads(_received(connection))
         _limit(request["cpu_s"], request["memory_bytes"])
-        with tempfile.TemporaryFile() as warnings:
+        with _scratch() as warnings:
             os.dup2(warnings.fileno(), sys.stderr.fileno())
             is_lazy, compiled = _compile(request["kind"], request["source"], tokenizer_info, lazy, warnings)
         _answer(connection, None, is_lazy, compiled)
@@ -93,6 +93,13 @@ def _serve(connection: socket.socket, tokenizer_info: xgrammar.TokenizerInfo, la
             _answer(connection, f"cannot be compiled: {type(error).__name__}")
     finally:
         os._exit(0)
+
+
+def _scratch() -> IO[bytes]:
+    """A file, in memory where the system has such ones: a full disk is not the grammar's fault."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("warnings"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _limit(cpu_s: float, memory_bytes: int) -> None:

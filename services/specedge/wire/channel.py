@@ -20,6 +20,8 @@ _COMMON: Options = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # This, and not the line above, is how long gRPC waits for the answer to a keepalive ping; by default a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )

@@ -1,6 +1,7 @@
 """A verifier of two ranks under torchrun, as its users run it: same answers, and it ends as a whole."""
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from processes import Ask, Edge, Verifier, nothing_held, running
 
 ASKS = [
-    Ask(f"The {animal} went to the market and", seed=200 + number, max_tokens=300, temperature=temperature)
+    Ask(f"The {animal} went to the market and", seed=200 + number, max_tokens=96, temperature=temperature)
     for number, (animal, temperature) in enumerate((("fox", 0.0), ("owl", 1.0), ("hare", 0.7), ("crow", 1.0)))
 ]
 RANK_TIMEOUT_S = 60
@@ -33,8 +34,7 @@ class RankedVerifier(Verifier):
 
     def ranks(self) -> list[psutil.Process]:
         """The ranks' processes, rank 0 first."""
-        found = [child for child in self.children() if "RANK" in child.environ()]
-        return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+        return sorted(self.process.children(), key=lambda child: int(child.environ()["RANK"]))
 
     def signal(self, number: signal.Signals) -> None:
         """To every rank, as a supervisor of ranks does; torchrun itself ends with 1 when it is the one to be told."""
@@ -105,7 +105,7 @@ async def test_two_ranks_answer_as_one_and_end_when_one_dies(site: Site) -> None
         assert await site.answers(ranks[1].kill) == of_two, "answers go on at the other verifier"
         assert await asyncio.to_thread(site.ranked.exit_code) == 1
     assert not any(rank.is_running() for rank in ranks)
-    assert "rank 0 has lost another rank" in site.ranked.log()
+    assert re.search("rank 0 (has lost another rank|cannot reach all of the 2 ranks)", site.ranked.log())
     assert await site.answers() == of_two, "one rank alone says the same"
     await nothing_held(site.single, site.edge)
     site.single.signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ async def test_a_signal_drains_all_ranks(site: Site) -> None:
     await asyncio.to_thread(site.edge.wait_ready)
     seen = len(site.ranked.log())
     answers = await site.answers(lambda: site.ranked.signal(signal.SIGTERM))
-    assert [len(answer) > 100 for answer in answers] == [True] * len(ASKS)
+    assert [len(answer) > 60 for answer in answers] == [True] * len(ASKS)
     assert await asyncio.to_thread(site.ranked.exit_code) == 0, "torchrun has seen exit code 0 of all ranks"
     log = site.ranked.log()[seen:]
     assert "rank 1 stopped" in log and "Traceback" not in log

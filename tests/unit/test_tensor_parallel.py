@@ -1,11 +1,13 @@
 """A model divided among two ranks computes what it computes alone; here rank 0 is this process."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -76,6 +78,32 @@ def test_two_ranks_of_the_lean_engine(tmp_path: Path, one_thread: None) -> None:
             torch.testing.assert_close(logits_of(MirroredRunner(part, ranks)), expected, atol=1e-4, rtol=1e-5)
             assert expected.std() > 0.5
             stop_followers(ranks)
+        pulse = RankPulse(TIMEOUT_S, lambda reason: pytest.fail(reason))
+        pulse.stop()
+        ranks.leave()
+        assert other.wait(TIMEOUT_S) == 0
+
+
+def test_a_frozen_rank_is_noticed() -> None:
+    with second_rank("lean") as (_, other):
+        reasons: Queue[str] = Queue()
+        RankPulse(1.0, reasons.put)
+        other.send_signal(signal.SIGSTOP)
+        assert "Timed out" in reasons.get(timeout=TIMEOUT_S)
+
+
+def test_two_ranks_of_transformers(tmp_path: Path, one_thread: None) -> None:
+    """By its own plan, which divides the vocabulary too."""
+    pytest.importorskip("accelerate")
+    save_model(FAMILIES["qwen3-sliding"], tmp_path)
+    with second_rank("transformers", tmp_path) as (ranks, other):
+        alone = make_runner(load_for("transformers", str(tmp_path), "cpu"), NUM_SLOTS)
+        part = make_runner(load_for("transformers", str(tmp_path), "cpu", ranks=ranks), NUM_SLOTS)
+        assert 2 * part.cache.num_bytes == alone.cache.num_bytes
+        torch.testing.assert_close(logits_of(MirroredRunner(part, ranks)), logits_of(alone), atol=1e-4, rtol=1e-5)
+        stop_followers(ranks)
+        with pytest.raises(ModelLoadError, match="tensor_parallel_size 2 does not divide num_attention_heads 3"):
+            load_for("transformers", resolve_model("demo", "target"), "cpu", ranks=ranks)
         pulse = RankPulse(TIMEOUT_S, lambda reason: pytest.fail(reason))
         pulse.stop()
         ranks.leave()

@@ -122,8 +122,9 @@ def load_for(
         raise EngineRefused(f"{path_or_id}: engine transformers takes attention auto or sdpa, not {attention}")
     if (folder := local_folder(path_or_id)) is not None:
         file_bytes = check_model_folder(folder)
-        _require_room(path_or_id, _weight_bytes(folder, resolve_dtype(dtype, place)) or file_bytes, place)
-    return load_model(path_or_id, device, dtype)
+        whole_bytes = _weight_bytes(folder, resolve_dtype(dtype, place)) or file_bytes
+        _require_room(path_or_id, whole_bytes // (1 if ranks is None else ranks.size), place)
+    return load_model(path_or_id, device, dtype, ranks=ranks)
 
 
 def _load_dense(

@@ -47,11 +47,13 @@ class KVCache:
 
 
 def kv_shape(config: Any) -> dict[str, int]:
-    """Layers, KV heads and head size of a configuration, as KVCache takes them."""
+    """Layers, KV heads (of this rank, if the model is divided) and head size, as KVCache takes them."""
     text = config.get_text_config()
     num_heads = int(text.num_attention_heads)
+    divided = getattr(config, "distributed_config", None)
+    num_ranks = 1 if divided is None else int(divided.tp_size)
     return {
         "num_layers": int(text.num_hidden_layers),
-        "num_kv_heads": int(getattr(text, "num_key_value_heads", None) or num_heads),
+        "num_kv_heads": int(getattr(text, "num_key_value_heads", None) or num_heads) // num_ranks,
         "head_dim": int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
     }

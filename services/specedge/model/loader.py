@@ -16,6 +16,7 @@ import torch
 from specedge.errors import ModelLoadError, SpecEdgeError
 from specedge.model.checkpoint import check_model_folder, local_folder, read_json
 from specedge.model.config import PlainConfig, load_config
+from specedge.model.ranks import Ranks
 from specedge.wire.messages import DefaultSampling
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_model(
-    path_or_id: str, device: str = "auto", dtype: str = "auto", attention: str = "specedge_paged"
+    path_or_id: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "specedge_paged",
+    ranks: Ranks | None = None,
 ) -> "PreTrainedModel":
     """Load a causal language model in evaluation mode.
 
@@ -65,6 +70,7 @@ def load_model(
         device: auto, cpu, cuda or cuda:N.
         dtype: float32, bfloat16, float16, or auto: the checkpoint's own on CUDA, float32 on the CPU.
         attention: name of a registered attention function.
+        ranks: that divide the model as its makers' plan says, and all load it now; `device` is this one's own.
 
     Raises:
         ModelLoadError: names the folder or id, and the reason. A checkpoint that lacks weights is refused.
@@ -82,14 +88,17 @@ def load_model(
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
-    if target_device.type == "cuda" and find_spec("accelerate") is not None:
+    if ranks is not None:
+        arguments["distributed_config"] = _division(path_or_id, ranks, target_device)
+    elif target_device.type == "cuda" and find_spec("accelerate") is not None:
         arguments["device_map"] = {"": target_device}
     logger.info("loading %s on %s", path_or_id, target_device)
     with _translated_errors(path_or_id), _transformers_output(show_progress=size is None or size > PROGRESS_FROM_BYTES):
         _refuse_encoder_decoder(path_or_id)
         model, report = cast(Any, AutoModelForCausalLM).from_pretrained(path_or_id, **arguments)
         _refuse_incomplete(path_or_id, report)
-        model = cast("PreTrainedModel", model.to(target_device).eval().requires_grad_(False))
+        placed = model.to(target_device) if ranks is None else model
+        model = cast("PreTrainedModel", placed.eval().requires_grad_(False))
     logger.info(
         "loaded %s: %s, %.1f M parameters, %s, %.1f s",
         path_or_id,
@@ -99,6 +108,35 @@ def load_model(
         time.monotonic() - started,
     )
     return model
+
+
+def _division(path_or_id: str, ranks: Ranks, device: torch.device) -> Any:
+    """How transformers is to divide a model among all ranks."""
+    if find_spec("accelerate") is None:
+        raise ModelLoadError(
+            f"{path_or_id}: tensor_parallel_size {ranks.size} with engine transformers needs accelerate; install it by "
+            "pip install 'specedge[gpu]'"
+        )
+    if device.type == "cpu" and torch.cuda.is_available():
+        raise ModelLoadError(
+            f"{path_or_id}: transformers divides models among this machine's CUDA devices, not the CPU"
+        )
+    with _translated_errors(path_or_id):
+        config = _auto_config(path_or_id)
+        text = config.get_text_config()
+        if not getattr(text, "base_model_tp_plan", None):
+            raise ModelLoadError(
+                f"{path_or_id}: transformers has no plan to divide a {text.model_type}; set tensor_parallel_size to 1"
+            )
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            if (count := getattr(text, name, None)) and count % ranks.size:
+                raise ModelLoadError(
+                    f"{path_or_id}: tensor_parallel_size {ranks.size} does not divide {name} {count}, which engine "
+                    "transformers needs"
+                )
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        return DistributedConfig(tp_size=ranks.size)
 
 
 def load_generation_defaults(path_or_id: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> GenerationDefaults:

@@ -60,7 +60,7 @@ class Channel:
         return grpc.ChannelConnectivity.READY
 
     async def channel_ready(self) -> None:
-        while await self.connect() is None:
+        while await self.connect() is None:  # noqa: ASYNC110
             await asyncio.sleep(RECONNECT_S)
 
     async def close(self) -> None:

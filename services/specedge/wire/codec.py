@@ -78,6 +78,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             priority=message.priority,
             cache_salt=message.cache_salt,
             takes_padding=message.takes_padding,
+            target_model=message.target_model,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -123,6 +124,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         priority=message.priority,
         cache_salt=message.cache_salt,
         takes_padding=message.takes_padding,
+        target_model=message.target_model,
     )
 
 

@@ -43,6 +43,8 @@ class OpenSession:
     Args:
         cache_salt: prefixes are shared among sessions with the same one only.
         takes_padding: messages that consist of padding are ignored by this edge.
+        target_model: that the answer is of, as `ServerInfo` names it; a verifier may have been replaced by one of
+            another model. Empty: any.
     """
 
     request_id: str
@@ -55,6 +57,7 @@ class OpenSession:
     priority: int = 0
     cache_salt: bytes = b""
     takes_padding: bool = False
+    target_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ class VerifierPool:
                 await asyncio.wait(watches)
 
     def choose(self, need: Need, tried: Collection[VerifierMember] = ()) -> VerifierMember | None:
-        """The verifier on which a session is to be opened now; None where none has what it needs, as far as is known."""
+        """The verifier on which a session is to be opened now; None where none has what it needs, so far as we know."""
         now_s = asyncio.get_running_loop().time()
         member = choose(
             [Candidate(member, member.standing(now_s), member in tried, member.load) for member in self._able(need)],

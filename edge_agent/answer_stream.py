@@ -284,8 +284,9 @@ class AnswerStream:
             self._away_since = self._loop.time()
         if isinstance(error, VerifierUnavailable):
             return
-        # A token that was replaced is sent by the next stream; a tenant that has too much now may have less soon.
-        if isinstance(error, CapacityExceeded | Unauthenticated) and self._was_opened:
+        # A token that was replaced is sent by the next stream; a tenant that has too much now may have less soon; a
+        # verifier that serves another model for now may serve this one again.
+        if isinstance(error, CapacityExceeded | Unauthenticated | ModelLoadError) and self._was_opened:
             return
         if isinstance(error, CapacityExceeded | Unauthenticated | ModelLoadError) and self._has_other:
             return
@@ -325,6 +326,7 @@ class AnswerStream:
             system="specedge" if self._drafter_id and verifier.drafts else "autoregressive",
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
+            target_model=self._info.target_model,
         )
         return verifier, verifier.client.open_stream(opening, verifier.info)
 

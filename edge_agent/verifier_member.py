@@ -236,6 +236,11 @@ class VerifierMember:
             self._hinted = pulse.load.num_sessions / pulse.load.max_batch_size
             self._num_chosen = 0
 
+    def ask_again(self) -> None:
+        """What it said may hold no longer."""
+        self.must_ask = True
+        self.news.set()
+
     def told(self, info: ServerInfo) -> None:
         """It said what it serves."""
         self.info = info

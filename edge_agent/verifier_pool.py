@@ -193,7 +193,7 @@ class VerifierPool:
                 await asyncio.wait(watches)
 
     def choose(self, need: Need, tried: Collection[VerifierMember] = ()) -> VerifierMember | None:
-        """The verifier on which a session is to be opened now; None where none has what it needs."""
+        """The verifier on which a session is to be opened now; None where none has what it needs, so far as we know."""
         now_s = asyncio.get_running_loop().time()
         member = choose(
             [Candidate(member, member.standing(now_s), member in tried, member.load) for member in self._able(need)],
@@ -201,6 +201,9 @@ class VerifierPool:
         )
         if member is not None:
             member.chosen(now_s)
+        else:  # what they serve may have changed since they said
+            for other in self._members.values():
+                other.ask_again()
         return member
 
     def has_other(self, need: Need, tried: Collection[VerifierMember]) -> bool:

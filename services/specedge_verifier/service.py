@@ -226,6 +226,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 f"tokenizer fingerprints differ: the edge has {opening.tokenizer_fingerprint!r}, "
                 f"the verifier of {info.target_model} has {info.tokenizer_fingerprint!r}"
             )
+        if opening.target_model not in ("", info.target_model):
+            asked = opening.target_model[: codec.MAX_NAME_CHARS]
+            raise ModelLoadError(
+                f"target models differ: the answer is one of {asked!r}, this verifier serves {info.target_model}"
+            )
         return opening
 
     async def _read_drafts(self, context: GenerateContext, outbox: Outbox, handle: int, opening: OpenSession) -> None:

@@ -1,6 +1,7 @@
 """The session protocol on both sides under some hundred seeds of trouble, and proof that a broken rule is noticed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from edge_agent.drafter import DraftHandle
 from edge_agent.verifier_stream import VerifierStream
 from specedge.drafting.draft_session import SessionDrafting
 from specedge.trie import DraftTrie
+from specedge.wire import codec
 
-NUM_SEEDS = 150
+NUM_SEEDS = 120
 
 
 def test_no_rule_is_broken_and_everything_that_can_go_wrong_did() -> None:
@@ -30,6 +32,14 @@ def test_a_seed_does_the_same_again_whatever_ran_before() -> None:
     before = simulate(1)
     simulate(2)
     assert simulate(1) == before
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 19])
+def test_an_answer_never_goes_on_with_another_model_and_waits_for_its_own(seed: int) -> None:
+    """Seeds that once mixed two models in one answer (0, 1), or never looked whether theirs had come back (3, 19)."""
+    outcome = simulate(seed, kinds={"model replaced": 1})
+    assert outcome.broken == []
+    assert outcome.counts["model replaced"] and outcome.counts["answered"]
 
 
 def first_broken(kinds: Mapping[str, int], most: int = 60) -> Outcome:
@@ -76,6 +86,13 @@ def test_a_trie_that_keeps_what_the_text_has_overtaken_is_noticed(monkeypatch: p
 
     monkeypatch.setattr(DraftTrie, "commit", forget_the_last)
     first_broken({"connection cut": 1})
+
+
+def test_an_edge_that_goes_on_with_another_model_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = codec.encode_open
+    monkeypatch.setattr(codec, "encode_open", lambda message: encode(replace(message, target_model="")))
+    found = first_broken({"model replaced": 1})
+    assert "is not the target's" in found.broken[0]
 
 
 def test_blocks_of_a_closed_session_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

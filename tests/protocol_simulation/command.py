@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from protocol_simulation.scenario import FAULTS
 from protocol_simulation.simulation import simulate
 from specedge_cli.cores import available_cores
 
@@ -57,10 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=100_000, help="how many (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="this one alone, with all that happens")
+    parser.add_argument("--fault", choices=FAULTS, help="with --seed: nothing else goes wrong")
     parser.add_argument("--processes", type=int, help="at once (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.seed is not None:
-        outcome = simulate(options.seed, prints=True)
+        outcome = simulate(options.seed, prints=True, kinds={options.fault: 1} if options.fault else FAULTS)
         print("\n".join(outcome.broken) or f"no rule was broken within {outcome.virtual_s:.1f} virtual seconds")
         return 1 if outcome.broken else 0
     totals = _run_all(range(options.first, options.first + options.seeds), options.processes or available_cores())
@@ -91,8 +93,8 @@ def _table(totals: Totals) -> str:
     lines = ["| what happened | times |", "|---|--:|"]
     lines += [f"| {kind} | {number:,} |" for kind, number in sorted(totals.counts.items(), key=lambda pair: -pair[1])]
     lines.append(
-        f"\n{totals.num_seeds:,} seeds, {totals.virtual_s / 3600:.1f} virtual hours; the longest wait for the last "
-        f"answer after all was well again: {totals.longest_recovery_s:.1f} s; "
+        f"\n{totals.num_seeds:,} seeds, {totals.virtual_s / 3600:.1f} virtual hours; the longest wait for the "
+        f"last answer after all was well again: {totals.longest_recovery_s:.1f} s; "
         f"seeds that broke a rule: {len(totals.broken)}"
     )
     return "\n".join(lines)

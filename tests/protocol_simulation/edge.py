@@ -21,7 +21,7 @@ from protocol_simulation.models import Draft
 from protocol_simulation.network import Network
 from protocol_simulation.tries import Answer
 from protocol_simulation.verifier import FINGERPRINT
-from protocol_simulation.world import World
+from protocol_simulation.world import MODELS, World
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.errors import CapacityExceeded, VerifierUnavailable
 from specedge.sampling import SamplingParams
@@ -34,6 +34,8 @@ REASONS = {
     "reset by peer": "connection lost",
     "failed to connect": "not connected",
     "Server is stopping": "not connected",
+    "has what it needs": "another model everywhere",
+    "models differ": "another model there",
     "limit is reached": "full",
     "engine has": "engine dead",
     "begins at position": "wrong position",
@@ -127,6 +129,8 @@ class Edge:
         self.is_up = True
         self.counters = Told(world)
         self.unfulfilled = dict(enumerate(wishes))
+        self._models: dict[str, str] = {}  # by request
+        self._begun: set[str] = set()  # answers of which something has come
         self.is_tampered = False  # somebody has repeated verdicts on its way
         self._world = world
         self._network = network
@@ -211,7 +215,11 @@ class Edge:
                 await asyncio.sleep(error.retry_after_s * self._world.dice.uniform(0.5, 1.0))
             except VerifierUnavailable as error:
                 self._world.note("answer given up", f"{name}: {error}")
-                if not self._setup.gives_up:
+                # A new answer is refused where another model is served than this edge knows of, and one that was begun
+                # with a model that never comes back is lost.
+                is_refused = name not in self._begun and self._world.counts["model replaced"]
+                is_orphan = self._models.get(name) != MODELS[0]
+                if not (self._setup.gives_up or is_refused or is_orphan):
                     self._world.fail(f"{name} was given up: {error}")
                     return
                 await asyncio.sleep(0.2)
@@ -221,7 +229,10 @@ class Edge:
 
     async def _ask(self, name: str, wish: Wish) -> None:
         world = self._world
-        tokens, finish_reason = world.texts.answer(wish.prompt, wish.sampling)
+        info = self._service.info
+        assert info is not None
+        self._models[name] = info.target_model
+        tokens, finish_reason = world.texts[info.target_model].answer(wish.prompt, wish.sampling)
         self._histories.answers[name] = Answer(name, wish.prompt + tokens, len(wish.prompt), finish_reason)
         request = GenerationRequest(name, wish.prompt, wish.sampling, wish.speculates, priority=wish.priority)
         world.note("asked", f"{name}: {len(wish.prompt)} tokens and {len(tokens)} to come")
@@ -230,6 +241,7 @@ class Edge:
         async with self._service.generate(request) as bursts, aclosing(bursts):  # type: ignore[type-var]
             async for burst in bursts:
                 got += burst.token_ids
+                self._begun.add(name)
                 world.check(not reason, f"{name}: a burst follows the end")
                 world.check(got == tokens[: len(got)], f"{name}: {got} is no beginning of {tokens}")
                 reason = burst.finish_reason

@@ -149,6 +149,10 @@ class Engine(EngineThread):
         self._core.calls[handle] = call
         return handle
 
+    def _pause(self, handle: int, is_paused: bool) -> None:
+        self._world.counts["session paused: slow reader"] += is_paused
+        super()._pause(handle, is_paused)
+
     def _call_on_loop(self, call: Any) -> None:
         self._bridge.post(call)
 

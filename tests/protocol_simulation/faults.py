@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protocol_simulation.network import KEEPALIVE_S
 from protocol_simulation.scenario import Fault
+from protocol_simulation.world import MODELS
 
 if TYPE_CHECKING:
     from protocol_simulation.calls import StreamCall
@@ -32,6 +33,7 @@ class Faults:
             "verifier killed": self._kill,
             "verifier drained": self._drain,
             "engine died": self._lose_device,
+            "model replaced": self._replace_model,
             "edge killed": self._kill_edge,
             "verdict repeated": self._repeat,
             "verdict of an old stream": self._resurrect,
@@ -108,6 +110,21 @@ class Faults:
         await asyncio.sleep(1.0 + pause_s)
         verifier.kill(silently=False)
         await self._restart(verifier, pause_s / 2)
+
+    def _replace_model(self, fault: Fault) -> None:
+        if verifier := self._running(fault):
+            self._world.note(fault.kind, verifier.address)
+            verifier.kill(silently=False)
+            self._last(self._serve_another(verifier, fault.lasts_s))
+
+    async def _serve_another(self, verifier: "Verifier", lasts_s: float) -> None:
+        """For a while, after which the right one is served again."""
+        await asyncio.sleep(lasts_s / 10)
+        await verifier.start(MODELS[1])
+        verifier.is_up = False  # no further trouble for this one
+        await asyncio.sleep(lasts_s)
+        verifier.kill(silently=False)
+        await self._restart(verifier, 0.05)
 
     def _kill_edge(self, fault: Fault) -> None:
         living = [edge for edge in self._simulation.edges if edge.is_up and not edge.done.is_set()]

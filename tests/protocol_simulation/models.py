@@ -6,7 +6,7 @@ import numpy as np
 from fake_target import FakeTarget
 
 from protocol_simulation.texts import VOCAB_SIZE
-from protocol_simulation.world import World
+from protocol_simulation.world import MODELS, World
 from specedge.drafting.draft_step import DraftStep
 from specedge.drafting.growth import Candidates
 from specedge.model.batch import PackedBatch
@@ -27,9 +27,10 @@ class DeviceLost(Exception):
 class Target(FakeTarget):
     """Implements `StepModel`; checks that every row sees the KV of its own text at its own position."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, model: str) -> None:
         super().__init__()
-        self.world = world
+        self.texts = world.texts[model]
+        self._world = world
         self.is_lost = False
 
     def launch(self, schedule: Schedule) -> "Step":  # type: ignore[override]
@@ -38,7 +39,7 @@ class Target(FakeTarget):
         return Step(self, pack(schedule), row_groups(schedule))
 
     def move_kv(self, source_slots: Sequence[int], target_slots: Sequence[int]) -> None:
-        self.world.note("accepted KV moved")
+        self._world.note("accepted KV moved")
         super().move_kv(source_slots, target_slots)
 
 
@@ -55,7 +56,7 @@ class Step:
     def tokens(self) -> list[int]:
         paths = self._target.run(self._batch)
         rows = iter(self._batch.logits_rows.tolist())
-        texts, found = self._target.world.texts, []
+        texts, found = self._target.texts, []
         for group in self._groups:
             for position in group.positions.tolist():
                 path = paths[next(rows)]
@@ -73,7 +74,8 @@ class Draft:
     """
 
     def __init__(self, world: World, agreement: float, width: int) -> None:
-        self._world = world
+        self._seed = world.seed
+        self._texts = world.texts[MODELS[0]]
         self._agreement = agreement
         self._width = width
 
@@ -85,7 +87,7 @@ class Draft:
                 path = [*trie.committed]
                 if reference >= 0:
                     path += [trie.token(number) for number in trie.path(reference)]
-                right = self._world.texts.next_token(tuple(path), sampling, session.prompt_len)
+                right = self._texts.next_token(tuple(path), sampling, session.prompt_len)
                 found.append(self._guess(path, right, sampling.is_greedy))
         return found
 
@@ -93,7 +95,7 @@ class Draft:
         """Learns nothing."""
 
     def _guess(self, path: Sequence[int], right: int, is_greedy: bool) -> Candidates:
-        mixed = hash((self._world.seed, *path)) & 0xFFFFFF  # of integers: the same in every process
+        mixed = hash((self._seed, *path)) & 0xFFFFFF  # of integers: the same in every process
         first = right if mixed % 997 < 997 * self._agreement else (right + 1 + mixed % 3) % VOCAB_SIZE
         others = [token for token in ((first + 1 + mixed // 997) % VOCAB_SIZE, right) if token != first]
         tokens = [first, *others][: self._width]

@@ -15,6 +15,8 @@ from specedge.drafting.growth import GrowthSettings
 from specedge.sampling import SamplingParams
 from specedge_verifier.waiting import BatchType
 
+DEADLINE_S: Final = 30.0
+"""How long answers wait for a verifier, as edges do unless told otherwise."""
 TROUBLE_S: Final = 0.8
 """Within this time things begin to go wrong."""
 
@@ -26,6 +28,7 @@ FAULTS: Final = {
     "verifier killed": 4,
     "verifier drained": 3,
     "engine died": 1,
+    "model replaced": 1,
     "edge killed": 2,
     "verdict repeated": 1,
     "verdict of an old stream": 2,
@@ -86,7 +89,7 @@ class Scenario:
             num_slots=dice.choice([512, 512, 60]),
             step_s=dice.choice([0.002, 0.01, 0.04]),
             options=GenerationOptions(
-                verifier_deadline_s=0.8 if gives_up else 90.0,
+                verifier_deadline_s=0.8 if gives_up else DEADLINE_S,
                 stall_timeout_s=2.0,
                 max_buffered_bursts=dice.choice([64, 2, 1]),
             ),

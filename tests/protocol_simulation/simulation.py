@@ -24,13 +24,13 @@ from protocol_simulation.edge import Edge
 from protocol_simulation.engine import Histories
 from protocol_simulation.faults import Faults
 from protocol_simulation.network import Network
-from protocol_simulation.scenario import FAULTS, Scenario
+from protocol_simulation.scenario import DEADLINE_S, FAULTS, Scenario
 from protocol_simulation.server import Server
 from protocol_simulation.verifier import Verifier
 from protocol_simulation.world import World
 from specedge_verifier.bridge import Outbox
 
-PROGRESS_S: Final = 40.0
+PROGRESS_S: Final = DEADLINE_S + 15.0
 """By when every answer is there once nothing goes wrong any more: breakers pause up to 10 s, edges up to 5 s."""
 
 

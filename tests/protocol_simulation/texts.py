@@ -13,9 +13,10 @@ _SPREAD = 3.0  # of the logits
 
 
 class Texts:
-    """The target's own texts under all sampling parameters."""
+    """One target's own texts under all sampling parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
+        self._salt = model.encode()
         self._logits: dict[tuple[int, ...], list[float]] = {}
         self._noise: dict[tuple[int, int], list[float]] = {}
         self._next: dict[tuple[object, ...], int] = {}
@@ -54,7 +55,7 @@ class Texts:
     def _scores(self, path: tuple[int, ...]) -> list[float]:
         known = self._logits.get(path)
         if known is None:
-            digest = blake2b(bytes(path), digest_size=VOCAB_SIZE).digest()
+            digest = blake2b(bytes(path), digest_size=VOCAB_SIZE, salt=self._salt).digest()
             known = self._logits[path] = [_SPREAD * byte / 255 for byte in digest]
         return known
 

@@ -9,7 +9,7 @@ from protocol_simulation.engine import Engine, Histories, WatchedCore
 from protocol_simulation.models import Target
 from protocol_simulation.network import Network
 from protocol_simulation.texts import EOS, VOCAB_SIZE
-from protocol_simulation.world import World
+from protocol_simulation.world import MODELS, World
 from specedge.block_pool import BlockPool
 from specedge.wire.messages import ServerInfo
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
@@ -56,19 +56,19 @@ class Verifier:
         self._histories = histories
         self._setup = setup
 
-    async def start(self) -> None:
+    async def start(self, model: str = MODELS[0]) -> None:
         """A new process, which knows nothing of those before it."""
         self._tasks: list[asyncio.Task[object]] = []
         context = copy_context()
         context.run(TASKS.set, self._tasks)
-        await asyncio.get_running_loop().create_task(self._begin(), context=context)
+        await asyncio.get_running_loop().create_task(self._begin(model), context=context)
         self.is_up = True
-        self._world.note("verifier started", self.address)
+        self._world.note("verifier started", f"{self.address} with {model}")
 
-    async def _begin(self) -> None:
+    async def _begin(self, model: str) -> None:
         setup, world = self._setup, self._world
         info = ServerInfo(
-            "target",
+            model,
             FINGERPRINT,
             VOCAB_SIZE,
             MAX_LEN,
@@ -80,7 +80,7 @@ class Verifier:
         )
         limits = SchedulerLimits(setup.max_batch_size, setup.max_rows, 8, setup.batch_type, stall_s=0.05)
         step_time = StepTime(setup.max_rows, [(1, setup.step_s), (setup.max_rows, 1.5 * setup.step_s)])
-        self.target = Target(world)
+        self.target = Target(world, model)
         loop = asyncio.get_running_loop()
         self.core = WatchedCore(
             Scheduler(BlockPool(setup.num_blocks, BLOCK_SIZE), limits, step_time), self.target, info, loop.time

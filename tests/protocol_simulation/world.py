@@ -7,6 +7,9 @@ from random import Random
 
 from protocol_simulation.texts import Texts
 
+MODELS = ("target", "another")
+"""What verifiers may serve; the first is what they should."""
+
 _HOPS_S = (*[0.0] * 12, *[0.0002] * 4, *[0.005] * 3, 0.08)
 """How long the event loop may take to hear of a thread."""
 
@@ -44,7 +47,7 @@ class World:
     def __init__(self, seed: int, *, prints: bool = False) -> None:
         self.seed = seed
         self.dice = Random(seed)
-        self.texts = Texts()
+        self.texts = {model: Texts(model) for model in MODELS}
         self.counts: Counter[str] = Counter()
         self.broken: list[str] = []
         self.lines: list[str] = []

@@ -80,6 +80,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             cache_salt=message.cache_salt,
             takes_padding=message.takes_padding,
             takes_draining=message.takes_draining,
+            target_model=message.target_model,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -126,6 +127,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         cache_salt=message.cache_salt,
         takes_padding=message.takes_padding,
         takes_draining=message.takes_draining,
+        target_model=message.target_model,
     )
 
 

@@ -44,6 +44,8 @@ class OpenSession:
         cache_salt: prefixes are shared among sessions with the same one only.
         takes_padding: messages that consist of padding are ignored by this edge.
         takes_draining: it knows what Draining means.
+        target_model: that the answer is of, as `ServerInfo` names it; a verifier may have been replaced by one of
+            another model. Empty: any.
     """
 
     request_id: str
@@ -57,6 +59,7 @@ class OpenSession:
     cache_salt: bytes = b""
     takes_padding: bool = False
     takes_draining: bool = False
+    target_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class VerificationServiceStub:
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-    differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+    or target models differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
     (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
     UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
     `specedge-error: draining`).
@@ -71,7 +71,7 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
     Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-    differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+    or target models differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
     (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
     UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
     `specedge-error: draining`).
@@ -93,7 +93,7 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         if it does not, the server soon ends it with OK. A client may close or cancel at any time.
 
         Status codes: INVALID_ARGUMENT (a bad value or a malformed message), FAILED_PRECONDITION (tokenizer fingerprints
-        differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
+        or target models differ), RESOURCE_EXHAUSTED (queue full, or a tenant's limit; trailing metadata `retry-after-ms`), UNAUTHENTICATED
         (no token or certificate of a tenant, or one that was revoked), DEADLINE_EXCEEDED (no OpenSession in time),
         UNAVAILABLE (draining or a dead engine: retry, here later or elsewhere now; draining has trailing metadata
         `specedge-error: draining`).

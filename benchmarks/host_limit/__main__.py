@@ -91,12 +91,14 @@ class Child:
     def end(self) -> None:
         """Ends it."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(_LINE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
 
 def measure(num_sessions: int, options: argparse.Namespace) -> HostLoad:

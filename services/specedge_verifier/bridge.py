@@ -88,7 +88,7 @@ class Outbox:
         self._error: SpecEdgeError | None = None
         self._is_closed = False
         self._is_congested = False
-        self._changed = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def is_congested(self) -> bool:
@@ -109,7 +109,7 @@ class Outbox:
         """Queues the word that the session had better go on elsewhere, before everything else."""
         if not self._is_closed:
             self._messages.appendleft(Draining())
-            self._changed.set()
+            self._wake()
 
     def failed(self, error: SpecEdgeError) -> None:
         """Ends the stream with `error`, after what is queued; an end that is already settled stays."""
@@ -120,7 +120,7 @@ class Outbox:
     def close(self) -> None:
         """Takes no more messages; those queued are still sent."""
         self._is_closed = True
-        self._changed.set()
+        self._wake()
 
     def discard(self) -> None:
         """Drops what is queued and ends the stream: the peer has closed it."""
@@ -135,12 +135,16 @@ class Outbox:
     async def wait(self) -> None:
         """Returns once `is_ready` holds."""
         while not self.is_ready:
-            self._changed.clear()
-            await self._changed.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     async def get(self) -> SessionOpened | Verdict | Draining | None:
-        """The next message to send; None at a proper end. Raises the error the session failed with."""
+        """Waits, then takes."""
         await self.wait()
+        return self.take()
+
+    def take(self) -> SessionOpened | Verdict | Draining | None:
+        """The next message to send, once `is_ready`; None at a proper end. Raises the error the session failed with."""
         if not self._messages:
             if self._error is not None:
                 raise self._error
@@ -163,7 +167,11 @@ class Outbox:
         self._messages.append(message)
         if not self._is_congested and len(self._messages) > self._max_unsent:
             self._set_congested(True)
-        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _set_congested(self, is_congested: bool) -> None:
         self._is_congested = is_congested

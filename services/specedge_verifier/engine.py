@@ -176,7 +176,8 @@ class EngineThread:
 
     def _post(self, command: _Command) -> None:
         self._commands.append(command)
-        self._news.set()
+        if not self._news.is_set():  # one that is set makes the thread look, after what was appended by then
+            self._news.set()
 
     def _run(self) -> None:
         try:

@@ -15,6 +15,7 @@ from specedge import __version__
 from specedge.model.execution import Execution
 from specedge.vllm_metrics import Alias, VllmAliases
 from specedge_verifier.batch_histogram import BatchHistogram
+from specedge_verifier.plain_counter import PlainCounter
 from specedge_verifier.scheduler import Scheduler
 from specedge_verifier.scheduler_metrics import scheduler_metrics
 from specedge_verifier.step_report import StepReport
@@ -102,10 +103,13 @@ class VerifierMetrics:
         self._drafted_next, self._bare_next = following.labels("drafted"), following.labels("bare")
 
     def _create_stream_metrics(self, own: dict[str, Any]) -> None:
-        num_bytes = Counter(
-            "wire_bytes", "Bytes exchanged with edges, by direction (up is from the edges)", ["direction"], **own
+        self._bytes = PlainCounter(
+            "specedge_verifier_wire_bytes",
+            "Bytes exchanged with edges, by direction (up is from the edges)",
+            "direction",
+            get_args(Direction),
+            self.registry,
         )
-        self._bytes = {direction: num_bytes.labels(direction) for direction in get_args(Direction)}
         self._rejected = Counter(
             "rejected_sessions", "Sessions refused or ended with an error, by gRPC status", ["reason"], **own
         )
@@ -165,7 +169,7 @@ class VerifierMetrics:
 
     def wire_bytes(self, direction: Direction, num_bytes: int) -> None:
         """See `StreamObserver`."""
-        self._bytes[direction].inc(num_bytes)
+        self._bytes.totals[direction] += num_bytes
 
     def rejected(self, reason: str) -> None:
         """See `StreamObserver`."""

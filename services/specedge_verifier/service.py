@@ -188,7 +188,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                     if cadence is not None and not await _has_turn(outbox, cadence, lead_s, opening):
                         await self._write(context, pb.GenerateResponse())
                         continue
-                    if (message := await outbox.get()) is None:
+                    if not outbox.is_ready:
+                        await outbox.wait()
+                    if (message := outbox.take()) is None:
                         break
                     if isinstance(message, Verdict):
                         lead_s = PACED_LEAD_S + PACED_LEAD_STEPS * message.step_us * 1e-6

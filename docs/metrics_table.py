@@ -5,6 +5,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from edge_agent.draft_only import DraftOnlyMetrics
+from edge_agent.journal.metrics import JournalMetrics
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_pool_metrics import VerifierPoolMetrics
@@ -33,6 +35,8 @@ def edge_registry() -> CollectorRegistry:
     DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_edge", stats.lookup))
     metrics.registry.register(VerifierPoolMetrics(tuple, lambda: 0.0))
+    JournalMetrics(metrics.registry)
+    DraftOnlyMetrics(metrics.registry)
     return metrics.registry
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 
 Json = dict[str, Any]
 
+_FINGERPRINT = "the edge agent's version, with -draft-only where the draft model answered alone"
+
 
 class ErrorDetail(BaseModel):
     """What is wrong."""
@@ -116,7 +118,7 @@ class OpenAIHead(BaseModel):
     id: str = Field(description="of this answer")
     created: int = Field(description="seconds since 1970")
     model: str = Field(description="the name that requests use")
-    system_fingerprint: str = Field(description="the edge agent's version")
+    system_fingerprint: str = Field(description=_FINGERPRINT)
     metrics: Metrics | None = None
 
 
@@ -283,6 +285,7 @@ class ResponseAnswer(BaseModel):
     model: str = Field(description="the name that requests use")
     output: list[Json] = Field(description="items of type reasoning, message and function_call")
     store: Literal[False]
+    system_fingerprint: str = Field(description=_FINGERPRINT)
     usage: ResponseUsage
 
 
@@ -307,6 +310,7 @@ class MessageAnswer(BaseModel):
         description="what ended the answer"
     )
     stop_sequence: str | None = Field(description="the one that ended the answer")
+    system_fingerprint: str = Field(description=_FINGERPRINT)
     usage: MessageUsage
 
 

@@ -82,6 +82,7 @@ class AnthropicWriter:
             "content": blocks,
             "stop_reason": None if part is None else _stop_reason(part),
             "stop_sequence": None if part is None else _stop_sequence(part),
+            "system_fingerprint": self._head.system_fingerprint,
             "usage": _usage(totals, 0 if part is None else totals.num_completion_tokens),
         }
 

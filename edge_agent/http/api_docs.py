@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from edge_agent.http.answer_names import CONVERSATION_HEADER, KEY_HEADER, MAX_NAME_CHARS
 from edge_agent.http.answer_schema import (
     AnthropicErrorAnswer,
     ChatAnswer,
@@ -32,14 +33,17 @@ _ERRORS: Final = {
     401: "An API key is needed, and none or an unknown one was sent",
     404: "There is no such model",
     408: "The request's body took too long to arrive",
+    409: "The answer that the request names is being sent to another one; `retry-after` says when to come back",
     413: "The request's body is too large",
     415: "The request's body is not JSON by its content-type",
+    422: "The `Idempotency-Key` was used for another request",
     429: "The API key has reached one of its limits; `retry-after` says when to come back",
     431: "The request has too many headers",
     500: "A defect of this process; its log has the details",
     503: "No capacity, or no verifier; `retry-after` says when to come back",
 }
-_RETRIED: Final = (429, 503)
+_RETRIED: Final = (409, 429, 503)
+_NAME_SCHEMA: Final = {"type": "string", "pattern": f"^[!-~]{{1,{MAX_NAME_CHARS}}}$"}
 _WHOLE: Final = "application/json"
 _STREAM: Final = "text/event-stream"
 
@@ -59,6 +63,17 @@ _WHOLE_ONLY: Final = {
     "x-specedge-draft-tokens": _header("draft nodes verified, in an answer that is not streamed", "integer"),
     "x-specedge-accepted-tokens": _header("draft nodes accepted, in an answer that is not streamed", "integer"),
 }
+_MARKS: Final = {
+    "idempotent-replayed": _header("`true` where the answer begins with tokens of an earlier request"),
+    "x-specedge-degraded": _header("`draft-only` where the draft model answers alone: no verifier can be reached"),
+}
+_NAMES: Final = [
+    {"name": name, "in": "header", "required": False, "description": what, "schema": _NAME_SCHEMA}
+    for name, what in (
+        (KEY_HEADER, "names this answer: sent again with it, the same request takes up where the answer broke off"),
+        (CONVERSATION_HEADER, "names a conversation: the same for its last answer; where both are sent the key counts"),
+    )
+]
 _RETRY_AFTER: Final = {"retry-after": _header("seconds", "integer")}
 
 
@@ -117,12 +132,12 @@ def answer_docs(
 def generation_docs(body: type[BaseModel], path: str) -> Docs:
     """Keyword arguments of a generation route, as far as they are documentation."""
     answer, error, summary, events = _GENERATION[path]
-    statuses = (400, 401, 404, 408, 413, 415, 429, 503)
+    statuses = (400, 401, 404, 408, 409, 413, 415, 422, 429, 503)
     return {
         "summary": summary,
         "tags": ["generation"],
-        "openapi_extra": body_docs(body),
-        "responses": answer_docs(answer, statuses, error=error, events=events, headers=_WHOLE_ONLY),
+        "openapi_extra": body_docs(body) | {"parameters": _NAMES},
+        "responses": answer_docs(answer, statuses, error=error, events=events, headers=_WHOLE_ONLY | _MARKS),
     }
 
 

@@ -10,15 +10,15 @@ The rules, for one API key:
 
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 
+from edge_agent.http.answer_names import AnswerName, name_of
 from edge_agent.http.choices import Choice
 from edge_agent.http.errors import AnswerRunning, KeyReused
 from edge_agent.http.sampling_fields import random_seed
@@ -27,16 +27,11 @@ from edge_agent.journal.entries import AnswerHeader
 from edge_agent.journal.journal import AnswerRecord, Found, Journal
 from edge_agent.journal.metrics import TakenUp
 from edge_agent.verifier_member import Identity
-from specedge.errors import InvalidRequest
 from specedge.wire.messages import ServerInfo
 
 logger = logging.getLogger(__name__)
 
-KEY_HEADER: Final = "Idempotency-Key"
-CONVERSATION_HEADER: Final = "X-Conversation-Id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
-MAX_NAME_CHARS: Final = 255
-_NAME: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_NAME_CHARS}}}")
 _SHOWN_CHARS: Final = 12
 
 
@@ -48,18 +43,6 @@ class _Asked(NamedTuple):
 
     def __str__(self) -> str:
         return f"POST {self.path} with a body of SHA-256 {self.body[:_SHOWN_CHARS]}..."
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """What a request calls its answer."""
-
-    header: str
-    text: str
-
-    @property
-    def is_conversation(self) -> bool:
-        return self.header == CONVERSATION_HEADER
 
 
 class Claim:
@@ -116,7 +99,7 @@ class Claims:
             KeyReused: the key is another request's.
             AnswerRunning: the answer is being made for somebody else.
         """
-        name = _name_of(request)
+        name = name_of(request)
         if self._journal is None or name is None:
             yield Claim(await self._beginner())
             return
@@ -128,7 +111,7 @@ class Claims:
             raise
 
     async def _take(
-        self, journal: Journal, name: _Name, request: Request, payload: Mapping[str, Any]
+        self, journal: Journal, name: AnswerName, request: Request, payload: Mapping[str, Any]
     ) -> "RecordedClaim":
         asked = _Asked(request.url.path, sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest())
         owner: bytes = request.scope["state"].get("api_key", b"")
@@ -235,20 +218,7 @@ class RecordedClaim(Claim):
             del self._running[self._file]
 
 
-def _name_of(request: Request) -> _Name | None:
-    """The request's name for its answer; the key where it has both."""
-    for header in (KEY_HEADER, CONVERSATION_HEADER):
-        text = request.headers.get(header)
-        if text is None:
-            continue
-        if _NAME.fullmatch(text) is None:
-            message = f"{header} has {len(text)} characters; it must have 1 to {MAX_NAME_CHARS} visible ASCII ones"
-            raise InvalidRequest(message, param=header)
-        return _Name(header, text)
-    return None
-
-
-def _require_same(name: _Name, known: _Asked, asked: _Asked) -> None:
+def _require_same(name: AnswerName, known: _Asked, asked: _Asked) -> None:
     if not name.is_conversation and known != asked:
         raise KeyReused(f"{name.header} {name.text!r} was used for {known}; this request is {asked}", name.header)
 

@@ -179,6 +179,7 @@ class ResponsesWriter:
             "previous_response_id": None,
             "reasoning": asked.get("reasoning") or {"effort": None, "summary": None},
             "store": False,
+            "system_fingerprint": self._head.system_fingerprint,
             "temperature": asked.get("temperature"),
             "text": asked.get("text") or {"format": {"type": "text"}},
             "tool_choice": asked.get("tool_choice") or "auto",

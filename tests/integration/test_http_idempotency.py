@@ -1,8 +1,7 @@
 """Requests that name their answer, over a real socket: taken up, refused, or begun anew."""
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,12 +92,11 @@ async def test_log_probabilities_and_tool_calls_come_again_as_they_were(tmp_path
 async def test_a_request_without_a_seed_gets_one_that_its_name_decides(tmp_path: Path) -> None:
     service = FakeService(REPLY)
     prompts = asking("/v1/completions", prompt=["one", "two"])
-    async with journalled(service, tmp_path) as api, client_of(api) as client:
-        for headers in (named("a"), named("a"), named("b"), {}, {}):
-            for file in (tmp_path / "journal").glob("*.answer"):
-                await until(lambda: True)
-                os.truncate(file, 0)  # as after a power cut that took all
+    for headers in (named("a"), named("a"), named("b"), {}, {}):
+        async with journalled(service, tmp_path) as api, client_of(api) as client:
             await ask(client, prompts, **headers)
+        for file in (tmp_path / "journal").glob("*.answer"):
+            os.truncate(file, 0)  # as after a power cut that took all
     seeds = [tuple(request.sampling.seed for request in service.requests[at : at + 2]) for at in range(0, 10, 2)]
     assert seeds[0] == seeds[1] and len({*seeds}) == 4
     assert all(first != second for first, second in seeds)
@@ -147,29 +145,16 @@ async def test_a_refused_request_leaves_its_key_free(tmp_path: Path) -> None:
         assert not (await ask(client, asking(seed=1), **named("k"))).is_replayed
 
 
-async def _first_chunk(
-    client: httpx.AsyncClient, asked: Asking, headers: dict[str, str], then: Callable[[], Any]
-) -> None:
-    async with client.stream("POST", asked.path, json=asked.json, headers=headers) as response:
-        async for _ in response.aiter_lines():
-            await then()
-            return
-
-
 async def test_an_answer_has_one_reader_at_a_time(tmp_path: Path) -> None:
     service = FakeService(REPLY, is_endless=True)
     asked = Asking(CHAT, {"model": "demo", "stream": True}, 400)
     async with journalled(service, tmp_path) as api, client_of(api) as client:
-
-        async def twice() -> None:
+        async with client.stream("POST", CHAT, json=asked.json, headers=named("k")) as stream:
+            await anext(stream.aiter_lines())
             response = await client.post(CHAT, json=asked.json, headers=named("k"))
             assert response.status_code == 409 and response.headers["retry-after"] == "1"
             assert response.json()["error"]["code"] == "answer_running"
             assert (await client.post(CHAT, json=asking().json, headers=named("k"))).status_code == 422
-
-        service.gate = asyncio.Event()
-        service.gate.set()
-        await _first_chunk(client, asked, named("k"), twice)
         await until(lambda: service.num_open == 0, 5)  # its reader has left
         again = await ask(client, asked, **named("k"))
         assert again.is_replayed and len(again.texts[0]) > len(REPLY)

@@ -56,7 +56,7 @@ def test_all_sessions_get_what_the_reference_says() -> None:
     runner, pool = FakeDraft(600), BlockPool(600, 1)
     decoder = DraftDecoder(runner, pool, VOCAB_SIZE)
     told: list[list[Decoded]] = [[] for _ in SAMPLINGS]
-    prompts = [(*PROMPT, index) for index in range(len(SAMPLINGS))]
+    prompts = [(index, *PROMPT) for index in range(len(SAMPLINGS))]
     for prompt, sampling, results in zip(prompts, SAMPLINGS, told, strict=True):
         decoder.open(session_of(prompt, sampling, results))
     run(decoder)

@@ -12,6 +12,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.tls.metrics import CertificateMetrics
+from specedge_verifier.forecast import forecast
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
@@ -40,6 +41,7 @@ def verifier_registry() -> CollectorRegistry:
     scheduler = Scheduler(BlockPool(1, 16), SchedulerLimits(1, 16, 0), StepTime(16, [(1, 0.01)]))
     metrics = VerifierMetrics("model", scheduler)
     metrics.costs(price_per_hour=1.0)
+    metrics.forecasts(lambda: forecast(scheduler, 0, 0.0))
     stats = DrafterStats()
     DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_verifier", stats.lookup))

@@ -14,6 +14,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.tls.metrics import CertificateMetrics
+from specedge_verifier.forecast import forecast
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.rank_metrics import RankMetrics
@@ -46,6 +47,7 @@ def verifier_registry() -> CollectorRegistry:
     metrics = VerifierMetrics("model", scheduler)
     metrics.costs(price_per_hour=1.0)
     metrics.registry.register(RankMetrics(None))
+    metrics.forecasts(lambda: forecast(scheduler, 0, 0.0))
     stats = DrafterStats()
     DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step).watch(stats, BlockPool(1, 1))
     metrics.registry.register(LookupMetrics("specedge_verifier", stats.lookup))

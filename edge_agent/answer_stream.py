@@ -105,7 +105,7 @@ class AnswerStream:
         self.buffer: BurstBuffer[Burst] = BurstBuffer(options.max_buffered_bursts)
         self._request = request
         self._pool = pool
-        self.need = Need.of(len(request.prompt_ids), request.sampling, info)
+        self.need = Need.of(len(request.prompt_ids), request.sampling, info, request.priority)
         self._info = info
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -124,7 +124,9 @@ class AnswerStream:
         self._last: VerifierMember | None = None  # the last one that admitted it
         # Exists before the drafting begins, so that not one node of epoch 0 is lost.
         self._verifier, self._opened = self._choose()
-        self._stream: VerifierStream | None = self._opened  # None until the next one has been admitted
+        self._is_chosen = True
+        # None until the next one has been admitted, or the first one where it has to wait: drafts may be for nothing.
+        self._stream: VerifierStream | None = None if self._verifier.is_full(self._loop.time()) else self._opened
         self._draft_request = DraftRequest(
             session_id=request.request_id,
             committed=request.prompt_ids + request.committed_ids,
@@ -135,6 +137,8 @@ class AnswerStream:
             prediction=request.prediction_ids,
         )
         self._drafts: DraftSession = source.open(self._draft_request, self._on_nodes)
+        if self._stream is None:
+            self._drafts.pause()
 
     async def run(self) -> None:
         """Runs the answer to its end; whatever ends it reaches the consumer through the buffer."""
@@ -177,8 +181,9 @@ class AnswerStream:
         while True:
             num_committed = len(self._answer.token_ids)
             try:
-                if self._stream is None:
+                if not self._is_chosen:
                     self._verifier, self._opened = self._choose()
+                self._is_chosen = False
                 await self._run_stream(self._verifier, self._opened)
                 return
             except SpecEdgeError as error:
@@ -221,7 +226,7 @@ class AnswerStream:
                 verifier.sessions.add(self)
                 await self._follow(verifier, stream)
         except SpecEdgeError as error:
-            verifier.broke(error, self._loop.time())
+            verifier.broke(error, self._loop.time(), self.need)
             raise
         finally:
             verifier.sessions.discard(self)
@@ -235,7 +240,6 @@ class AnswerStream:
             verifier.broke(error, self._loop.time())
 
     async def _follow(self, verifier: VerifierMember, stream: VerifierStream) -> None:
-        is_resumed = self._num_streams > 0
         self._num_streams += 1
         message = await stream.read(self._remaining_s())
         if not isinstance(message, SessionOpened):
@@ -250,7 +254,7 @@ class AnswerStream:
             self._pool.observer.failed_over()
         self._last = verifier
         self.buffer.start()
-        if is_resumed:
+        if self._stream is None:
             self._stream = stream
             if self._tracer is not None:
                 self._tracer.restart()

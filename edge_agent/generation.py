@@ -10,8 +10,9 @@ from edge_agent.committed_answer import Burst, BurstStats
 from edge_agent.draft_only import DraftOnly
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.verifier_client import VerifierClient
+from edge_agent.verifier_member import Need
 from edge_agent.verifier_pool import VerifierPool
-from specedge.errors import EdgeStopping, InvalidRequest, VerifierUnavailable
+from specedge.errors import CapacityExceeded, EdgeStopping, InvalidRequest, VerifierUnavailable
 from specedge.sampling import SamplingParams
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
 
@@ -90,13 +91,18 @@ class GenerationService:
         grammar = request.sampling.grammar
         if grammar is not None and GRAMMARS not in info.capabilities:
             raise InvalidRequest("this verifier cannot make answers follow a grammar", grammar.param)
+        self._pool.check_room(Need.of(len(request.prompt_ids), request.sampling, info, request.priority))
         is_speculative = request.speculate and DRAFT_TRIES in info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._pool, source, info, self._options)
         task = asyncio.create_task(answer.run(), name=f"answer {request.request_id}")
         self._buffers.add(answer.buffer)
         try:
-            await answer.buffer.wait_started()
+            try:
+                await answer.buffer.wait_started()
+            except CapacityExceeded as error:
+                error.retry_after_s = self._pool.later_s(error.retry_after_s)
+                raise
             yield answer.buffer.bursts()
         finally:
             self._buffers.discard(answer.buffer)

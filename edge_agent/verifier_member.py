@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
+from edge_agent.known_refusal import KnownRefusal
 from edge_agent.verifier_breaker import Breaker, BreakerState
 from edge_agent.verifier_choice import Standing
 from specedge.errors import (
@@ -80,14 +81,18 @@ class Need:
         identity: as it began with; None: any.
         capabilities: optional ones.
         num_tokens: prompt and answer at their longest.
+        num_prompt_tokens: of the prompt.
+        priority: higher goes first.
     """
 
     identity: Identity | None = None
     capabilities: frozenset[str] = frozenset()
     num_tokens: int = 0
+    num_prompt_tokens: int = 0
+    priority: int = 0
 
     @classmethod
-    def of(cls, num_prompt_tokens: int, sampling: SamplingParams, info: ServerInfo) -> Self:
+    def of(cls, num_prompt_tokens: int, sampling: SamplingParams, info: ServerInfo, priority: int = 0) -> Self:
         """That of a session. What exceeds the context of `info` is for a verifier to refuse."""
         wanted = {
             LOGPROBS: sampling.num_logprobs is not None or sampling.num_prompt_logprobs is not None,
@@ -96,7 +101,8 @@ class Need:
         }
         num_tokens = num_prompt_tokens + sampling.max_tokens
         capabilities = frozenset(capability for capability, is_wanted in wanted.items() if is_wanted)
-        return cls(Identity.of(info), capabilities, num_tokens if num_tokens <= info.max_len else 0)
+        within = num_tokens if num_tokens <= info.max_len else 0
+        return cls(Identity.of(info), capabilities, within, num_prompt_tokens, priority)
 
     def is_met_by(self, info: ServerInfo) -> bool:
         """Whether that verifier will do."""
@@ -150,6 +156,7 @@ class VerifierMember:
     _places: int = 1
     _num_chosen: int = 0  # since the last hint
     _full_until_s: float = 0.0
+    _refusal: KnownRefusal | None = None
 
     def __post_init__(self) -> None:
         self.breaker = Breaker(self.dice)
@@ -170,6 +177,16 @@ class VerifierMember:
         if self._hinted is None:
             return (len(self.sessions) + self._num_chosen) / self._places
         return self._hinted + self._num_chosen / self._places
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether a session opened now would have to wait for a place, as far as is known."""
+        return now_s < self._full_until_s or (self._hinted is not None and self._hinted >= 1.0)
+
+    def refuses(self, need: Need, now_s: float) -> CapacityExceeded | None:
+        """What it would surely answer, since it just did; None: it has to be asked."""
+        if self._refusal is None:
+            return None
+        return self._refusal.meets(need.num_prompt_tokens, need.priority, now_s)
 
     def standing(self, now_s: float) -> Standing:
         """How it is seen now."""
@@ -203,16 +220,18 @@ class VerifierMember:
         """A session was admitted."""
         self.num_opened += 1
         self.is_serving = True
-        self._full_until_s = 0.0
+        self._full_until_s, self._refusal = 0.0, None
         self.breaker.opened()
 
-    def broke(self, error: SpecEdgeError, now_s: float) -> None:
-        """A session ended here before its answer did."""
+    def broke(self, error: SpecEdgeError, now_s: float, need: Need | None = None) -> None:
+        """A session that needs so much ended here before its answer did."""
         match error:
             case VerifierDraining():
                 self.is_serving = False
             case CapacityExceeded():
                 self._full_until_s = now_s + error.retry_after_s
+                if need is not None:
+                    self._refusal = KnownRefusal(error, need.num_prompt_tokens, need.priority, now_s)
             case VerifierUnavailable():
                 self.num_failed += 1
                 self.breaker.failed("stream", now_s)

@@ -23,6 +23,7 @@ from specedge.wire.messages import ServerInfo
 logger = logging.getLogger(__name__)
 
 FOLLOW_EVERY_S = 1.0
+_JITTER = 0.2
 
 
 class VerifierPool:
@@ -205,6 +206,24 @@ class VerifierPool:
             for other in self._members.values():
                 other.ask_again()
         return member
+
+    def check_room(self, need: Need) -> None:
+        """Raises CapacityExceeded where every verifier that could take a session refused one like it a moment ago."""
+        now_s, soonest = asyncio.get_running_loop().time(), None
+        for member in self._able(need):
+            if member.standing(now_s) > Standing.BUSY:
+                continue
+            error = member.refuses(need, now_s)
+            if error is None:
+                return
+            if soonest is None or error.retry_after_s < soonest.retry_after_s:
+                soonest = error
+        if soonest is not None:
+            raise soonest
+
+    def later_s(self, retry_after_s: float) -> float:
+        """A time until which a user is sent away, a little longer at random: not all come back together."""
+        return retry_after_s * self._dice.uniform(1.0, 1.0 + _JITTER)
 
     def has_other(self, need: Need, tried: Collection[VerifierMember]) -> bool:
         """Whether there is a verifier in good standing that a session has not tried."""

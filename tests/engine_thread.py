@@ -18,6 +18,7 @@ from specedge.sampling import SamplingParams
 from specedge.wire.messages import OpenSession, ServerInfo, SessionOpened, System, Verdict
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineThread, monotonic_s
+from specedge_verifier.queue_bounds import QueueLimits
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
@@ -173,7 +174,7 @@ async def running(
     limits = SchedulerLimits(max_batch_size, max_num_batched_tokens=64, max_tree_nodes=8)
     scheduler = Scheduler(BlockPool(256, 4), limits, StepTime(64, [(1, expected_step_s), (64, 1.2 * expected_step_s)]))
     core = EngineCore(scheduler, target, INFO, monotonic_s)
-    engine = OpenEngine(core, INFO, max_sessions, asyncio.get_running_loop(), steps or Steps())
+    engine = OpenEngine(core, INFO, QueueLimits(max_sessions), asyncio.get_running_loop(), steps or Steps())
     engine.start()
     try:
         yield engine

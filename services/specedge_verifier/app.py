@@ -45,6 +45,7 @@ from specedge_verifier.kv_sizing import context_length
 from specedge_verifier.local_drafts import LocalDrafts
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.mirrored import MirroredRunner, stop_followers
+from specedge_verifier.queue_bounds import QueueLimits
 from specedge_verifier.rank_metrics import RankMetrics
 from specedge_verifier.rank_pulse import RankPulse
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
@@ -81,12 +82,12 @@ class Verifier:
     core: EngineCore
     info: ServerInfo
     metrics: VerifierMetrics
-    max_sessions: int
+    limits: QueueLimits
     observer: EngineObserver
     grammars: SessionGrammars
 
     def start_engine(self, loop: asyncio.AbstractEventLoop) -> EngineThread:
-        engine = EngineThread(self.core, self.info, self.max_sessions, loop, self.observer)
+        engine = EngineThread(self.core, self.info, self.limits, loop, self.observer)
         engine.start()
         return engine
 
@@ -278,7 +279,11 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner, rank
     core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
     observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
     grammars = SessionGrammars(partial(make_compiler, tokenizer, runner.vocab_size, defaults.eos_ids))
-    return Verifier(core, info, metrics, settings.max_batch_size + settings.max_waiting, observer, grammars)
+    queue = QueueLimits(
+        settings.max_batch_size + settings.max_waiting, settings.max_queued_tokens, settings.max_predicted_ttft_s
+    )
+    metrics.forecasts(lambda: core.forecast)
+    return Verifier(core, info, metrics, queue, observer, grammars)
 
 
 def local_drafts(

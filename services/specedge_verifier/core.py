@@ -24,6 +24,7 @@ from specedge.stopping import TokenStops
 from specedge.trie import DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.acceptance import Walk, walk
+from specedge_verifier.forecast import Forecast, forecast
 from specedge_verifier.local_drafts import LocalDrafts, add_nodes
 from specedge_verifier.pending_tokens import KnownTokens, NoTokens, PendingTokens
 from specedge_verifier.scheduler import Schedule, Scheduler
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_LEAD = 64
+PICTURE_EVERY_S = 0.05
+"""How old the picture may be from which newcomers are judged: with many sessions it costs some tenths of a ms."""
+
 _NEARLY = 0.9  # of a step's expected time
 
 Event = tuple[int, SessionOpened | Verdict | SpecEdgeError]
@@ -100,6 +104,7 @@ class EngineCore:
 
     Attributes:
         everyone: account of sessions that are no tenant's.
+        forecast: the picture of the last decision; may be read by any thread.
     """
 
     def __init__(
@@ -119,7 +124,9 @@ class EngineCore:
         self._opened: set[int] = set()
         self._begun: set[int] = set()  # sessions that have been in a step
         self._in_flight: StepInFlight | None = None
+        self._num_opened = 0
         self.everyone = TenantAccount()
+        self.forecast: Forecast = forecast(scheduler, 0, clock())
 
     @property
     def num_sessions(self) -> int:
@@ -163,6 +170,7 @@ class EngineCore:
         account.usage.prompt += len(committed)
         session.gap.late_s = self.scheduler.calibrations.of(drafter_id).late_s
         self._sessions[handle] = session
+        self._num_opened += 1
         self.scheduler.add(session)
 
     def draft(self, handle: int, nodes: DraftNodes) -> list[Event]:
@@ -216,6 +224,8 @@ class EngineCore:
         pending = self._launch(schedule)
         launched_s = self._clock()
         self.scheduler.learn()
+        if not schedule.planned or started_s - self.forecast.taken_s >= PICTURE_EVERY_S:
+            self.forecast = forecast(self.scheduler, self._num_opened, started_s, schedule.planned, self.forecast)
         due_s = started_s + _NEARLY * self.scheduler.step_time.seconds(schedule.num_rows)
         step = StepInFlight(schedule, pending, draft_s, started_s, scheduled_s, launched_s, self._clock(), due_s)
         self._in_flight = step if schedule.planned else None

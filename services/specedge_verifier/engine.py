@@ -26,6 +26,7 @@ from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, SessionOpened, Verdict, check_token_ids
 from specedge_verifier.bridge import SessionSink
 from specedge_verifier.core import EngineCore, Event, StepInFlight
+from specedge_verifier.queue_bounds import QueueBounds, QueueLimits
 from specedge_verifier.session_quota import SessionQuota
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.tenant_account import TenantAccount
@@ -60,7 +61,7 @@ class EngineThread:
     Args:
         core: sessions, scheduler, model; used by the engine thread only.
         info: what is served; its limits are checked at `open`.
-        max_sessions: running and waiting sessions together; one more is refused.
+        limits: of the queue; what exceeds them is refused.
         loop: where sinks are called.
         observer: metrics.
 
@@ -72,13 +73,14 @@ class EngineThread:
         self,
         core: EngineCore,
         info: ServerInfo,
-        max_sessions: int,
+        limits: QueueLimits,
         loop: AbstractEventLoop,
         observer: EngineObserver,
     ) -> None:
         self._core = core
         self._info = info
-        self._quota = SessionQuota(max_sessions, core.scheduler.pool)
+        bounds = QueueBounds(limits, lambda: core.forecast, monotonic_s)
+        self._quota = SessionQuota(bounds, core.scheduler.pool)
         self._loop = loop
         self._observer = observer
         self._sinks: dict[int, SessionSink] = {}  # changed on the loop thread only
@@ -149,7 +151,7 @@ class EngineThread:
         handle = self._next_handle
         self._next_handle += 1
         self._sinks[handle], self._drafts[handle], self._accounts[handle] = sink, deque(), account
-        self._quota.opened(account)
+        self._quota.opened(message, account)
         sink.on_congestion = partial(self._pause, handle)
         self._post(lambda: self._core.open(handle, message, grammar, account))
         if sink.is_congested:

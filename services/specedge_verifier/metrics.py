@@ -4,7 +4,7 @@ Labels take values from small fixed sets only; never a session's, a client's or 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Final, get_args
 
@@ -15,6 +15,7 @@ from specedge import __version__
 from specedge.model.execution import Execution
 from specedge.vllm_metrics import Alias, VllmAliases
 from specedge_verifier.batch_histogram import BatchHistogram
+from specedge_verifier.forecast import Forecast
 from specedge_verifier.plain_counter import PlainCounter
 from specedge_verifier.scheduler import Scheduler
 from specedge_verifier.scheduler_metrics import scheduler_metrics
@@ -142,6 +143,19 @@ class VerifierMetrics:
         if price_per_hour is not None:
             price = Gauge("price_dollars_per_second", "Dollars that a second of its device costs", **self._own)
             price.set(price_per_hour / 3600)
+
+    def forecasts(self, picture: Callable[[], Forecast]) -> None:
+        """Show what the engine's latest picture says of its queue."""
+        for name, documentation, read in (
+            ("queued_tokens", "Tokens of prompts that wait to be computed", lambda: picture().num_queued_tokens),
+            (
+                "predicted_ttft_seconds",
+                "Time to first token predicted for a short prompt that comes now; beyond max_predicted_ttft_s sessions "
+                "are refused",
+                lambda: picture().predicted_ttft_s,
+            ),
+        ):
+            Gauge(name, documentation, **self._own).set_function(read)
 
     def step(self, report: StepReport) -> None:
         """Book a finished step."""

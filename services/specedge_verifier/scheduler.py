@@ -27,10 +27,12 @@ from specedge.node_store import IntArray, NodeStore
 from specedge.row_cap import RowCap
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.admission import displaced, first_to_go, next_session
+from specedge_verifier.answer_length import AnswerLengths
 from specedge_verifier.calibration import Calibrations
 from specedge_verifier.draft_budget import draft_budget
 from specedge_verifier.draft_trees import DraftTrees, bare_roots, lay_out
 from specedge_verifier.fair_share import fair_draft_budget
+from specedge_verifier.service_rate import ServiceRate
 from specedge_verifier.session import Session
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.tenant_account import TenantAccount
@@ -123,6 +125,8 @@ class Scheduler:
         self.step_time = step_time
         self.cap = RowCap(limits.max_num_batched_tokens)
         self.calibrations = Calibrations()
+        self.service_rate = ServiceRate()
+        self.answer_lengths = AnswerLengths()
         self.store = NodeStore()
         self.waiting: list[Session] = []
         self.running: list[Session] = []
@@ -146,6 +150,8 @@ class Scheduler:
         if session in self.running:
             self.running.remove(session)
             account.num_running -= 1
+            max_tokens = session.params.max_tokens
+            self.answer_lengths.observe(session.num_generated, session.num_generated >= max_tokens)
         else:
             self.waiting.remove(session)
             account.num_waiting -= 1
@@ -194,6 +200,8 @@ class Scheduler:
             session.num_computed = num_computed
             session.blocks.settle(trie.committed, num_computed)
         self._lesson = schedule, walks, step_s
+        committed = [len(walk.tokens) for walk in walks if walk is not None]
+        self.service_rate.observe(len(committed), sum(committed), step_s, now_s)
         self._free_since_s = now_s
         self.cap.stepped()
 

@@ -1,4 +1,4 @@
-"""Whether one more session may be opened: by its tenant's limits, and by its fair share of the bounded queue.
+"""Whether one more session may be opened: by its tenant's limits, the bounds of the queue, and its fair share of it.
 
 Rule 1  A refused session changes nothing but a count.
 Rule 2  When the verifier has all the sessions it takes, a tenant that has less than its share of them, by weight among
@@ -8,6 +8,7 @@ Rule 2  When the verifier has all the sessions it takes, a tenant that has less 
 from specedge.block_pool import BlockPool
 from specedge.errors import CapacityExceeded, InvalidRequest, TenantLimit
 from specedge.wire.messages import OpenSession
+from specedge_verifier.queue_bounds import QueueBounds
 from specedge_verifier.tenant_account import TenantAccount
 
 
@@ -15,12 +16,12 @@ class SessionQuota:
     """Counts the sessions of all tenants.
 
     Args:
-        max_sessions: running and waiting together; few more under Rule 2.
+        bounds: of the queue; few more sessions under Rule 2.
         pool: the KV blocks.
     """
 
-    def __init__(self, max_sessions: int, pool: BlockPool) -> None:
-        self._max_sessions = max_sessions
+    def __init__(self, bounds: QueueBounds, pool: BlockPool) -> None:
+        self._bounds = bounds
         self._num_blocks = pool.num_blocks
         self._block_size = pool.block_size
         self._num_sessions: dict[TenantAccount, int] = {}
@@ -29,7 +30,7 @@ class SessionQuota:
         """Returns if a tenant may open this session.
 
         Raises InvalidRequest (a prompt or answer beyond its limits), TenantLimit (too many sessions), CapacityExceeded
-        (the queue is full).
+        (the queue is full, or too slow).
         """
         limits, num_prompt = account.limits, len(message.prompt_ids)
         if limits.max_prompt_tokens is not None and num_prompt > limits.max_prompt_tokens:
@@ -53,16 +54,20 @@ class SessionQuota:
             account.usage.refused("sessions")
             raise TenantLimit(
                 f"{num_own} sessions of tenant {account.name} are running or waiting, and max_sessions is "
-                f"{limits.max_sessions}"
+                f"{limits.max_sessions}",
+                self._bounds.end_s(account),
             )
-        num_all = sum(self._num_sessions.values())
-        if num_all >= self._max_sessions and num_own >= self._fair_share(account):
-            account.usage.refused("queue")
-            raise CapacityExceeded(f"{num_all} sessions are running or waiting, the limit is reached")
+        num_all, part = sum(self._num_sessions.values()), self._fair_part(account)
+        no_room = self._bounds.find(message, account, num_all, part)
+        if no_room is None or (no_room.reason == "queue" and num_own < part * self._bounds.limits.max_sessions):
+            return
+        account.usage.refused(no_room.reason)
+        raise CapacityExceeded(no_room.message, no_room.retry_after_s)
 
-    def opened(self, account: TenantAccount) -> None:
+    def opened(self, message: OpenSession, account: TenantAccount) -> None:
         """Count a session."""
         self._num_sessions[account] = self._num_sessions.get(account, 0) + 1
+        self._bounds.opened(message, account)
 
     def closed(self, account: TenantAccount) -> None:
         """Count it no longer."""
@@ -70,6 +75,6 @@ class SessionQuota:
         if not self._num_sessions[account]:
             del self._num_sessions[account]
 
-    def _fair_share(self, account: TenantAccount) -> float:
+    def _fair_part(self, account: TenantAccount) -> float:
         accounts = self._num_sessions.keys() | {account}
-        return self._max_sessions * account.limits.weight / sum(each.limits.weight for each in accounts)
+        return account.limits.weight / sum(each.limits.weight for each in accounts)

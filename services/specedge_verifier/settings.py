@@ -83,6 +83,18 @@ class VerifierSettings(DrafterSettings):
         le=2**20,
         description="most sessions that wait for a place; one more is refused, to be retried",
     )
+    max_queued_tokens: int = Field(
+        default=2**18,
+        ge=1,
+        le=2**30,
+        description="most tokens of prompts that wait to be computed, all sessions together; what exceeds them is "
+        "refused, to be retried; a prompt with nothing before it is taken however long it is",
+    )
+    max_predicted_ttft_s: Seconds = Field(
+        default=20.0,
+        description="seconds to the first token beyond which a session is refused, to be retried: predicted from the "
+        "measured speed and what is before it; edges wait verifier_deadline_s, so better less than that",
+    )
     max_live_nodes: int = Field(
         default=256,
         ge=0,

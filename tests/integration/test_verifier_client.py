@@ -201,12 +201,28 @@ async def test_start_gives_up_at_the_deadline_and_names_the_address() -> None:
 
 async def test_a_full_verifier_is_reported_at_once_however_busily_drafts_are_sent() -> None:
     engine = FakeEngine(max_sessions=0)
-    async with serving(engine) as server, edge_at(server.port, TreeDrafts(64, 2, num_messages=64)) as edge:
-        for _ in range(40):
-            with pytest.raises(CapacityExceeded, match="no more fit") as caught:
-                await answer_of(edge.service, wanted(5))
-            assert caught.value.retry_after_s == 2.5
-    assert edge.counters.num_broken == 0
+    async with serving(engine) as server:
+        for _ in range(20):  # an edge that has been refused sends no drafts before it has a place
+            async with edge_at(server.port, TreeDrafts(64, 2, num_messages=64)) as edge:
+                with pytest.raises(CapacityExceeded, match="no more fit") as caught:
+                    await answer_of(edge.service, wanted(5))
+            assert 2.5 <= caught.value.retry_after_s <= 3.0
+            assert edge.counters.num_broken == 0
+
+
+async def test_for_a_moment_a_full_verifier_is_not_asked_again_for_what_it_refused() -> None:
+    engine = FakeEngine(max_sessions=0)
+    drafts = TreeDrafts()
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        with pytest.raises(CapacityExceeded):
+            await answer_of(edge.service, wanted(5))
+        engine.max_sessions = 1
+        with pytest.raises(CapacityExceeded, match="no more fit") as caught:
+            await answer_of(edge.service, wanted(5))
+        assert 0 < caught.value.retry_after_s < 3.0
+        assert len(drafts.sessions) == 1, "nothing is drafted for it"
+        assert await answer_of(edge.service, wanted(5, priority=1)) == expected_answer(PROMPT, 5)
+        assert await answer_of(edge.service, wanted(5)) == expected_answer(PROMPT, 5), "there is room again"
 
 
 async def test_other_tokenizers_and_versions_are_refused_at_start() -> None:

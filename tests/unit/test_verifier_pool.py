@@ -162,7 +162,7 @@ def test_an_answer_goes_on_only_where_the_same_tokens_come(field: dict[str, obje
 
 def test_a_session_needs_what_its_parameters_ask_for_and_the_context() -> None:
     need = Need.of(3, SamplingParams(max_tokens=97, num_logprobs=0), INFO)
-    assert need == Need(Identity.of(INFO), frozenset({LOGPROBS}), 100)
+    assert need == Need(Identity.of(INFO), frozenset({LOGPROBS}), 100, 3)
     assert not need.is_met_by(replace(INFO, max_len=99))
     assert not need.is_met_by(replace(INFO, capabilities=(GRAMMARS,)))
 

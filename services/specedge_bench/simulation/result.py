@@ -15,6 +15,9 @@ class Answer:
         bursts: (arrival, tokens) of every verdict.
         user, edge: who asked, and where.
         verifier: who answered.
+        retry_after_s: told in place of an answer.
+        predicted_ttft_s: when its session was opened, of the time from then on.
+        opened_s: when that was.
     """
 
     sent_s: float
@@ -23,6 +26,9 @@ class Answer:
     edge: int = 0
     num_prompt_tokens: int = 0
     verifier: int = 0
+    retry_after_s: float | None = None
+    predicted_ttft_s: float = 0.0
+    opened_s: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -45,6 +51,7 @@ class SimResult:
 
     Attributes:
         num_answers, num_tokens: finished.
+        num_refused: requests for which there was no room.
         wall_s: from the first request to the last token, in virtual time.
         tokens_per_s: over the whole of it.
         itl_ms: per token, at 50, 95 and 99 %: a burst of k tokens after a gap g counts as k gaps of g / k.
@@ -65,6 +72,7 @@ class SimResult:
 
     num_answers: int
     num_tokens: int
+    num_refused: int
     wall_s: float
     tokens_per_s: float
     itl_ms: tuple[float, float, float]

@@ -9,6 +9,7 @@ from specedge.errors import SettingsError
 from specedge_bench.curves import StepCurve
 from specedge_bench.network.profiles import NetworkProfile
 from specedge_bench.simulation.acceptance_trace import AcceptanceTrace
+from specedge_verifier.queue_bounds import QueueLimits
 
 System = Literal["autoregressive", "server-only", "specedge"]
 Mode = Literal["streamed", "included", "excluded", "off"]
@@ -69,6 +70,7 @@ class Scenario:
             and places in the trace.
         warm_up: what each of them asks before, which does not count but is learnt from.
         max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
+        queue: the verifier's bounds for new sessions; None takes everyone.
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
             forward.
@@ -100,6 +102,7 @@ class Scenario:
     max_num_batched_tokens: int = 1024
     max_tree_nodes: int = 64
     max_live_nodes: int = 256
+    queue: QueueLimits | None = None
     num_kv_blocks: int | None = None
     verifier_host_s: float = 0.001
     edge_host_s: float = 0.0005

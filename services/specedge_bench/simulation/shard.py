@@ -10,6 +10,7 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.core import DraftCore
 from specedge.drafting.draft_session import DraftingSettings, DraftRequest
 from specedge.drafting.draft_stats import DrafterStats
+from specedge.errors import CapacityExceeded
 from specedge.sampling import SamplingParams
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.load_hint import LoadHint
@@ -171,11 +172,33 @@ class _Shard:
         message = OpenSession(str(handle), prompt_ids, (), sampling, "", drafter_id, system)
         receive = partial(self._receive, place, chosen, handle, answer, partial(self._ask, place, user, requests))
         on_verdict = partial(self._send_verdict, place.downs[chosen], receive)
-        up.send(open_bytes(message), partial(verifier.open, handle, message, on_verdict))
+        up.send(open_bytes(message), partial(self._open, place, chosen, handle, message, answer, on_verdict))
         if place.edge is not None:
             drafting = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
             send = partial(self._send_nodes, up, partial(verifier.draft, handle), DraftEncoder())
             place.edge.open(handle, drafting, send)
+
+    def _open(
+        self,
+        place: _Place,
+        chosen: int,
+        handle: int,
+        message: OpenSession,
+        answer: Answer,
+        on_verdict: Callable[[Verdict], None],
+    ) -> None:
+        """An opening has arrived at the verifier."""
+        answer.opened_s = self._events.now_s
+        try:
+            answer.predicted_ttft_s = self._verifiers[chosen].admit(message)
+        except CapacityExceeded as error:
+            answer.retry_after_s = error.retry_after_s
+            self._num_tokens -= message.sampling.max_tokens
+            place.chooser.ended(chosen)
+            if place.edge is not None:
+                place.edge.close(handle)
+            return
+        self._verifiers[chosen].open(handle, message, on_verdict)
 
     def _send_verdict(self, down: Link, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
         down.send(verdict_bytes(verdict), partial(receive, verdict))
@@ -224,13 +247,14 @@ class _Shard:
         scheduler = Scheduler(BlockPool(num_blocks, BLOCK_SIZE), limits, step_time)
         info = ServerInfo("", "", _VOCAB_SIZE, self._max_len, scenario.max_live_nodes, (), scenario.max_batch_size, "")
         if scenario.system != "server-only":
-            return SimulatedVerifier(self._events, EngineCore(scheduler, target, info, clock), clock)
+            core = EngineCore(scheduler, target, info, clock)
+            return SimulatedVerifier(self._events, core, clock, queue=scenario.queue)
         draft = LocalDraft(self._replay, scenario.draft_curve, clock, scenario.edge_host_s)
         settings = self._drafting("streamed")
         num_slots = min(num_blocks * BLOCK_SIZE, self._num_draft_slots(scenario.max_batch_size))
         drafts = LocalDrafts(draft, settings, num_slots, "server", clock)
         core = EngineCore(scheduler, target, info, clock, drafts)
-        return SimulatedVerifier(self._events, core, clock, draft, drafts.core.stats)
+        return SimulatedVerifier(self._events, core, clock, draft, drafts.core.stats, scenario.queue)
 
     def _new_place(self, index: int) -> _Place:
         scenario, edge = self._scenario, None
@@ -265,7 +289,7 @@ class _Shard:
 
     def _outcome(self) -> ShardOutcome:
         verifiers = self._verifiers
-        end_s = max((answer.bursts[-1][0] for answer in self._answers), default=0.0)
+        end_s = max((answer.bursts[-1][0] for answer in self._answers if answer.bursts), default=0.0)
         edges = [place.edge for place in self._places.values() if place.edge is not None]
         stats: list[DrafterStats] = [edge.core.stats for edge in edges]
         outcome = ShardOutcome(

@@ -23,7 +23,8 @@ def result_of(scenario: Scenario, outcomes: Sequence[ShardOutcome]) -> SimResult
         scenario: what was run.
         outcomes: of all its shards.
     """
-    answers = [answer for outcome in outcomes for answer in outcome.answers]
+    asked = [answer for outcome in outcomes for answer in outcome.answers]
+    answers = [answer for answer in asked if answer.retry_after_s is None]
     wall_s = max(answer.bursts[-1][0] for answer in answers) - min(answer.sent_s for answer in answers)
     totals = VerifierTotals()
     for outcome in outcomes:
@@ -35,6 +36,7 @@ def result_of(scenario: Scenario, outcomes: Sequence[ShardOutcome]) -> SimResult
     tpots = [tpot for answer in answers if (tpot := answer.tpot_s) is not None]
     return SimResult(
         num_answers=len(answers),
+        num_refused=len(asked) - len(answers),
         num_tokens=num_tokens,
         wall_s=wall_s,
         tokens_per_s=num_tokens / wall_s,

@@ -11,6 +11,8 @@ from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.models import LocalDraft
 from specedge_bench.simulation.totals import VerifierTotals
 from specedge_verifier.core import EngineCore, Event
+from specedge_verifier.queue_bounds import QueueBounds, QueueLimits
+from specedge_verifier.session_quota import SessionQuota
 from specedge_verifier.step_report import StepReport
 
 _SHORTEST_WAIT_S = 1e-5  # no real thread looks again sooner, and virtual time must move on
@@ -25,6 +27,7 @@ class SimulatedVerifier:
         clock: of its device.
         local_draft: the draft model `core` uses between its steps; None where edges draft or nobody does.
         draft_stats: of the drafting with it.
+        queue: bounds for new sessions; None takes everyone.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class SimulatedVerifier:
         clock: DeviceClock,
         local_draft: LocalDraft | None = None,
         draft_stats: DrafterStats | None = None,
+        queue: QueueLimits | None = None,
     ) -> None:
         self.core = core
         self.clock = clock
@@ -41,14 +45,25 @@ class SimulatedVerifier:
         self.draft_stats = draft_stats
         self.totals = VerifierTotals()
         self.steps: list[tuple[float, StepReport]] = []  # when each began, and what it did
+        self._bounds = None if queue is None else QueueBounds(queue, lambda: core.forecast, clock)
+        self._quota = None if self._bounds is None else SessionQuota(self._bounds, core.scheduler.pool)
         self._events = events
         self._listeners: dict[int, OnVerdict] = {}
         self._commands: list[Callable[[], list[Event] | None]] = []
         self._is_awake = False  # in a step, or about to look at the commands
         self._num_sleeps = 0
 
+    def admit(self, message: OpenSession) -> float:
+        """Returns the TTFT predicted for a session, 0 without bounds; raises CapacityExceeded."""
+        if self._bounds is None or self._quota is None:
+            return 0.0
+        self._quota.admit(message, self.core.everyone)
+        return self._bounds.predicted_ttft_s(message, self.core.everyone)
+
     def open(self, handle: int, message: OpenSession, on_verdict: OnVerdict) -> None:
-        """A session's opening message has arrived."""
+        """A session begins."""
+        if self._quota is not None:
+            self._quota.opened(message, self.core.everyone)
         self._listeners[handle] = on_verdict
         self._post(partial(self.core.open, handle, message))
 
@@ -91,6 +106,8 @@ class SimulatedVerifier:
                 self._listeners[handle](event)
                 if event.finish_reason:
                     del self._listeners[handle]
+                    if self._quota is not None:
+                        self._quota.closed(self.core.everyone)
             elif isinstance(event, SpecEdgeError):
                 raise event
             else:

@@ -1,0 +1,149 @@
+"""Overload of a real verifier and edge with the embedded models, over HTTP.
+
+    python -m benchmarks.overload
+
+First a closed loop finds what they can do: users enough to keep all places taken and some waiting. Then ten times as
+many requests a second come at random moments, whatever becomes of them. The exit code is 1 unless
+
+- every request is answered in full, or refused with 429 or 503 and Retry-After,
+- the p95 of the time between tokens of those admitted is at most 1.2 times that at capacity,
+- as many tokens come as at capacity, or nearly,
+- most of those refused last that come back when they were told to, and nobody else asks any more, are admitted.
+
+Both loads, the services and the users share the machine: with few cores refusing takes time from answering.
+"""
+
+import argparse
+import asyncio
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.overload.phases import Phase, closed_loop, open_loop
+from benchmarks.overload.user import Question, Users
+from benchmarks.start_up import HOST, edge_is_ready, started, until, verifier_serves
+from specedge_bench.statistics import percentiles
+from specedge_cli.ports import free_port
+
+MAX_ITL_RATIO = 1.2
+MIN_TOKENS_RATIO = 0.8
+MIN_ADMITTED = 0.75
+MORE_USERS = 1.5
+"""Users in the closed loop for each place."""
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    with ExitStack() as stack:
+        log = None if options.log is None else stack.enter_context(options.log.open("wb"))
+        output = {} if log is None else {"output": log.fileno()}
+        verifier_port, port = free_port(HOST), free_port(HOST)
+        flags = ["--metrics-port", "off", "--num-threads", "1"]
+        own = ["--port", str(verifier_port), "--max-batch-size", str(options.places), *options.verifier_flag]
+        verifier = stack.enter_context(started(["verifier", *flags, *own], **output))
+        own = ["--port", str(port), "--verifier-address", f"{HOST}:{verifier_port}", *options.edge_flag]
+        edge = stack.enter_context(started(["edge", *flags, *own], **output))
+        until(verifier_serves(verifier_port), verifier)
+        until(edge_is_ready(port), edge)
+        processes = {"verifier": psutil.Process(verifier.pid), "edge": psutil.Process(edge.pid)}
+        users = Users(f"http://{HOST}:{port}", Question(max_tokens=options.max_tokens))
+        phases = asyncio.run(_measure(users, options, processes, console))
+    violations = judge(*phases)
+    console.print(_table(phases))
+    for violation in violations:
+        console.print(f"[red]{violation}")
+    return int(bool(violations))
+
+
+async def _measure(
+    users: Users, options: argparse.Namespace, processes: dict[str, psutil.Process], console: Console
+) -> tuple[Phase, Phase]:
+    processes["users"] = psutil.Process()
+    await closed_loop(users, options.places, options.warm_up)
+    before = _cpu_s(processes)
+    console.print(f"{options.seconds:g} s at capacity ...")
+    capacity = await closed_loop(users, round(MORE_USERS * options.places), options.seconds)
+    between = _cpu_s(processes)
+    rate = options.times * len(capacity.answered) / capacity.duration_s
+    console.print(f"{options.seconds:g} s with {rate:.1f} requests/s ...")
+    overload = await open_loop(users, rate, options.seconds, options.come_back)
+    after = _cpu_s(processes)
+    for phase, start, end in ((capacity, before, between), (overload, between, after)):
+        phase.cpu_s = {name: end[name] - start[name] for name in processes}
+    return capacity, overload
+
+
+def judge(capacity: Phase, overload: Phase) -> list[str]:
+    """What is not as it must be."""
+    found = []
+    for phase in (capacity, overload):
+        for outcome in phase.failed[:3]:
+            found.append(f"{phase.name}: status {outcome.status}, Retry-After {outcome.retry_after_s}, {outcome.error}")
+    itl_ratio = percentiles(overload.token_gaps_s).p95 / percentiles(capacity.token_gaps_s).p95
+    if not itl_ratio <= MAX_ITL_RATIO:
+        found.append(f"p95 between tokens is {itl_ratio:.2f} times that at capacity, more than {MAX_ITL_RATIO}")
+    tokens_ratio = overload.tokens_per_s / capacity.tokens_per_s
+    if not tokens_ratio >= MIN_TOKENS_RATIO:
+        found.append(f"{tokens_ratio:.2f} times the tokens at capacity come, less than {MIN_TOKENS_RATIO}")
+    back = overload.came_back
+    num_admitted = sum(outcome.status == 200 for outcome in back)
+    if num_admitted < MIN_ADMITTED * len(back):
+        found.append(f"{num_admitted} of {len(back)} that came back after Retry-After were admitted")
+    return found
+
+
+def _table(phases: tuple[Phase, Phase]) -> Table:
+    table = Table("", *(phase.name for phase in phases), "ratio")
+    capacity, overload = phases
+
+    def row(name: str, of: "list[float | str]", ratio: float | None = None) -> None:
+        cells = [value if isinstance(value, str) else f"{value:.4g}" for value in of]
+        table.add_row(name, *cells, "" if ratio is None else f"{ratio:.2f}")
+
+    row("requests", [len(phase.outcomes) for phase in phases], len(overload.outcomes) / len(capacity.outcomes))
+    row("answered", [len(phase.answered) for phase in phases])
+    row("refused", [len(phase.refused) for phase in phases])
+    row("failed", [len(phase.failed) for phase in phases])
+    row("tokens/s", [phase.tokens_per_s for phase in phases], overload.tokens_per_s / capacity.tokens_per_s)
+    gaps = [percentiles(phase.token_gaps_s) for phase in phases]
+    row("between tokens p50, ms", [1e3 * gap.p50 for gap in gaps], gaps[1].p50 / gaps[0].p50)
+    row("between tokens p95, ms", [1e3 * gap.p95 for gap in gaps], gaps[1].p95 / gaps[0].p95)
+    firsts = [percentiles([outcome.ttft_s for outcome in phase.answered]) for phase in phases]
+    row("first token p50, s", [first.p50 for first in firsts])
+    row("first token p95, s", [first.p95 for first in firsts])
+    waits = [percentiles([outcome.retry_after_s or 0.0 for outcome in phase.refused]) for phase in phases]
+    row("Retry-After p50, p95, s", [f"{wait.p50:.3g}, {wait.p95:.3g}" for wait in waits])
+    back = overload.came_back
+    row("came back, admitted", ["", f"{sum(outcome.status == 200 for outcome in back)} of {len(back)}"])
+    for name in capacity.cpu_s:
+        row(f"CPU s, {name}", [phase.cpu_s[name] for phase in phases])
+    return table
+
+
+def _cpu_s(processes: dict[str, psutil.Process]) -> dict[str, float]:
+    times = {name: process.cpu_times() for name, process in processes.items()}
+    return {name: time.user + time.system for name, time in times.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", allow_abbrev=False)
+    parser.add_argument("--places", type=int, default=8, help="sessions that run at a time")
+    parser.add_argument("--times", type=float, default=10.0, help="requests, by those that can be answered")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each load")
+    parser.add_argument("--warm-up", type=float, default=6.0, help="seconds before")
+    parser.add_argument("--max-tokens", type=int, default=96, help="of an answer")
+    parser.add_argument("--come-back", type=int, default=8, help="users that do when they were told to")
+    parser.add_argument("--verifier-flag", action="append", default=[], help="--verifier-flag=--max-waiting=16")
+    parser.add_argument("--edge-flag", action="append", default=[])
+    parser.add_argument("--log", type=Path, help="where the services' own output goes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

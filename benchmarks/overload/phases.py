@@ -1,0 +1,127 @@
+"""The two loads: as many users as keep the service full, and ten times as many requests as it then answers."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from benchmarks.overload.user import Outcome, Users
+
+_FADE = 0.15
+"""Of a phase's duration at its beginning, while queues fill: not counted."""
+
+
+@dataclass(slots=True)
+class Phase:
+    """What a load brought.
+
+    Attributes:
+        began_s, ended_s: what was sent between is counted, by `time.perf_counter`.
+        outcomes: of the requests sent then.
+        came_back: of refused requests that were sent once more when Retry-After was over and nobody else asked.
+        cpu_s: CPU seconds of each service in this time.
+    """
+
+    name: str
+    began_s: float
+    ended_s: float
+    outcomes: list[Outcome]
+    came_back: list[Outcome] = field(default_factory=list)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        return self.ended_s - self.began_s
+
+    @property
+    def answered(self) -> list[Outcome]:
+        """Whole answers."""
+        return [outcome for outcome in self.outcomes if outcome.status == 200 and not outcome.error]
+
+    @property
+    def refused(self) -> list[Outcome]:
+        """In good order."""
+        return [outcome for outcome in self.outcomes if outcome.status in (429, 503)]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Neither."""
+        return [
+            outcome
+            for outcome in self.outcomes
+            if outcome.error
+            or outcome.status not in (200, 429, 503)
+            or (outcome.status != 200 and not _can_retry(outcome))
+        ]
+
+    @property
+    def token_gaps_s(self) -> list[float]:
+        """Of each token after its answer's first burst: a burst of k after a gap g is k times g/k."""
+        gaps: list[float] = []
+        for outcome in self.outcomes:
+            for (before_s, _), (at_s, count) in pairwise(outcome.bursts):
+                if at_s <= self.ended_s:
+                    gaps += [(at_s - before_s) / count] * count
+        return gaps
+
+    @property
+    def tokens_per_s(self) -> float:
+        """That arrived in the counted time, of requests sent in it."""
+        return (
+            sum(n for outcome in self.outcomes for at_s, n in outcome.bursts if at_s <= self.ended_s) / self.duration_s
+        )
+
+
+def _can_retry(outcome: Outcome) -> bool:
+    return outcome.retry_after_s is not None and outcome.retry_after_s > 0
+
+
+async def closed_loop(users: Users, num_users: int, duration_s: float) -> Phase:
+    """So many users for so long, each of whom asks again when the last answer is there."""
+    outcomes: list[Outcome] = []
+    start_s = time.perf_counter()
+    end_s = start_s + duration_s
+
+    async def ask_on() -> None:
+        while time.perf_counter() < end_s:
+            outcomes.append(await users.ask())
+
+    await asyncio.gather(*(ask_on() for _ in range(num_users)))
+    return _phase("at capacity", start_s, end_s, outcomes)
+
+
+async def open_loop(users: Users, rate_per_s: float, duration_s: float, num_come_back: int, seed: int = 0) -> Phase:
+    """Requests at random moments (Poisson), whatever becomes of them.
+
+    Args:
+        users: who ask.
+        rate_per_s: mean.
+        duration_s: how long.
+        num_come_back: of the last that were refused, so many ask once more when they were told to.
+        seed: of the moments.
+    """
+    dice = random.Random(seed)
+    tasks: list[asyncio.Task[Outcome]] = []
+    start_s = time.perf_counter()
+    end_s = next_s = start_s + 0.0
+    end_s = start_s + duration_s
+    while (next_s := next_s + dice.expovariate(rate_per_s)) < end_s:
+        await asyncio.sleep(max(0.0, next_s - time.perf_counter()))
+        tasks.append(asyncio.create_task(users.ask()))
+    refused = [task.result() for task in tasks if task.done() and _can_retry(task.result())]
+    returning = [asyncio.create_task(_come_back(users, outcome)) for outcome in refused[-num_come_back:]]
+    phase = _phase("overload", start_s, end_s, await asyncio.gather(*tasks))
+    phase.came_back = await asyncio.gather(*returning)
+    return phase
+
+
+async def _come_back(users: Users, refused: Outcome) -> Outcome:
+    assert refused.retry_after_s is not None
+    await asyncio.sleep(refused.sent_s + refused.retry_after_s - time.perf_counter())
+    return await users.ask()
+
+
+def _phase(name: str, start_s: float, end_s: float, outcomes: list[Outcome]) -> Phase:
+    counted_s = start_s + _FADE * (end_s - start_s)
+    return Phase(name, counted_s, end_s, [outcome for outcome in outcomes if outcome.sent_s >= counted_s])

@@ -14,8 +14,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.host_limit.target import VOCAB_SIZE, TreeMaker
-from benchmarks.host_limit.verifier import FINGERPRINT
+from benchmarks.host_limit.target import FINGERPRINT, VOCAB_SIZE, TreeMaker
 from specedge.sampling import SamplingParams
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.wire import codec

@@ -16,6 +16,7 @@ from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule
 
 VOCAB_SIZE = 32_768
+FINGERPRINT = "host-limit"
 
 
 def tokens_at(seeds: IntArray | int, positions: IntArray) -> IntArray:

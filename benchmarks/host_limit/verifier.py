@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from benchmarks.host_limit.clocks import PhaseClocks, thread_cpu_s
-from benchmarks.host_limit.target import VOCAB_SIZE, WaitingTarget
+from benchmarks.host_limit.target import FINGERPRINT, VOCAB_SIZE, WaitingTarget
 from specedge.block_pool import BlockPool
 from specedge.wire import codec
 from specedge.wire.draft_codec import DraftDecoder
@@ -30,7 +30,6 @@ from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
 
-FINGERPRINT = "host-limit"
 MAX_LEN = 2048
 MAX_LIVE_NODES = 256
 _MAX_TREE_NODES = 64

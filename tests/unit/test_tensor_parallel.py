@@ -16,6 +16,7 @@ import torch
 from lean_models import FAMILIES, VOCAB_SIZE, save_model
 from packed_batches import NUM_SLOTS, mixed_batches
 from processes import HOST, quiet_port
+from pydantic import ValidationError
 
 from specedge.errors import ModelLoadError, SettingsError
 from specedge.model.batch import PackedBatch, Segment
@@ -26,6 +27,7 @@ from specedge.model.ranks import RankPlace, Ranks, rank_device, refuse_several
 from specedge.model.runner import ModelRunner
 from specedge_verifier.mirrored import MirroredRunner, stop_followers
 from specedge_verifier.rank_pulse import RankPulse
+from specedge_verifier.settings import VerifierSettings
 
 TIMEOUT_S = 60.0
 
@@ -154,3 +156,8 @@ def test_who_is_who_comes_from_torchrun() -> None:
     with pytest.raises(SettingsError, match="device cuda:0 names one device, and tensor_parallel_size is 4"):
         rank_device(place, "cuda:0")
     assert rank_device(place, "cpu") == torch.device("cpu")
+
+
+def test_engine_native_is_not_divided() -> None:
+    with pytest.raises(ValidationError, match="engine native is not divided among ranks, and .* is 2"):
+        VerifierSettings(engine="native", tensor_parallel_size=2)

@@ -146,14 +146,14 @@ class VerifierPool:
 
     async def _meet(self, deadline_s: float) -> list[SpecEdgeError]:
         """Asks all of them; what those said that cannot be used."""
-        asking = {asyncio.create_task(self._ask(member, deadline_s)) for member in self._members.values()}
+        asking = [asyncio.create_task(self._ask(member, deadline_s)) for member in self._members.values()]
         loop, errors = asyncio.get_running_loop(), list[SpecEdgeError]()
-        waiting, end_s = set(asking), math.inf
+        waiting, end_s = {*asking}, math.inf
         try:
             while waiting and (now_s := loop.time()) < end_s:
                 timeout_s = None if end_s == math.inf else end_s - now_s
                 done, waiting = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                found = [error for task in done if (error := task.result()) is not None]
+                found = [error for task in asking if task in done and (error := task.result()) is not None]
                 errors += found
                 if len(found) < len(done):
                     end_s = min(end_s, loop.time() + self.times.meet_s)

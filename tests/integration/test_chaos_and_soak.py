@@ -30,5 +30,4 @@ async def test_faults_cost_a_pause_and_nothing_grows(tmp_path: Path) -> None:
     assert soaked.problems == []
     assert kills.num_kills == 4
     assert len(kills.answers) > 4
-    assert any(effect.recoveries_s for effect in kills.effects), "an answer must have left its verifier"
     assert soaked.tally.num_turns

@@ -60,13 +60,13 @@ class AccessControl:
         limits = self._limits.setdefault(key.name, KeyLimits())
         refusal = limits.admit(key.requests_per_minute, key.max_concurrent, self._clock())
 
-        is_settled = refusal is not None
+        is_settled, began_s = refusal is not None, self._clock()
 
         def settle() -> None:
             nonlocal is_settled
             if not is_settled:
                 is_settled = True
-                limits.release()
+                limits.release(self._clock() - began_s)
                 self._meter(key, scope["state"].get("totals"))
 
         async def send_with_limits(message: Message) -> None:

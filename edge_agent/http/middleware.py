@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 import uuid
 from typing import Final
 
@@ -15,6 +16,7 @@ from edge_agent.http.api_keys import ApiKeyFile
 from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
 from edge_agent.http.request_log import NO_ANSWER, RequestOutcome, logged_request
 from edge_agent.http.settings import HttpSettings
+from edge_agent.http.turnaround import Turnaround
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
 from specedge.errors import CapacityExceeded
@@ -114,6 +116,7 @@ class ConcurrencyLimit:
         self._app = app
         self._max_concurrent = max_concurrent
         self._num_running = 0
+        self._turnaround = Turnaround()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on if there is room."""
@@ -124,13 +127,16 @@ class ConcurrencyLimit:
             message = (
                 f"{self._num_running} requests are being served, and {self._max_concurrent} are the most at a time"
             )
-            await describe(CapacityExceeded(message)).response(scope["path"])(scope, receive, send)
+            error = CapacityExceeded(message, self._turnaround.next_end_s(self._num_running))
+            await describe(error).response(scope["path"])(scope, receive, send)
             return
         self._num_running += 1
+        began_s = time.perf_counter()
         try:
             await self._app(scope, receive, send)
         finally:
             self._num_running -= 1
+            self._turnaround.ended(time.perf_counter() - began_s)
 
 
 def _request_id(given: str | None) -> str:

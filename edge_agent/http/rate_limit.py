@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_agent.http.turnaround import Turnaround
+
 RefusalReason = Literal["rate", "concurrency"]
-_CONCURRENCY_RETRY_S = 1.0
 
 
 class TokenBucket:
@@ -81,6 +82,7 @@ class KeyLimits:
     def __init__(self) -> None:
         self._bucket: TokenBucket | None = None
         self._num_running = 0
+        self._turnaround = Turnaround()
 
     @property
     def num_running(self) -> int:
@@ -96,7 +98,7 @@ class KeyLimits:
         """
         if max_concurrent is not None and self._num_running >= max_concurrent:
             message = f"{self._num_running} requests with this API key are being served, and {max_concurrent} are the "
-            return Refusal("concurrency", message + "most at a time", _CONCURRENCY_RETRY_S)
+            return Refusal("concurrency", message + "most at a time", self._turnaround.next_end_s(self._num_running))
         self._set_rate(per_minute, now_s)
         if self._bucket is not None and (wait_s := self._bucket.take(now_s)):
             message = f"this API key is good for {per_minute} requests per minute, which are used up; "
@@ -104,9 +106,10 @@ class KeyLimits:
         self._num_running += 1
         return None
 
-    def release(self) -> None:
-        """One request that was let through has ended."""
+    def release(self, duration_s: float) -> None:
+        """One request that was let through has ended, after so long."""
         self._num_running -= 1
+        self._turnaround.ended(duration_s)
 
     def headers(self, now_s: float) -> list[tuple[bytes, bytes]]:
         """OpenAI's headers about the rate; none where there is no limit."""

@@ -150,8 +150,8 @@ class VerifierMetrics:
             ("queued_tokens", "Tokens of prompts that wait to be computed", lambda: picture().num_queued_tokens),
             (
                 "predicted_ttft_seconds",
-                "Time to first token predicted for a short prompt that comes now; beyond max_predicted_ttft_s sessions "
-                "are refused",
+                "Seconds to the first token predicted for a short prompt that comes now; beyond max_predicted_ttft_s "
+                "sessions are refused",
                 lambda: picture().predicted_ttft_s,
             ),
         ):

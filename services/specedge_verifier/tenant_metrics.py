@@ -35,7 +35,8 @@ class TenantMetrics(Collector):
         opened = CounterMetricFamily(_PREFIX + "tenant_opened_sessions", "Sessions opened", labels=["tenant"])
         refused = CounterMetricFamily(
             _PREFIX + "tenant_refused_sessions",
-            "Sessions refused: beyond max_sessions, max_prompt_tokens, kv_share, or the fair share of a full queue",
+            "Sessions refused: beyond the tenant's max_sessions, max_prompt_tokens or kv_share, or for want of room: "
+            "queue (sessions), tokens (max_queued_tokens), ttft (max_predicted_ttft_s)",
             labels=["tenant", "reason"],
         )
         sessions = GaugeMetricFamily(_PREFIX + "tenant_sessions", "Sessions by state", labels=["tenant", "state"])

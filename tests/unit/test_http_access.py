@@ -73,7 +73,7 @@ def test_requests_at_a_time() -> None:
     assert limits.admit(2, 1, 0.0) is None
     refusal = limits.admit(2, 1, 0.0)
     assert refusal is not None and refusal.reason == "concurrency" and "1 are the most" in refusal.message
-    limits.release()
+    limits.release(1.0)
     assert limits.admit(2, 1, 0.0) is None, "the refused request took nothing from the rate"
     assert limits.num_running == 1
 

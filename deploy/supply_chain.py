@@ -29,6 +29,7 @@ ALLOWED = frozenset(
 the CUDA libraries that torch brings along for GPUs."""
 
 SPELLINGS = {
+    "apache": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
     "apache 2.0 license": "Apache-2.0",
     "apache license 2.0": "Apache-2.0",

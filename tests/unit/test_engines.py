@@ -162,7 +162,7 @@ def test_the_choice_can_be_shown() -> None:
 )
 def test_auto_says_why_it_is_transformers(tmp_path, caplog, monkeypatch, change, config, reason) -> None:
     asked = []
-    monkeypatch.setattr(engines, "load_model", lambda *how: asked.append(how))
+    monkeypatch.setattr(engines, "load_model", lambda *how, ranks: asked.append(how))
     folder = copy_of_draft(tmp_path / "model", change, **config)
     load_for("auto", folder, "cpu", "float16")
     assert asked == [(folder, "cpu", "float16")]
@@ -297,7 +297,7 @@ def test_a_model_of_the_hub_without_safetensors_is_transformers(hub, tmp_path, m
     folder = copy_of_draft(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
     asked = []
-    monkeypatch.setattr(engines, "load_model", lambda *how: asked.append(how))
+    monkeypatch.setattr(engines, "load_model", lambda *how, ranks: asked.append(how))
     model_id = hub(folder)
     load_for("auto", model_id, "cpu", "bfloat16")
     assert asked == [(model_id, "cpu", "bfloat16")]

@@ -159,9 +159,5 @@ def test_who_is_who_comes_from_torchrun() -> None:
 
 
 def test_engine_native_is_not_divided() -> None:
-<<<<<<< HEAD
-    with pytest.raises(ValidationError, match=r"engine native is not divided among ranks, and .* is 2"):
-=======
     with pytest.raises(ValidationError, match=r"native is not divided among ranks, and \w+ is 2"):
->>>>>>> tp
         VerifierSettings(engine="native", tensor_parallel_size=2)

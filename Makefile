@@ -144,9 +144,6 @@ test-envoy: $(INSTALLED_DEV)
 test-kubernetes: $(INSTALLED_DEV)
 	$(RUN) -m pytest -q -rs tests/unit/test_kubernetes.py $(ARGS)
 
-# ARGS="--messages 1000 --bodies 1000" sends fewer.
-fuzz: $(INSTALLED_DEV)
-	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m fuzz --seed $(SEED) $(ARGS)
 # Without FROM: the commit before the protocol's last change.
 FROM ?= $(shell git log -1 --format=%h -- proto/specedge)~1
 test-upgrade: $(INSTALLED_DEV)
@@ -168,6 +165,7 @@ chaos: $(INSTALLED_DEV)
 soak: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m soak --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
+# ARGS="--messages 1000 --bodies 1000" sends fewer.
 fuzz: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(RUN) -m fuzz --seed $(SEED) $(ARGS)
 

@@ -6,7 +6,7 @@ from chaos.recovery import effects_of, violations
 from chaos.schedule import Fault, Kind
 from processes import Ask
 from resilience.load import Answer
-from resilience.site import LogRecord
+from resilience.site import LogRecord, broken_lines
 
 ASK = Ask("The fox", seed=1, max_tokens=3)
 TEXTS = {ASK: "abc"}
@@ -55,3 +55,11 @@ def test_what_a_user_must_not_see(seen: Answer, problem: str | None) -> None:
     found = [*violations([seen], TEXTS, [event(10.0, 12.0, is_blackout=True)])]
     assert len(found) == (problem is not None)
     assert problem is None or problem in found[0]
+
+
+def test_a_traceback_is_a_problem_unless_a_warning_or_a_full_disk_explains_it() -> None:
+    trace = "Traceback (most recent call last):"
+    handled = f'{{"level": "WARNING", "message": "not yet", "exception": "{trace}"}}'
+    failed = f'{{"level": "ERROR", "message": "failed", "exception": "{trace}"}}'
+    log = "\n".join([handled, "--- Logging error ---", trace, failed, trace])
+    assert [*broken_lines(log)] == [failed, trace]

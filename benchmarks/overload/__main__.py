@@ -8,7 +8,7 @@ many requests a second come at random moments, whatever becomes of them. The exi
 - every request is answered in full, or refused with 429 or 503 and Retry-After,
 - the p95 of the time between tokens of those admitted is at most 1.2 times that at capacity,
 - as many tokens come as at capacity, or nearly,
-- most of those refused last that come back when they were told to, and nobody else asks any more, are admitted.
+- one who is refused and comes back when told to, while nobody else asks any more, is mostly admitted.
 
 Both loads, the services and the users share the machine: with few cores refusing takes time from answering.
 """
@@ -16,6 +16,7 @@ Both loads, the services and the users share the machine: with few cores refusin
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overload.phases import Phase, closed_loop, open_loop
-from benchmarks.overload.user import Question, Users
+from benchmarks.overload.phases import Phase, closed_loop, come_back, open_loop
+from benchmarks.overload.user import Outcome, Question, Users
 from benchmarks.start_up import HOST, edge_is_ready, started, until, verifier_serves
 from specedge_bench.statistics import percentiles
 from specedge_cli.ports import free_port
@@ -53,9 +54,9 @@ def main(arguments: list[str]) -> int:
         until(edge_is_ready(port), edge)
         processes = {"verifier": psutil.Process(verifier.pid), "edge": psutil.Process(edge.pid)}
         users = Users(f"http://{HOST}:{port}", Question(max_tokens=options.max_tokens))
-        phases = asyncio.run(_measure(users, options, processes, console))
-    violations = judge(*phases)
-    console.print(_table(phases))
+        capacity, overload, back = asyncio.run(_measure(users, options, processes, console))
+    violations = judge(capacity, overload, back)
+    console.print(_table((capacity, overload), back))
     for violation in violations:
         console.print(f"[red]{violation}")
     return int(bool(violations))
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 async def _measure(
     users: Users, options: argparse.Namespace, processes: dict[str, psutil.Process], console: Console
-) -> tuple[Phase, Phase]:
+) -> tuple[Phase, Phase, list[Outcome]]:
     processes["users"] = psutil.Process()
     await closed_loop(users, options.places, options.warm_up)
     before = _cpu_s(processes)
@@ -72,14 +73,14 @@ async def _measure(
     between = _cpu_s(processes)
     rate = options.times * len(capacity.answered) / capacity.duration_s
     console.print(f"{options.seconds:g} s with {rate:.1f} requests/s ...")
-    overload = await open_loop(users, rate, options.seconds, options.come_back)
+    overload = await open_loop(users, rate, options.seconds)
     after = _cpu_s(processes)
     for phase, start, end in ((capacity, before, between), (overload, between, after)):
         phase.cpu_s = {name: end[name] - start[name] for name in processes}
-    return capacity, overload
+    return capacity, overload, await come_back(users, options.come_back)
 
 
-def judge(capacity: Phase, overload: Phase) -> list[str]:
+def judge(capacity: Phase, overload: Phase, back: Sequence[Outcome]) -> list[str]:
     """What is not as it must be."""
     found = []
     for phase in (capacity, overload):
@@ -91,14 +92,13 @@ def judge(capacity: Phase, overload: Phase) -> list[str]:
     tokens_ratio = overload.tokens_per_s / capacity.tokens_per_s
     if not tokens_ratio >= MIN_TOKENS_RATIO:
         found.append(f"{tokens_ratio:.2f} times the tokens at capacity come, less than {MIN_TOKENS_RATIO}")
-    back = overload.came_back
     num_admitted = sum(outcome.status == 200 for outcome in back)
     if num_admitted < MIN_ADMITTED * len(back):
         found.append(f"{num_admitted} of {len(back)} that came back after Retry-After were admitted")
     return found
 
 
-def _table(phases: tuple[Phase, Phase]) -> Table:
+def _table(phases: tuple[Phase, Phase], back: Sequence[Outcome]) -> Table:
     table = Table("", *(phase.name for phase in phases), "ratio")
     capacity, overload = phases
 
@@ -119,7 +119,6 @@ def _table(phases: tuple[Phase, Phase]) -> Table:
     row("first token p95, s", [first.p95 for first in firsts])
     waits = [percentiles([outcome.retry_after_s or 0.0 for outcome in phase.refused]) for phase in phases]
     row("Retry-After p50, p95, s", [f"{wait.p50:.3g}, {wait.p95:.3g}" for wait in waits])
-    back = overload.came_back
     row("came back, admitted", ["", f"{sum(outcome.status == 200 for outcome in back)} of {len(back)}"])
     for name in capacity.cpu_s:
         row(f"CPU s, {name}", [phase.cpu_s[name] for phase in phases])
@@ -138,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load")
     parser.add_argument("--warm-up", type=float, default=6.0, help="seconds before")
     parser.add_argument("--max-tokens", type=int, default=96, help="of an answer")
-    parser.add_argument("--come-back", type=int, default=8, help="users that do when they were told to")
+    parser.add_argument("--come-back", type=int, default=4, help="times that one does when told to")
     parser.add_argument("--verifier-flag", action="append", default=[], help="--verifier-flag=--max-waiting=16")
     parser.add_argument("--edge-flag", action="append", default=[])
     parser.add_argument("--log", type=Path, help="where the services' own output goes")

@@ -8,6 +8,9 @@ from itertools import pairwise
 
 from benchmarks.overload.user import Outcome, Users
 
+_FILL_EVERY_S = 0.02
+_MOST_TO_FILL = 500
+
 _FADE = 0.15
 """Of a phase's duration at its beginning, while queues fill: not counted."""
 
@@ -19,7 +22,6 @@ class Phase:
     Attributes:
         began_s, ended_s: what was sent between is counted, by `time.perf_counter`.
         outcomes: of the requests sent then.
-        came_back: of refused requests that were sent once more when Retry-After was over and nobody else asked.
         cpu_s: CPU seconds of each service in this time.
     """
 
@@ -27,7 +29,6 @@ class Phase:
     began_s: float
     ended_s: float
     outcomes: list[Outcome]
-    came_back: list[Outcome] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -91,35 +92,40 @@ async def closed_loop(users: Users, num_users: int, duration_s: float) -> Phase:
     return _phase("at capacity", start_s, end_s, outcomes)
 
 
-async def open_loop(users: Users, rate_per_s: float, duration_s: float, num_come_back: int, seed: int = 0) -> Phase:
+async def open_loop(users: Users, rate_per_s: float, duration_s: float, seed: int = 0) -> Phase:
     """Requests at random moments (Poisson), whatever becomes of them.
 
     Args:
         users: who ask.
         rate_per_s: mean.
         duration_s: how long.
-        num_come_back: of the last that were refused, so many ask once more when they were told to.
         seed: of the moments.
     """
     dice = random.Random(seed)
     tasks: list[asyncio.Task[Outcome]] = []
-    start_s = time.perf_counter()
-    end_s = next_s = start_s + 0.0
+    start_s = next_s = time.perf_counter()
     end_s = start_s + duration_s
     while (next_s := next_s + dice.expovariate(rate_per_s)) < end_s:
         await asyncio.sleep(max(0.0, next_s - time.perf_counter()))
         tasks.append(asyncio.create_task(users.ask()))
-    refused = [task.result() for task in tasks if task.done() and _can_retry(task.result())]
-    returning = [asyncio.create_task(_come_back(users, outcome)) for outcome in refused[-num_come_back:]]
-    phase = _phase("overload", start_s, end_s, await asyncio.gather(*tasks))
-    phase.came_back = await asyncio.gather(*returning)
-    return phase
+    return _phase("overload", start_s, end_s, await asyncio.gather(*tasks))
 
 
-async def _come_back(users: Users, refused: Outcome) -> Outcome:
-    assert refused.retry_after_s is not None
-    await asyncio.sleep(refused.sent_s + refused.retry_after_s - time.perf_counter())
-    return await users.ask()
+async def come_back(users: Users, num_times: int) -> list[Outcome]:
+    """What one user gets who was refused and comes back when told to, and nobody else asks any more; so many times."""
+    outcomes = []
+    for _ in range(num_times):
+        tasks: list[asyncio.Task[Outcome]] = []
+        refused: Outcome | None = None
+        while refused is None and len(tasks) < _MOST_TO_FILL:
+            tasks.append(asyncio.create_task(users.ask()))
+            await asyncio.sleep(_FILL_EVERY_S)
+            refused = next((task.result() for task in tasks if task.done() and _can_retry(task.result())), None)
+        if refused is not None and refused.retry_after_s is not None:
+            await asyncio.sleep(refused.sent_s + refused.retry_after_s - time.perf_counter())
+            outcomes.append(await users.ask())
+        await asyncio.gather(*tasks)
+    return outcomes
 
 
 def _phase(name: str, start_s: float, end_s: float, outcomes: list[Outcome]) -> Phase:

@@ -25,7 +25,7 @@ class Question:
         timeout_s: after which a request has failed.
     """
 
-    num_prompts: int = 4
+    num_prompts: int = 3
     max_tokens: int = 96
     timeout_s: float = 90.0
 

@@ -17,7 +17,7 @@ async def test_too_many_requests_are_refused_in_good_order_and_nothing_is_left_b
     with running(verifier, edge):
         users = Users(edge.url, Question(num_prompts=2, max_tokens=32, timeout_s=60.0))
         capacity = await closed_loop(users, 2, 1.0)
-        overload = await open_loop(users, 80.0, 1.5, num_come_back=0)
+        overload = await open_loop(users, 80.0, 1.5)
         first, *others = await asyncio.gather(*(users.ask() for _ in range(12)))
         outcomes = [*capacity.outcomes, *overload.outcomes, first, *others]
         for outcome in outcomes:

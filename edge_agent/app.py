@@ -39,6 +39,7 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import InvalidRequest, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.garbage import spare_steps
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -133,6 +134,7 @@ async def _serve_loaded(
     metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
     if models.drafter is not None:
         models.drafter.start()
+    spare_steps()
     app = compose(settings, models, service, metrics)
     context = None if https is None else https.context
     server = http_server(app, settings.drain_timeout_s, tls=context, on_refused=metrics.refused_head)

@@ -18,6 +18,7 @@ from specedge.drafting.draft_model import RankedDraftModel
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
+from specedge.garbage import spare_steps
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars, has_grammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -32,7 +33,6 @@ from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
-from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.kv_sizing import DraftKV, choose_num_blocks, context_length

@@ -21,13 +21,13 @@ from typing import TypeVar
 import numpy as np
 
 from specedge.block_pool import BlockPool
+from specedge.garbage import spare_steps
 from specedge.node_store import IntArray
 from specedge.sampling import SamplingParams
 from specedge.trie import ROOT, DraftTrie
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo
 from specedge_verifier.acceptance import Walk
 from specedge_verifier.core import EngineCore
-from specedge_verifier.garbage import spare_steps
 from specedge_verifier.packing import pack, row_groups
 from specedge_verifier.scheduler import Schedule, Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime

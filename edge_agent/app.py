@@ -43,6 +43,7 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.errors import DrafterDead, ModelLoadError, ProtocolError, VerifierUnavailable
+from specedge.garbage import spare_steps
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -162,6 +163,7 @@ async def _serve_loaded(
         failed = asyncio.create_task(models.drafter.failure())
         ending.add(failed)
     watchdog = start_watchdog(settings, models.drafter)
+    spare_steps()
     app = compose(settings, models, service, metrics, journal, draft_only)
     context = None if https is None else https.context
     server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)

@@ -9,7 +9,8 @@ from typing import Final
 from specedge.errors import CapacityExceeded
 
 TRUST_S: Final = 0.5
-"""How long: then one asks again, for there may be room before it was predicted."""
+"""How long: then all ask again, for there may be room before it was predicted. That another one has just begun does not
+shorten it: it is the queue that was full, and others stand in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class KnownRefusal:
     num_tokens: int
     priority: int
     came_s: float
+
+    @property
+    def until_s(self) -> float:
+        """When there should be room."""
+        return self.came_s + self.error.retry_after_s
 
     def meets(self, num_tokens: int, priority: int, now_s: float) -> CapacityExceeded | None:
         """What another request is told now; None: it has to ask."""

@@ -180,7 +180,8 @@ class VerifierMember:
 
     def is_full(self, now_s: float) -> bool:
         """Whether a session opened now would have to wait for a place, as far as is known."""
-        return now_s < self._full_until_s or (self._hinted is not None and self._hinted >= 1.0)
+        has_refused = self._refusal is not None and now_s < self._refusal.until_s
+        return has_refused or (self._hinted is not None and self._hinted >= 1.0)
 
     def refuses(self, need: Need, now_s: float) -> CapacityExceeded | None:
         """What it would surely answer, since it just did; None: it has to be asked."""
@@ -220,7 +221,7 @@ class VerifierMember:
         """A session was admitted."""
         self.num_opened += 1
         self.is_serving = True
-        self._full_until_s, self._refusal = 0.0, None
+        self._full_until_s = 0.0
         self.breaker.opened()
 
     def broke(self, error: SpecEdgeError, now_s: float, need: Need | None = None) -> None:

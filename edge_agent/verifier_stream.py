@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STATUS_PATIENCE_S = 0.5
+STATUS_PATIENCE_S = 2.0
 FAILED_WRITE_DETAILS = "Internal error from Core"
 """What grpc.aio calls the end of a stream whose last write failed, often because the verifier had ended it."""
 

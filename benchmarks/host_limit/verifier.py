@@ -17,13 +17,13 @@ import grpc
 from benchmarks.host_limit.clocks import PhaseClocks, thread_cpu_s
 from benchmarks.host_limit.target import FINGERPRINT, VOCAB_SIZE, WaitingTarget
 from specedge.block_pool import BlockPool
+from specedge.garbage import spare_steps
 from specedge.wire import codec
 from specedge.wire.draft_codec import DraftDecoder
 from specedge.wire.messages import DRAFT_TRIES, PADDING, DraftNodes, ServerInfo, Verdict
 from specedge_verifier import core as core_module
 from specedge_verifier.core import EngineCore, Event, StepInFlight, StepResult
 from specedge_verifier.engine import EngineThread, monotonic_s
-from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits

@@ -20,6 +20,7 @@ from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
 from specedge.drafting.ranking import ChildRanking
 from specedge.errors import EngineDead
+from specedge.garbage import spare_steps
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars, has_grammars
 from specedge.metrics_server import serve_metrics, stop_metrics
@@ -38,7 +39,6 @@ from specedge_verifier.core import EngineCore
 from specedge_verifier.drain_socket import DrainNews, drain_socket
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.follower import Follower
-from specedge_verifier.garbage import spare_steps
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.kv_sizing import context_length

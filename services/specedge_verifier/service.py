@@ -66,7 +66,7 @@ class StreamOptions:
     """
 
     open_timeout_s: float = 10.0
-    linger_s: float = 1.0
+    linger_s: float = 10.0
     max_unsent_verdicts: int = 64
     shape: FrameShape = UNSHAPED
 

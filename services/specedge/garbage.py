@@ -1,4 +1,4 @@
-"""Garbage collection of the verifier's process, tuned for steps that must be short."""
+"""Garbage collection of a process whose steps must be short and whose event loop must not stop."""
 
 import gc
 
@@ -8,7 +8,8 @@ _YOUNG_OBJECTS = 20_000
 def spare_steps() -> None:
     """Keep collections out of the way; to be called once everything is loaded.
 
-    What has been loaded stays, so that no collection need look at it again. A step makes thousands of objects that die
+    What has been loaded stays, so that no collection need look at it again: with a model's libraries that is some
+    hundred milliseconds, in which nothing else runs. A step makes thousands of objects that die
     by reference count; with the interpreter's threshold of 700 nearly every step would pay for a collection that finds
     nothing.
     """

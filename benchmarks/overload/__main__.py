@@ -10,7 +10,8 @@ many requests a second come at random moments, whatever becomes of them. The exi
 - as many tokens come as at capacity, or nearly,
 - one who is refused and comes back when told to, while nobody else asks any more, is mostly admitted.
 
-Both loads, the services and the users share the machine: with few cores refusing takes time from answering.
+Both loads, the services and the users share the machine: with few cores refusing takes time from answering
+(see the CPU seconds), and the second condition fails.
 """
 
 import argparse

@@ -14,6 +14,9 @@ from specedge_bench.prompts.loaders import load_prompts
 NO_ANSWER = 0
 """In place of a status: the connection broke, or nothing came in time."""
 
+MAX_CHARACTERS = 300
+"""Of each text that goes into a prompt: some together must leave room for an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -72,7 +75,8 @@ class Users:
         self._host, self._port = place.hostname, place.port
         self._question = question
         self._dice = random.Random(seed)
-        self._texts = [prompt.text or prompt.messages[-1][1] for prompt in load_prompts()]
+        texts = [prompt.text or prompt.messages[-1][1] for prompt in load_prompts()]
+        self._texts = [text for text in texts if len(text) <= MAX_CHARACTERS]
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self._num_asked = 0
 

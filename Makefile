@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security test-upgrade bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto \
+  test-monitoring test-security test-slow test-upgrade bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto \
   lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
@@ -42,6 +42,7 @@ BENCH_OUT ?= bench-runs/$(shell date +%Y-%m-%d-%H%M%S)
 help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
 	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
+	@echo 'make test-slow           what `make test` leaves out because it takes minutes, all on real processes'
 	@echo 'make test-kernels        the Triton kernels: interpreted, and compiled for Ampere and Hopper (installs triton)'
 	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
 	@echo 'make test-api            thousands of requests made from our own /openapi.json, on the real pair too'
@@ -71,6 +72,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
+
+test-slow: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -m slow $(ARGS)
 
 test-kernels: $(INSTALLED_DEV)
 	$(PIP) install -c $(LOCK) -e '.[dev,kernels]'
@@ -127,9 +131,9 @@ test-containers: $(INSTALLED_DEV)
 	$(RUN) -m pytest -q -rs --timeout 3600 tests/containers $(ARGS)
 
 # Who may connect, what each may take, what an observer learns, and what no protocol allows; all of it is in `make test`.
-SECURITY := tests/security tests/property/test_tenant_floods.py \
+SECURITY := tests/security tests/property/test_tenant_floods.py tests/property/test_journal.py \
   $(addprefix tests/integration/test_,tls.py tls_processes.py tenants.py tenant_certificates.py hostile_input.py \
-    http_access.py http_heads.py observed_processes.py) \
+    http_access.py http_heads.py http_idempotency.py observed_processes.py) \
   $(addprefix tests/unit/test_,shaping.py supply_chain.py tls_files.py transport_rules.py handshakes.py fair_share.py \
     tenants_file.py)
 test-security: $(INSTALLED_DEV)

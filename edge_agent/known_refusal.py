@@ -11,6 +11,8 @@ from specedge.errors import CapacityExceeded
 TRUST_S: Final = 0.5
 """How long: then all ask again, for there may be room before it was predicted. That another one has just begun does not
 shorten it: it is the queue that was full, and others stand in it."""
+LEAST_S: Final = 0.05
+"""Shorter times are told to nobody: one asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class KnownRefusal:
     def meets(self, num_tokens: int, priority: int, now_s: float) -> CapacityExceeded | None:
         """What another request is told now; None: it has to ask."""
         passed_s = now_s - self.came_s
-        if passed_s >= min(TRUST_S, self.error.retry_after_s):
+        if passed_s >= min(TRUST_S, self.error.retry_after_s - LEAST_S):
             return None
         if num_tokens < self.num_tokens or priority > self.priority:
             return None

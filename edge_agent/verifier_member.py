@@ -15,6 +15,7 @@ from specedge.errors import (
     ModelLoadError,
     ProtocolError,
     SpecEdgeError,
+    TenantLimit,
     Unauthenticated,
     VerifierDraining,
     VerifierUnavailable,
@@ -231,7 +232,7 @@ class VerifierMember:
                 self.is_serving = False
             case CapacityExceeded():
                 self._full_until_s = now_s + error.retry_after_s
-                if need is not None:
+                if need is not None and not isinstance(error, TenantLimit):  # a tenant has room again at any moment
                     self._refusal = KnownRefusal(error, need.num_prompt_tokens, need.priority, now_s)
             case VerifierUnavailable():
                 self.num_failed += 1

@@ -70,6 +70,7 @@ def by_status(rows: list[RequestRecord]) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_a_system_that_dies_fails_its_rows_and_the_run_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with measuring(

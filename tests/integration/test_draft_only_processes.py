@@ -70,6 +70,7 @@ async def test_without_a_verifier_the_draft_model_answers_and_says_so(edge: Edge
     assert await edge.num_held() == 0
 
 
+@pytest.mark.slow
 async def test_an_answer_stays_with_the_model_that_began_it(edge: Edge, verifier: Verifier) -> None:
     verifier.start()
     await asyncio.to_thread(verifier.wait_ready)

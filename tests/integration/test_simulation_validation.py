@@ -35,6 +35,7 @@ def interrupts() -> Iterator[Interrupts]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 async def test_what_is_predicted_is_measured(interrupts: Interrupts, tmp_path: Path) -> None:
     options = parse_options(FLAGS)
     cells = [cell async for cell in measure(options, interrupts)]

@@ -112,6 +112,7 @@ async def test_two_ranks_answer_as_one_and_end_when_one_dies(site: Site) -> None
     assert site.single.exit_code() == 0
 
 
+@pytest.mark.slow
 async def test_a_signal_drains_all_ranks(site: Site) -> None:
     if not site.ranked.is_running:
         site.ranked.start()

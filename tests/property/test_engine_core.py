@@ -225,4 +225,4 @@ TestEngineCore.settings = settings(max_examples=100, stateful_step_count=60, dea
 def test_the_machine_reached_what_it_is_for() -> None:
     """Runs after the machine: a run in which nothing was moved, accepted, preempted or cached would prove nothing."""
     what = ("moved", "accepted", "prefill", "preempted", "cached", "drafted_in_flight", "closed_in_flight")
-    assert min(SEEN[kind] for kind in what) > 20, SEEN
+    assert min(SEEN[kind] for kind in what) > 10, SEEN

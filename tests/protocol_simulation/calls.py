@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ class StreamCall:
     server_call: "ServerCall | None" = None
 
     def __post_init__(self) -> None:
+        self._has_failed_write = False
         self._changed = asyncio.Event()
         self._connecting = asyncio.create_task(self._open())
 
@@ -132,6 +133,7 @@ class StreamCall:
         """The server had ended the call: core says so in its own words, before or after the server's."""
         (status,) = (item for kind, item in self._inbox if kind == "end")
         self.channel.world.note("write after the end")
+        self._has_failed_write = True
         internal = Status(grpc.StatusCode.INTERNAL, FAILED_WRITE_DETAILS)
         if self.channel.dice.random() < 0.5:
             self._finish(status)
@@ -140,23 +142,31 @@ class StreamCall:
             self._finish(internal)
             self.channel.world.loop.call_later(0.01, self._finish, status)
 
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """What has come is told to the end, also when a write has failed meanwhile."""
+        while (message := await self._next()) is not grpc.aio.EOF:
+            yield message
+        self._raise_for_status()
+
     async def read(self) -> Any:
-        if self.status is not None:
+        """The next message, or the end."""
+        if (message := await self._next()) is grpc.aio.EOF:
             self._raise_for_status()
-            return grpc.aio.EOF
+        return message
+
+    async def _next(self) -> Any:
         try:
             while self.status is None and not self._inbox:
                 await self._wait()
         except asyncio.CancelledError:
             self.cancel()
             raise
-        if self.status is not None:
-            self._raise_for_status()
+        if self.status is not None and not self._has_failed_write:
             return grpc.aio.EOF
         kind, item = self._inbox.popleft()
         if kind == "end":
-            self._finish(item)
-            self._raise_for_status()
+            if self.status is None:
+                self._finish(item)
             return grpc.aio.EOF
         assert self.server_call is not None
         self.server_call.was_read()

@@ -13,8 +13,10 @@ from protocol_simulation.world import MODELS, World
 from specedge.block_pool import BlockPool
 from specedge.wire.messages import ServerInfo
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.queue_bounds import QueueBounds, QueueLimits
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
+from specedge_verifier.session_quota import SessionQuota
 from specedge_verifier.step_time import StepTime
 from specedge_verifier.waiting import BatchType
 
@@ -86,7 +88,10 @@ class Verifier:
             Scheduler(BlockPool(setup.num_blocks, BLOCK_SIZE), limits, step_time), self.target, info, loop.time
         )
         self.core.watch(world, self._histories)
-        self.engine = Engine(self.core, info, setup.max_sessions, loop, _Unobserved())
+        queue = QueueLimits(setup.max_sessions)
+        self.engine = Engine(self.core, info, queue, loop, _Unobserved())
+        bounds = QueueBounds(queue, lambda: self.core.forecast, loop.time)
+        self.engine._quota = SessionQuota(bounds, self.core.scheduler.pool)
         self.engine.watch(world, setup.step_s)
         host, _, port = self.address.partition(":")
         stream = StreamOptions(open_timeout_s=2.0, linger_s=0.5, max_unsent_verdicts=setup.max_unsent)

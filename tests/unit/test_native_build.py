@@ -33,6 +33,7 @@ def test_is_built_once_and_found_again(tmp_path: Path, caplog: pytest.LogCapture
         assert "built again" in caplog.text and caplog.text.count("built with") == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     code = (

@@ -135,7 +135,7 @@ SECURITY := tests/security tests/property/test_tenant_floods.py tests/property/t
   $(addprefix tests/integration/test_,tls.py tls_processes.py tenants.py tenant_certificates.py hostile_input.py \
     http_access.py http_heads.py http_idempotency.py observed_processes.py) \
   $(addprefix tests/unit/test_,shaping.py supply_chain.py tls_files.py transport_rules.py handshakes.py fair_share.py \
-    tenants_file.py)
+    tenants_file.py journal_frames.py)
 test-security: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -rs $(SECURITY) $(ARGS)
 

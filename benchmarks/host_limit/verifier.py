@@ -26,6 +26,7 @@ from specedge_verifier.core import EngineCore, Event, StepInFlight, StepResult
 from specedge_verifier.engine import EngineThread, monotonic_s
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.queue_bounds import QueueLimits
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
@@ -147,7 +148,7 @@ async def serve(options: argparse.Namespace) -> None:
     metrics = CountingMetrics(info.target_model, scheduler)
     target = WaitingTarget(forward_s, _LONGEST_S)
     core = CountingCore(scheduler, info, monotonic_s, target=target, messages_each=options.messages)
-    engine = EngineThread(core, info, 2 * num_sessions, loop, metrics)
+    engine = EngineThread(core, info, QueueLimits(2 * num_sessions, max_predicted_ttft_s=600.0), loop, metrics)
     spare_steps()
     engine.start()
     server = VerifierServer(engine, ServerOptions(), None, metrics)

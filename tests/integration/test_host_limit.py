@@ -10,7 +10,6 @@ from benchmarks.host_limit.__main__ import ENGINE_PHASES, LOOP_PHASES, main
 pytestmark = pytest.mark.skipif("sys.platform != 'linux'", reason="CPU time of another thread or process is read")
 
 
-@pytest.mark.slow
 def test_a_small_run_counts_messages_and_finds_every_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "host.json"
     flags = ["--sessions", "6", "--seconds", "1", "--forward-ms", "5", "--nodes", "12", "--json", str(path)]

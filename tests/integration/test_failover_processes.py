@@ -19,6 +19,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert "Traceback" not in site.edge.log(), site.edge.log()
 
 
+@pytest.mark.slow  # the short chaos kills and stops verifiers too
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_no_answer_notices_more_than_a_pause(site: Site, number: signal.Signals) -> None:

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -87,14 +86,36 @@ async def drain_socket(
         logger.warning("`specedge verifier drain` will not find this verifier: %s", error)
         yield
         return
+    loop = asyncio.get_running_loop()
+    answering: set[asyncio.Task[None]] = set()
+
+    def accept() -> None:
+        # Not loop.sock_accept(): what that has accepted is lost when its task is cancelled at that moment.
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            logger.warning("`specedge verifier drain` will not find this verifier any more: %s", error)
+            loop.remove_reader(listener)
+            return
+        connection.setblocking(False)
+        task = asyncio.create_task(_answer(connection, drain, news))
+        answering.add(task)
+        task.add_done_callback(answering.discard)
+        task.add_done_callback(lambda _: connection.close())
+
     with listener:
-        accepting = asyncio.create_task(_accept(listener, drain, news))
+        loop.add_reader(listener, accept)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-            accepting.cancel()
-            await asyncio.wait({accepting})
+            loop.remove_reader(listener)
+            for task in answering:
+                task.cancel()
+            if answering:
+                await asyncio.wait(answering)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -109,27 +130,6 @@ def _listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-async def _accept(listener: socket.socket, drain: Callable[[], None], news: Callable[[], DrainNews]) -> None:
-    loop = asyncio.get_running_loop()
-    answering: set[asyncio.Task[None]] = set()
-    try:
-        while True:
-            connection, _ = await loop.sock_accept(listener)
-            task = asyncio.create_task(_answer(connection, drain, news))
-            answering.add(task)
-            task.add_done_callback(answering.discard)
-            task.add_done_callback(partial(_close, connection))
-    finally:
-        for task in answering:
-            task.cancel()
-        if answering:
-            await asyncio.wait(answering)
-
-
-def _close(connection: socket.socket, _: object) -> None:
-    connection.close()
 
 
 async def _answer(connection: socket.socket, drain: Callable[[], None], news: Callable[[], DrainNews]) -> None:

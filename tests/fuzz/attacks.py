@@ -137,7 +137,7 @@ def _problem(response: httpx.Response) -> str | None:
     if response.status_code not in STATUSES:
         return f"status {response.status_code}: {response.text[:200]}"
     if response.headers["content-type"].startswith("text/event-stream"):
-        return f"events {response.text[-300:]}" if '"error"' in response.text else None
+        return f"events {response.text[-300:]}" if '"error":{' in response.text else None
     body = response.json()
     if response.status_code != 200 and not body["error"]["message"]:
         return f"an error that says nothing: {response.text[:200]}"

@@ -8,6 +8,7 @@ from random import Random
 from fuzz.attacks import Show, Tally, attack_edge, attack_verifier
 from http_support import tokenizer
 from processes import Ask, Edge, Verifier, nothing_held, running
+from resilience.site import broken_lines
 
 from specedge.tokenizer import tokenizer_fingerprint
 from specedge_cli.probe import probe
@@ -90,8 +91,7 @@ def run(options: Options, folder: Path, show: Show = lambda _: None) -> Result:
     with running(verifier, edge):
         result = asyncio.run(attack(verifier, edge, options, show))
     for service in (verifier, edge):
-        if "Traceback" in service.log():
-            result.problems.append(f"a traceback in the log of {service.address}, in {folder}")
+        result.problems += [f"{service.address} logged {line}" for line in broken_lines(service.log())]
     return result
 
 

@@ -75,13 +75,25 @@ class TenantEngine(FakeTarget):
         self._begun = Step()
 
     def open(
-        self, tenant: str, prompt: Sequence[int], max_tokens: int, priority: int = 0, salt: bytes = b"", **sampling: int
+        self,
+        tenant: str,
+        prompt: Sequence[int],
+        max_tokens: int,
+        priority: int = 0,
+        salt: bytes = b"",
+        num_committed: int = 0,
+        **sampling: int,
     ) -> int:
+        """A session whose answer has so many tokens already, from another verifier; its handle."""
         handle = len(self.prompts)
         self.prompts[handle], self.tenant_of[handle] = list(prompt), tenant
         self.max_tokens[handle] = max_tokens
+        committed = answer(prompt, num_committed)
+        self.answers[handle] += committed
         params = SamplingParams(max_tokens=max_tokens, **sampling)
-        message = OpenSession(str(handle), tuple(prompt), (), params, "f", "edge", "specedge", priority, salt)
+        message = OpenSession(
+            str(handle), tuple(prompt), tuple(committed), params, "f", "edge", "specedge", priority, salt
+        )
         self.core.open(handle, message, None, self.accounts[tenant])
         return handle
 

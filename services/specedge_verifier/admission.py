@@ -2,7 +2,8 @@
 
 A tenant's share is its part of the places or of the KV blocks, whichever is greater, divided by its weight.
 
-Rule 1  Within a tenant order is all: higher priority first, then first come; the last to come is the first to go.
+Rule 1  Within a tenant order is all: higher priority first, then answers that go on from elsewhere, then first come;
+        the last in order is the first to go.
 Rule 2  Of several tenants the one with the least share comes next. One that its own limit holds back is passed over.
 Rule 3  Sessions go for one that waits only if their tenant still has no less than the other then has. So nothing moves
         to and fro, and a tenant within its share is left alone.

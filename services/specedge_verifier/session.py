@@ -80,7 +80,8 @@ class Session:
         wants_logprobs: whether any are wanted, of the prompt or of the answer.
         ready_since_s: since when there has been something to compute; None while only a draft could add to it.
         is_paused: its reader is too slow; it takes no step until the outbox has drained.
-        order: sort key of service: higher priority first, then first come.
+        order: sort key of service: higher priority first; then answers that go on, which somebody already reads; then
+            first come.
         deepest_position: where a draft node can still shorten the answer; after it comes only the last token.
     """
 
@@ -105,11 +106,11 @@ class Session:
     gap: DraftGap = field(default_factory=DraftGap)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     wants_logprobs: bool = field(init=False)
-    order: tuple[int, float, int] = field(init=False)
+    order: tuple[int, bool, float, int] = field(init=False)
     deepest_position: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.order = (-self.priority, self.arrived_s, self.handle)
+        self.order = (-self.priority, self.num_generated == 0, self.arrived_s, self.handle)
         self.ready_since_s = self.arrived_s
         self.wants_logprobs = self.params.num_logprobs is not None or self.params.num_prompt_logprobs is not None
         self.deepest_position = self.num_prompt + self.params.max_tokens - 2

@@ -81,6 +81,16 @@ class EngineCoreMachine(RuleBasedStateMachine):
         self.live.append(handle)
         self.num_nodes[handle] = 0
 
+    @precondition(lambda self: not self.live)
+    @rule(shift=st.integers(0, VOCAB_SIZE - 1), num_steps=st.integers(1, 20))
+    def crowd(self, shift: int, num_steps: int) -> None:
+        """Four that begin together and in the end need more blocks than most pools have."""
+        for number in range(4):
+            prompt = [(shift + index // (number + 1)) % VOCAB_SIZE for index in range(26)]
+            self.open(prompt, shared=False, max_tokens=16, resumed=0, drafter="edge", priority=number % 2)
+        for _ in range(num_steps):
+            self.step()
+
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def draft(self, data: st.DataObject) -> None:

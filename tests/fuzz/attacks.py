@@ -25,6 +25,7 @@ REFUSALS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+HARMLESS = {"OK", "left", "ended while we sent", *(code.name for code in REFUSALS)}
 STATUSES = {200, 400, 404, 413, 415, 422, 429, 503}
 
 Show = Callable[[int], None]
@@ -80,27 +81,32 @@ async def send_stream(generate: Callable[[], Any], requests: list[bytes], tally:
     call = generate()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            for request in requests:
-                await call.write(request)
-            await call.done_writing()
-            for _ in range(NUM_READ):
-                if await call.read() is grpc.aio.EOF:
-                    break
-            else:
-                call.cancel()
-            outcome = "left" if call.cancelled() else (await call.code()).name
+            outcome = await _outcome(call, requests)
+    except TimeoutError:
+        outcome = f"no answer within {TIMEOUT_S:g} s"
+        call.cancel()
+    tally.outcomes[outcome.partition(":")[0]] += 1
+    if outcome not in HARMLESS:
+        tally.broken.append(f"{outcome}: {sent}")
+
+
+async def _outcome(call: Any, requests: list[bytes]) -> str:
+    """How a stream ends: HARMLESS, or a status with its details."""
+    try:
+        for request in requests:
+            await call.write(request)
+        await call.done_writing()
+        for _ in range(NUM_READ):
+            if await call.read() is grpc.aio.EOF:
+                break
+        else:
+            call.cancel()
+        return "left" if call.cancelled() else str((await call.code()).name)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         code, details = await call.code(), await call.details()
-        outcome = code.name
-        if code is grpc.StatusCode.INTERNAL and details.startswith(ENDED_WHILE_SENDING):
-            outcome = "ended while we sent"
-        elif code not in REFUSALS:
-            tally.broken.append(f"{outcome}: {details}: {sent}")
-    except TimeoutError:
-        outcome = "no answer"
-        tally.broken.append(f"no answer within {TIMEOUT_S:g} s: {sent}")
-        call.cancel()
-    tally.outcomes[outcome] += 1
+    if code is grpc.StatusCode.INTERNAL and details.startswith(ENDED_WHILE_SENDING):
+        return "ended while we sent"
+    return code.name if code in REFUSALS else f"{code.name}: {details}"
 
 
 async def attack_edge(url: str, num_bodies: int, draw: Random, show: Show = lambda _: None) -> Tally:

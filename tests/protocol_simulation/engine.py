@@ -16,6 +16,8 @@ from specedge_verifier.engine import EngineThread
 if TYPE_CHECKING:
     from protocol_simulation.calls import StreamCall
 
+LONGEST_STEP = 1.5
+"""Times `step_s`."""
 _TICK_S = 1e-6
 """A clock that stands still between events must not be asked to wait for less than it can tell apart."""
 
@@ -166,7 +168,7 @@ class Engine(EngineThread):
                 self._obey()
                 step = self._core.begin()
                 if step.schedule.planned:
-                    left_s = self._step_s * self._dice.uniform(0.5, 1.5)
+                    left_s = self._step_s * self._dice.uniform(0.5, LONGEST_STEP)
                     await asyncio.sleep(left_s / 2)
                     self._obey()
                     await asyncio.sleep(left_s / 2)

@@ -5,7 +5,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 
 from protocol_simulation.clock import TASKS
-from protocol_simulation.engine import Engine, Histories, WatchedCore
+from protocol_simulation.engine import LONGEST_STEP, Engine, Histories, WatchedCore
 from protocol_simulation.models import Target
 from protocol_simulation.network import Network
 from protocol_simulation.texts import EOS, VOCAB_SIZE
@@ -113,6 +113,7 @@ class Verifier:
         num_streams = self.server.service.num_streams
         await self.server.drain(grace_s)
         self._world.note("drained", f"{self.address} of {num_streams} streams within {grace_s:.2f} s")
+        await asyncio.sleep(LONGEST_STEP * self._setup.step_s)  # as stop() waits for the step that runs
         self.check_idle()
         self.engine.stop()
         self.kill(silently=False)

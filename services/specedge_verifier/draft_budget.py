@@ -21,7 +21,8 @@ def draft_budget(
 
     A node is worth its acceptance probability and costs the time its row adds. Nodes of all sessions are taken in
     order of probability up to the count that maximises (expected tokens) / (step time): the global form of "take a
-    node while p > dT/dn x goodput". At low load that is a generous tree, at saturation none.
+    node while p > dT/dn x goodput". At low load that is a generous tree, at saturation none. Now and then more are
+    taken, up to a number of rows whose time has not been observed for long.
 
     Args:
         probabilities: [num_candidates] session after session, each non-increasing, best-first and ancestor-closed.
@@ -41,6 +42,9 @@ def draft_budget(
     expected = num_tokens + np.concatenate(([0.0], np.cumsum(probabilities[order])))
     seconds = step_time.predict(num_rows + np.arange(len(order) + 1))
     best = int(np.argmax(expected / seconds))
+    due = step_time.due_rows(num_rows + best) - num_rows  # rather than never learn that more would pay
+    if due <= len(order):
+        best = due
     return np.bincount(owners[order[:best]], minlength=num_sessions)
 
 

@@ -1,11 +1,16 @@
 """Step time as a function of rows, learnt online.
 
-A piecewise linear curve over powers of two. Each observation corrects the two knots around it, weighted by how near
-they are; predictions are made monotone, because more rows never cost less. The draft budget asks it what another
-draft node costs.
+A piecewise linear curve over powers of two; predictions are made monotone, because more rows never cost less. The draft
+budget asks it what another draft node costs.
+
+Rule 1  Each observation corrects the two knots around it, weighted by how near they are.
+Rule 2  What changes the speed of all steps (a busy host, a device that throttles) is seen at the steps that run: every
+        other knot has changed since its own observation as the one observed now has, or a size that was slow once
+        would be slow for ever.
+Rule 3  A knot just above the steps that run is due for an observation now and then: see `due_rows`.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +19,10 @@ FloatArray = npt.NDArray[np.float64]
 
 _LEARNING_RATE = 0.1
 _MAX_CORRECTION = 1.0  # one observation moves a knot by at most its own prediction: a page fault is no trend
+_LEAST_LEFT = 0.25  # of a knot, whatever its neighbour was wrong by
+_STALE_RATE = 0.5  # of learning, for a knot that is stale
+_STALE_STEPS = 64  # without an observation
+_DUE_EVERY = 256  # steps: one of them may have more rows than pay
 
 
 class StepTime:
@@ -34,7 +43,11 @@ class StepTime:
         self._seconds = np.interp(self._rows, rows, seconds)
         above = self._rows > rows[-1]  # beyond the last sample time grows in proportion, never faster than measured
         self._seconds[above] = seconds[-1] * self._rows[above] / rows[-1]
-        self._curve = np.maximum.accumulate(self._seconds)
+        self._then = np.tile(self._seconds, (num_knots, 1))  # all knots, when each one was corrected
+        self._now = self._seconds.copy()  # what they are by Rule 2
+        self._curve = np.maximum.accumulate(self._now)
+        self._num_observed = 0
+        self._observed_at = [0] * num_knots  # of the latest observation, counted in these
 
     def predict(self, num_rows: npt.NDArray[np.int64]) -> FloatArray:
         """Seconds for steps of `num_rows` rows (an array), non-decreasing in rows."""
@@ -50,9 +63,27 @@ class StepTime:
         lower = upper - 1
         span = self._knots[upper] - self._knots[lower]
         weight = min(max((num_rows - self._knots[lower]) / span, 0.0), 1.0)
-        predicted = (1 - weight) * float(self._seconds[lower]) + weight * float(self._seconds[upper])
-        error = min(seconds - predicted, _MAX_CORRECTION * predicted)
+        nearest = upper if weight >= 0.5 else lower
+        self._num_observed += 1
+        rate = _STALE_RATE if self._is_stale(nearest) else _LEARNING_RATE
+        now = self._now
+        predicted = (1 - weight) * float(now[lower]) + weight * float(now[upper])
+        correction = rate * min(seconds - predicted, _MAX_CORRECTION * predicted)
         norm = weight**2 + (1 - weight) ** 2
-        self._seconds[lower] += _LEARNING_RATE * error * (1 - weight) / norm
-        self._seconds[upper] += _LEARNING_RATE * error * weight / norm
-        np.maximum.accumulate(self._seconds, out=self._curve)
+        for knot, part in ((lower, 1 - weight), (upper, weight)):
+            now[knot] = max(now[knot] + correction * part / norm, _LEAST_LEFT * now[knot])
+        self._seconds[lower], self._seconds[upper] = now[lower], now[upper]
+        self._then[lower] = self._then[upper] = now
+        self._observed_at[nearest] = self._num_observed
+        np.multiply(self._seconds, now[nearest] / self._then[:, nearest], out=now)
+        np.maximum.accumulate(now, out=self._curve)
+
+    def due_rows(self, num_rows: int) -> int:
+        """Rows that a step of at least `num_rows` should have so that the next knot is observed; else `num_rows`."""
+        above = bisect_right(self._knots, num_rows)
+        if self._num_observed % _DUE_EVERY or above == len(self._knots):
+            return num_rows
+        return int(self._knots[above]) if self._is_stale(above) else num_rows
+
+    def _is_stale(self, knot: int) -> bool:
+        return self._num_observed - self._observed_at[knot] > _STALE_STEPS

@@ -45,6 +45,51 @@ def test_stays_monotone_whatever_is_observed() -> None:
     assert (np.diff(predicted) >= 0).all() and predicted[0] > 0
 
 
+def test_a_knot_is_never_nothing() -> None:
+    curve = StepTime(64, [(1, 0.001), (32, 0.001), (64, 0.9)])
+    for _ in range(300):
+        curve.observe(48, 1e-5)
+    assert 0 < curve.seconds(32) <= curve.seconds(48) < 2e-5
+
+
 def test_needs_a_sample() -> None:
     with pytest.raises(ValueError, match="at least one"):
         StepTime(64, [])
+
+
+def test_sizes_that_do_not_run_follow_those_that_do() -> None:
+    curve = StepTime(64, [(1, 0.010), (8, 0.010), (64, 0.030)])
+    for _ in range(300):  # a busy host: everything takes three times as long
+        curve.observe(8, 0.030)
+    assert curve.seconds(64) == pytest.approx(0.090, rel=0.4)
+    for _ in range(300):
+        curve.observe(8, 0.010)
+    assert curve.seconds(64) == pytest.approx(0.030, rel=0.4)
+    assert curve.seconds(8) == pytest.approx(0.010, rel=0.01)
+
+
+def test_a_size_that_was_slow_once_is_tried_again_and_learnt_anew() -> None:
+    curve = StepTime(64, [(1, 0.010), (8, 0.010), (16, 0.080), (64, 0.300)])
+    num_tried = 0
+    for _ in range(4096):
+        due = curve.due_rows(8)
+        num_tried += due == 16
+        curve.observe(due, 0.010)
+    assert num_tried == 15
+    assert curve.seconds(16) == pytest.approx(0.010, rel=0.01)
+
+
+def test_what_is_not_observed_does_not_drift() -> None:
+    curve = StepTime(64, [(1, 0.010), (64, 0.030)])
+    for _ in range(5000):
+        for count, seconds in ((8, 0.010), (12, 0.016), (16, 0.012)):  # not on a line between knots
+            curve.observe(count, seconds)
+    assert curve.seconds(64) == pytest.approx(0.030, rel=0.5)
+
+
+def test_a_size_that_runs_anyway_or_does_not_exist_is_never_due() -> None:
+    curve = StepTime(16, [(1, 0.010)])
+    for _ in range(600):
+        assert curve.due_rows(8) == 8 and curve.due_rows(16) == 16
+        curve.observe(8, 0.010)
+        curve.observe(16, 0.010)

@@ -91,7 +91,7 @@ def run(options: Options, folder: Path, show: Show = lambda _: None) -> Result:
     with running(verifier, edge):
         result = asyncio.run(attack(verifier, edge, options, show))
     for service in (verifier, edge):
-        result.problems += [f"{service.address} logged {line}" for line in broken_lines(service.log())]
+        result.problems.extend(f"{service.address} logged {line}" for line in broken_lines(service.log()))
     return result
 
 

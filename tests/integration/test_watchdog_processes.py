@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -43,20 +42,8 @@ class Site:
 
     async def answers(self, on_started: Callable[[], object] = lambda: None) -> list[str]:
         """The texts; `on_started` is called when the first has begun."""
-        has_begun = False
-
-        async def one(ask: Ask, client: Any) -> str:
-            nonlocal has_begun
-            pieces: list[str] = []
-            async for piece in ask.pieces(client):
-                pieces.append(piece)
-                if not has_begun:
-                    has_begun = True
-                    on_started()
-            return "".join(pieces)
-
-        async with self.edge.client() as client, asyncio.timeout(60):
-            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
+        async with asyncio.timeout(60):
+            return await self.edge.answers(ASKS, on_started, num_pieces=1)
 
     async def answers_until_end(self, service: Service, fault: Path, word: str) -> list[str]:
         """The texts under which `service` has failed; whichever of them it has a part in."""

@@ -1,7 +1,6 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 
 from specedge import __version__
-from specedge.background import start_in_background
+from specedge.background import call_on_loop, start_in_background
 from specedge.block_pool import BlockPool
 from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
 from specedge.drafting.draft_model import RankedDraftModel
@@ -131,7 +130,11 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     # A mistake in the file shows before minutes of loading.
     authentication = None if settings.tenants_file is None else Authentication(Tenants(settings.tenants_file))
     lost: asyncio.Future[str] = loop.create_future()
-    pulse = None if ranks is None else RankPulse(settings.rank_timeout_s, partial(tell, loop, lost))
+    pulse = (
+        None
+        if ranks is None
+        else RankPulse(settings.rank_timeout_s, lambda reason: call_on_loop(loop, lost.set_result, reason))
+    )
     loading = start_in_background(lambda: load(settings, make_runner, ranks), "loading")
     stopped = asyncio.create_task(stop.wait())
     first: set[asyncio.Future[Any]] = {loading, stopped, lost}
@@ -194,12 +197,6 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         pulse.stop()
         ranks.leave()
     logger.info("stopped")
-
-
-def tell(loop: asyncio.AbstractEventLoop, lost: "asyncio.Future[str]", reason: str) -> None:
-    """Hand over, from another thread, why a rank is lost; a loop that has ended needs not know."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lost.set_result, reason)
 
 
 def show_tenants(verifier: Verifier, authentication: Authentication | None) -> None:

@@ -46,7 +46,7 @@ from specedge.errors import DrafterDead, ModelLoadError, ProtocolError, Verifier
 from specedge.garbage import spare_steps
 from specedge.grammar.loading import make_compiler
 from specedge.grammar.session_grammars import SessionGrammars
-from specedge.metrics_server import serve_metrics, stop_metrics
+from specedge.metrics_server import serving_metrics
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
@@ -111,9 +111,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     stopped = asyncio.create_task(stop.wait())
     with contextlib.ExitStack() as ports:
         listener = ports.enter_context(bind(settings.host, settings.port))
-        if settings.metrics_port is not None:
-            metrics_server = serve_metrics(metrics.registry, settings.metrics_host, settings.metrics_port)
-            ports.callback(stop_metrics, metrics_server)
+        ports.enter_context(serving_metrics(metrics.registry, settings.metrics_host, settings.metrics_port))
         if (journal := open_journal(settings, metrics)) is not None:
             ports.callback(journal.close)
         loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")

@@ -18,9 +18,9 @@ from edge_agent.verifier_client import VerifierClient
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.sampling import SamplingParams
 from specedge_cli.processes import load_edge_settings, load_verifier_settings
-from specedge_verifier.app import Verifier
-from specedge_verifier.app import load as load_verifier
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.loading import Verifier
+from specedge_verifier.loading import load as load_verifier
 
 
 @dataclass(frozen=True, slots=True)

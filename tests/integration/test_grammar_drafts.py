@@ -12,8 +12,8 @@ from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import InvalidRequest
 from specedge.wire.messages import OpenSession, Verdict
 from specedge_cli.processes import load_edge_settings, load_verifier_settings
-from specedge_verifier.app import load as load_verifier
 from specedge_verifier.core import EngineCore
+from specedge_verifier.loading import load as load_verifier
 
 PROMPT = "Tell me a tale about a fox who wanted to see the sea."
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}, "moral": {"type": "string"}}}

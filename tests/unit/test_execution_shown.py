@@ -14,7 +14,7 @@ from edge_agent.http.settings import HttpSettings
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.model.execution import Execution, graphs_of
-from specedge_verifier import app as verifier
+from specedge_verifier import loading as verifier
 from specedge_verifier.settings import VerifierSettings
 
 LEAN = {"engine": "lean", "attention": "sdpa", "dtype": "bfloat16", "device": "cpu"}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from grammar_support import EOS, compiler, spec, tokenizer
 from tcp_proxy import TcpProxy
 
-from edge_agent.app import LoadedModels
-from edge_agent.app import load as load_edge
 from edge_agent.draft_grammars import DraftGrammars
 from edge_agent.generation import GenerationOptions, GenerationRequest, GenerationService
+from edge_agent.loading import LoadedModels
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_client import VerifierClient

@@ -5,8 +5,8 @@ import torch
 from grammar_support import EOS, compiler, tokenizer
 from structured_support import request
 
-from edge_agent.app import load as load_edge
 from edge_agent.drafter import Drafter
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import InvalidRequest

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from processes import Ask, Edge, Verifier
 
 ASKS = [
@@ -66,13 +65,9 @@ class Site:
         assert any(numbers), "every answer has ended already"
         return self.first if numbers[0] >= numbers[1] else self.second
 
-    async def states(self) -> list[str]:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-            return [found["state"] for found in (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]]
-
     async def until_both_are_good(self) -> None:
         async with asyncio.timeout(60):
-            while await self.states() != ["good", "good"]:  # noqa: ASYNC110
+            while await self.edge.verifier_states() != ["good", "good"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
     async def until_it_has_sessions(self, verifier: Verifier) -> None:

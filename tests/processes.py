@@ -174,6 +174,11 @@ class Edge(Service):
         ) as client:
             yield client
 
+    async def verifier_states(self) -> list[str]:
+        """How it sees its verifiers."""
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            return [found["state"] for found in (await client.get(f"{self.url}/ready")).json()["verifiers"]]
+
     async def answers(
         self, asks: "Sequence[Ask]", on_begun: Callable[[], object] = lambda: None, num_pieces: int = 10
     ) -> list[str]:

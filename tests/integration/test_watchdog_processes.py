@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 from processes import Ask, Edge, Service, Verifier, nothing_held, running
 
@@ -54,11 +53,8 @@ class Site:
         return texts
 
     async def until_both_are_good(self) -> None:
-        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
-            while True:
-                found = (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]
-                if [verifier["state"] for verifier in found] == ["good", "good"]:
-                    return
+        async with asyncio.timeout(60):
+            while await self.edge.verifier_states() != ["good", "good"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 

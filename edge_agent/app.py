@@ -5,82 +5,53 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from fastapi import FastAPI
 
-from edge_agent.draft_grammars import MakeGrammars
-from edge_agent.draft_info import draft_info
 from edge_agent.draft_only import DraftOnly, DraftOnlyMetrics
-from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.drafter import Drafter
 from edge_agent.generation import GenerationOptions, GenerationService
 from edge_agent.http.api_keys import read_api_keys
 from edge_agent.http.app import create_app
 from edge_agent.http.ports import ChatTokenizer
 from edge_agent.http.reasoning import template_thinks
-from edge_agent.http.server import http_server
+from edge_agent.http.server import HttpServer, http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.tool_calls import format_of_template
 from edge_agent.journal.journal import Journal
 from edge_agent.listener import bind
-from edge_agent.lookup_source import LookupSource
+from edge_agent.loading import LoadedModels, load
 from edge_agent.metrics import EdgeMetrics, Slo
 from edge_agent.settings import EdgeSettings
 from edge_agent.stream_metrics import StreamMetrics
 from edge_agent.verifier_addresses import VerifierAddresses, address_source
+from edge_agent.verifier_channel import LinkTls
 from edge_agent.verifier_client import VerifierClient
 from edge_agent.verifier_pool import VerifierPool
 from edge_agent.verifier_pool_metrics import VerifierPoolMetrics
 from edge_agent.verifier_token import VerifierToken
 from specedge.background import start_in_background
-from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
-from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.growth import GrowthSettings
-from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
+from specedge.drafting.loading import MakeRunner
 from specedge.errors import DrafterDead, ModelLoadError, ProtocolError, VerifierUnavailable
 from specedge.garbage import spare_steps
-from specedge.grammar.loading import make_compiler
-from specedge.grammar.session_grammars import SessionGrammars
-from specedge.metrics_server import serve_metrics, stop_metrics
-from specedge.model.embedded import resolve_model
-from specedge.model.engines import execution_of, make_runner
-from specedge.model.execution import Execution
-from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.metrics_server import serving_metrics
+from specedge.model.engines import make_runner
+from specedge.tokenizer import tokenizer_fingerprint
 from specedge.watchdog import Watchdog
-from specedge.wire.messages import ServerInfo
 from specedge.wire.shaping import FrameShape
 
 if TYPE_CHECKING:
-    from edge_agent.transport import EdgeTls
+    from edge_agent.transport import EdgeTls, HttpsContext
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_DRAFT_SLOTS = 65_536
-_PROACTIVE_DECAY = 0.95
 _END_S = 5.0
 """Seconds that ending takes at most, after a drain."""
 _LAST_WORDS_S = 2.0
 """How long answers that were ended may take to tell their clients so."""
-
-
-@dataclass(slots=True)
-class LoadedModels:
-    """What has to be read from disk before the agent can work."""
-
-    tokenizer: Tokenizer
-    drafter: Drafter | None
-    execution: Execution | None = None  # of the draft model
-    lookup: LookupSource | None = None  # without a draft model
-    draft_info: ServerInfo | None = None  # of a draft model that may answer alone
-
-    @property
-    def draft_source(self) -> DraftSource:
-        return self.drafter or self.lookup or NullDraftSource()
 
 
 def run(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -> None:
@@ -111,9 +82,7 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
     stopped = asyncio.create_task(stop.wait())
     with contextlib.ExitStack() as ports:
         listener = ports.enter_context(bind(settings.host, settings.port))
-        if settings.metrics_port is not None:
-            metrics_server = serve_metrics(metrics.registry, settings.metrics_host, settings.metrics_port)
-            ports.callback(stop_metrics, metrics_server)
+        ports.enter_context(serving_metrics(metrics.registry, settings.metrics_host, settings.metrics_port))
         if (journal := open_journal(settings, metrics)) is not None:
             ports.callback(journal.close)
         loading = start_in_background(lambda: load(settings, metrics, make_runner), "loading")
@@ -122,7 +91,10 @@ async def serve(settings: EdgeSettings, make_runner: MakeRunner = make_runner) -
         if not loading.done():
             logger.info("stopped while loading")
             return
-        await _serve_loaded(settings, loading.result(), metrics, addresses, token, tls, journal, listener, stopped)
+        models = loading.result()
+        link, https = (None, None) if tls is None else (tls.link, tls.https)
+        pool = verifier_pool(settings, addresses, link, token, metrics)
+        await _serve_loaded(settings, models, metrics, pool, https, journal, listener, stopped)
     logger.info("stopped")
 
 
@@ -130,76 +102,69 @@ async def _serve_loaded(
     settings: EdgeSettings,
     models: LoadedModels,
     metrics: EdgeMetrics,
-    addresses: VerifierAddresses,
-    token: VerifierToken,
-    tls: "EdgeTls | None",
+    pool: VerifierPool,
+    https: "HttpsContext | None",
     journal: Journal | None,
     listener: socket.socket,
     stopped: asyncio.Task[Any],
 ) -> None:
     """Meet the verifiers, serve on `listener` until `stopped` is done or the drafter has failed, drain."""
-    link, https = (None, None) if tls is None else (tls.link, tls.https)
-    if link is not None and link.name is None:
-        link = replace(link, name=addresses.tls_name)
-    shape = FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000)
-    observer = StreamMetrics(metrics)
-    pool = VerifierPool(
-        addresses, lambda address: VerifierClient(address, observer, link, token, shape=shape), observer
-    )
-    metrics.registry.register(VerifierPoolMetrics(lambda: pool.members))
-    options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
-    draft_only = None
-    if models.drafter is not None and models.draft_info is not None:
-        registered = DraftOnlyMetrics(metrics.registry)
-        draft_only = DraftOnly(models.drafter, models.draft_info, lambda: pool.is_reachable, registered)
-    fingerprint = tokenizer_fingerprint(models.tokenizer)
-    service = GenerationService(pool, models.draft_source, fingerprint, options, draft_only)
-    metrics.target_model = lambda: service.info.target_model if service.info else ""
-    metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
-    ending: set[asyncio.Task[Any]] = {stopped}
-    failed: asyncio.Task[DrafterDead] | None = None
-    if models.drafter is not None:
-        models.drafter.start()
-        failed = asyncio.create_task(models.drafter.failure())
-        ending.add(failed)
-    watchdog = start_watchdog(settings, models.drafter)
-    spare_steps()
-    app = compose(settings, models, service, metrics, journal, draft_only)
-    context = None if https is None else https.context
-    server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)
-    meeting = asyncio.create_task(meet_verifier(service))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
-    if draft_only is not None:
-        beside.append(asyncio.create_task(draft_only.watch()))
+    draft_only = draft_only_of(models, pool, metrics)
+    service = generation_service(settings, models, pool, draft_only, metrics)
+    with running_drafts(settings, models) as (watchdog, failed):
+        spare_steps()
+        app = compose(settings, models, service, metrics, journal, draft_only)
+        context = None if https is None else https.context
+        grace_s = settings.drain_timeout_s
+        server = http_server(app, grace_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)
+        meeting = asyncio.create_task(meet_verifier(service))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        beside: list[asyncio.Task[None]] = [] if https is None else [asyncio.create_task(https.follow())]
+        if draft_only is not None:
+            beside.append(asyncio.create_task(draft_only.watch()))
+        try:
+            host, port = listener.getsockname()[:2]
+            logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
+            await asyncio.wait({stopped, failed, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
+            if meeting.done():
+                meeting.result()
+                beside.append(asyncio.create_task(pool.run()))
+                await asyncio.wait({stopped, failed, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                watchdog.end_soon()
+            logger.info("draining: running requests may take %g s to finish", grace_s)
+        finally:
+            for task in (meeting, *beside):
+                task.cancel()
+            await drain(server, serving, service, grace_s)
+            await pool.close()
+    if failed.done():
+        raise failed.result()
+
+
+@contextlib.contextmanager
+def running_drafts(
+    settings: EdgeSettings, models: LoadedModels
+) -> Iterator[tuple[Watchdog, "asyncio.Future[DrafterDead]"]]:
+    """Drafts while the block runs: who watches the drafter, and what is done once it has failed.
+
+    The watchdog of a drafter that has failed outlives the block.
+    """
+    drafter = models.drafter
+    failed: asyncio.Future[DrafterDead] = asyncio.get_running_loop().create_future()
+    if drafter is not None:
+        drafter.start()
+        failed = asyncio.create_task(drafter.failure())
+    watchdog = start_watchdog(settings, drafter)
     try:
-        host, port = listener.getsockname()[:2]
-        logger.info("serving on %s://%s:%d", "http" if https is None else "https", host, port)
-        await asyncio.wait({*ending, serving, meeting}, return_when=asyncio.FIRST_COMPLETED)
-        if meeting.done():
-            meeting.result()
-            beside.append(asyncio.create_task(pool.run()))
-            await asyncio.wait({*ending, serving}, return_when=asyncio.FIRST_COMPLETED)
-        if failed is not None and failed.done():
-            watchdog.end_soon()
-        logger.info("draining: running requests may take %g s to finish", settings.drain_timeout_s)
+        yield watchdog, failed
     finally:
-        for task in (meeting, *beside):
-            task.cancel()
-        server.should_exit = True
-        reason = f"this edge agent ends, and the answer did not within drain_timeout_s ({settings.drain_timeout_s:g} s)"
-        last_call = asyncio.get_running_loop().call_later(settings.drain_timeout_s, service.end, reason)
-        await serving
-        last_call.cancel()
-        await pool.close()
-        if models.drafter is not None:
-            models.drafter.stop()
+        if drafter is not None:
+            drafter.stop()
         if models.lookup is not None:
             models.lookup.stop()
-        if failed is None or not failed.done():
+        if not failed.done():
             watchdog.stop()
-    if failed is not None and failed.done():
-        raise failed.result()
 
 
 def start_watchdog(settings: EdgeSettings, drafter: Drafter | None) -> Watchdog:
@@ -214,6 +179,57 @@ def start_watchdog(settings: EdgeSettings, drafter: Drafter | None) -> Watchdog:
     )
     watchdog.start()
     return watchdog
+
+
+async def drain(server: HttpServer, serving: asyncio.Task[None], service: GenerationService, grace_s: float) -> None:
+    """Take no more requests, and end the answers that have not ended within `grace_s`."""
+    server.should_exit = True
+    reason = f"this edge agent ends, and the answer did not within drain_timeout_s ({grace_s:g} s)"
+    last_call = asyncio.get_running_loop().call_later(grace_s, service.end, reason)
+    await serving
+    last_call.cancel()
+
+
+def verifier_pool(
+    settings: EdgeSettings,
+    addresses: VerifierAddresses,
+    link: LinkTls | None,
+    token: VerifierToken,
+    metrics: EdgeMetrics,
+) -> VerifierPool:
+    """The verifiers, none of which has been asked yet, seen by the agent's metrics."""
+    if link is not None and link.name is None:
+        link = replace(link, name=addresses.tls_name)
+    shape = FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000)
+    observer = StreamMetrics(metrics)
+    pool = VerifierPool(
+        addresses, lambda address: VerifierClient(address, observer, link, token, shape=shape), observer
+    )
+    metrics.registry.register(VerifierPoolMetrics(lambda: pool.members))
+    return pool
+
+
+def draft_only_of(models: LoadedModels, pool: VerifierPool, metrics: EdgeMetrics) -> DraftOnly | None:
+    """The draft model that answers alone when no verifier can be reached, if it may."""
+    if models.drafter is None or models.draft_info is None:
+        return None
+    return DraftOnly(models.drafter, models.draft_info, lambda: pool.is_reachable, DraftOnlyMetrics(metrics.registry))
+
+
+def generation_service(
+    settings: EdgeSettings,
+    models: LoadedModels,
+    pool: VerifierPool,
+    draft_only: DraftOnly | None,
+    metrics: EdgeMetrics,
+) -> GenerationService:
+    """Answers from the pool's verifiers; metrics bear the name of the model that they serve."""
+    options = GenerationOptions(verifier_deadline_s=settings.verifier_deadline_s)
+    fingerprint = tokenizer_fingerprint(models.tokenizer)
+    service = GenerationService(pool, models.draft_source, fingerprint, options, draft_only)
+    metrics.target_model = lambda: service.info.target_model if service.info else ""
+    metrics.model_name = lambda: settings.served_model_name or metrics.target_model()
+    return service
 
 
 def edge_tls(settings: EdgeSettings) -> "EdgeTls | None":
@@ -233,79 +249,6 @@ def verifier_token(settings: EdgeSettings) -> VerifierToken:
     """What makes this edge a tenant of the verifier; raises SettingsError when it cannot be used."""
     given = "" if settings.verifier_token is None else settings.verifier_token.get_secret_value()
     return VerifierToken(given, settings.verifier_token_file)
-
-
-def load(
-    settings: EdgeSettings,
-    metrics: EdgeMetrics,
-    make_runner: MakeRunner = make_runner,
-    make_grammars: MakeGrammars | None = None,
-) -> LoadedModels:
-    """Load the target's tokenizer and the draft model, and warm the draft model up.
-
-    Args:
-        settings: the process's.
-        metrics: told about draft steps.
-        make_runner: from the loaded draft model and the number of KV slots; benchmarks put their own here.
-        make_grammars: what drafts follow; None: compiled by a process of this one's own.
-
-    Raises:
-        ModelLoadError: one of them cannot be loaded, or their tokenizers differ.
-    """
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
-    tokenizer = load_tokenizer(resolve_model(settings.target_model, "target"))
-    make_grammars = make_grammars or partial(draft_grammars, tokenizer)
-    if settings.draft_model is None:
-        lookup = lookup_source(settings, make_grammars, metrics) if settings.looks_up else None
-        return LoadedModels(tokenizer, None, lookup=lookup)
-    model = load_draft_model(settings, tokenizer)
-    num_slots = settings.num_draft_slots or _DEFAULT_DRAFT_SLOTS
-    runner, drafting = draft_runner(model, drafting_settings(settings), num_slots, make_runner)
-    steps = DraftMetrics(metrics.registry, "specedge_edge", metrics.draft_step)
-    drafter = Drafter(
-        runner,
-        drafter_id=f"{settings.draft_model}/{settings.proactive.type}{'+lookup' * settings.looks_up}",
-        settings=drafting,
-        vocab_size=len(tokenizer),
-        on_step=steps.step,
-        make_grammars=make_grammars,
-        decodes_alone=settings.draft_only != "off",
-    )
-    steps.watch(drafter.stats, drafter.pool)
-    if settings.looks_up:
-        metrics.registry.register(LookupMetrics("specedge_edge", drafter.stats.lookup))
-    execution = execution_of(model, runner, settings.draft_quantization)
-    metrics.drafts_with(execution)
-    alone = None
-    if settings.draft_only != "off":
-        alone = draft_info(settings, tokenizer, num_slots, drafting.max_positions)
-    return LoadedModels(tokenizer, drafter, execution, draft_info=alone)
-
-
-def lookup_source(settings: EdgeSettings, make_grammars: MakeGrammars, metrics: EdgeMetrics) -> LookupSource:
-    """Drafts without a draft model."""
-    source = LookupSource(settings.max_budget, make_grammars)
-    metrics.registry.register(LookupMetrics("specedge_edge", source.stats))
-    return source
-
-
-def draft_grammars(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> SessionGrammars:
-    """Grammars over the token ids that are drafted."""
-    return SessionGrammars(partial(make_compiler, tokenizer, len(tokenizer), eos_ids))
-
-
-def drafting_settings(settings: EdgeSettings) -> DraftingSettings:
-    """The drafter's settings from the process's; a proactive growth parameter left out is the main one's."""
-    main = settings.growth
-    proactive = GrowthSettings(
-        max_n_beams=settings.proactive.max_n_beams or main.max_n_beams,
-        max_beam_len=settings.proactive.max_beam_len or main.max_beam_len,
-        max_branch_width=settings.proactive.max_branch_width or main.max_branch_width,
-        max_budget=settings.proactive.max_budget or main.max_budget,
-        decay=_PROACTIVE_DECAY,
-    )
-    return DraftingSettings(mode=settings.proactive.type, growth=main, proactive=proactive, looks_up=settings.looks_up)
 
 
 def open_journal(settings: EdgeSettings, metrics: EdgeMetrics) -> Journal | None:

@@ -25,7 +25,7 @@ class DraftGrammars:
         self._make = make
         self._grammars: SessionGrammars | None = None
 
-    def begin(self, request: DraftRequest, bind: "Callable[[GrammarState], None]") -> None:
+    def begin(self, request: DraftRequest, bind: "Callable[[GrammarState], object]") -> None:
         """Compiles the request's grammar, if it has one; to be called on the event loop thread.
 
         Args:

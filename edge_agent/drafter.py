@@ -12,7 +12,6 @@ When nothing is worth drafting the thread sleeps until a command arrives.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from threading import Thread
 from time import perf_counter
@@ -24,6 +23,7 @@ from edge_agent.decoding_session import Decoded, DecodingSession
 from edge_agent.draft_decoder import DraftDecoder
 from edge_agent.draft_grammars import DraftGrammars, MakeGrammars
 from edge_agent.draft_source import OnNodes
+from specedge.background import call_on_loop
 from specedge.block_pool import BlockPool
 from specedge.drafting.core import DraftCore
 from specedge.drafting.draft_model import DraftRunner, RankedDraftModel
@@ -232,8 +232,7 @@ class Drafter:
     def _tell(self, call: Callable[[], None]) -> None:
         """Has the event loop call something, if there still is one."""
         if self._loop is not None:
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(call)
+            call_on_loop(self._loop, call)
 
     def _tell_decoded(self, decoded: Sequence[tuple[DecodingSession, Decoded]]) -> None:
         if decoded:

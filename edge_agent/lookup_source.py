@@ -5,11 +5,11 @@ A verdict costs some microseconds, and so does each node; nothing is computed, s
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_agent.draft_grammars import DraftGrammars, MakeGrammars
 from edge_agent.draft_source import OnNodes
+from specedge.background import call_on_loop
 from specedge.drafting.draft_session import DraftRequest
 from specedge.drafting.draft_stats import LookupStats
 from specedge.drafting.followed_grammar import FollowedGrammar
@@ -58,7 +58,7 @@ class LookupSource:
         session = LookupSession(self, trie, prompt_len, request.prediction, sampling.max_tokens, ends, on_nodes)
         if sampling.grammar is not None:  # before it is compiled drafts are plain guesses
             loop = asyncio.get_running_loop()
-            self._grammars.begin(request, lambda state: _post(loop, session, state))
+            self._grammars.begin(request, lambda state: call_on_loop(loop, session.bind, state))
         return session
 
     def stop(self) -> None:
@@ -183,8 +183,3 @@ class LookupSession:
 
     def _is_final(self, token: int, position: int) -> bool:
         return position >= self._deepest_position or token in self._final_ids
-
-
-def _post(loop: asyncio.AbstractEventLoop, session: LookupSession, state: "GrammarState") -> None:
-    with suppress(RuntimeError):  # the loop has ended, and the session with it
-        loop.call_soon_threadsafe(session.bind, state)

@@ -1,13 +1,12 @@
 """An edge of two verifiers as real processes, and people who ask it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from processes import Ask, Edge, Verifier
 
 ASKS = [
@@ -33,27 +32,10 @@ class Site:
         asked = Edge(edge, "edge", verifiers[0], "--num-draft-slots", "4096", "--verifier-address", several)
         return cls(*verifiers, asked)
 
-    async def answers(self, on_started: Callable[[], Awaitable[None]] | None = None) -> list[str]:
-        """The texts; `on_started` is called when the first has begun."""
-        has_begun = on_started is None
-
-        async def one(ask: Ask, client: Any) -> str:
-            nonlocal has_begun
-            pieces: list[str] = []
-            async for piece in ask.pieces(client):
-                pieces.append(piece)
-                if len(pieces) == 10 and not has_begun:
-                    has_begun = True
-                    await on_started()
-            return "".join(pieces)
-
-        async with self.edge.client() as client:
-            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
-
     async def make_undisturbed(self) -> list[str]:
         """The texts that come when nothing happens, made once."""
         if not self.undisturbed:
-            self.undisturbed.extend(await self.answers())
+            self.undisturbed.extend(await self.edge.answers(ASKS))
         return self.undisturbed
 
     @asynccontextmanager
@@ -83,13 +65,9 @@ class Site:
         assert any(numbers), "every answer has ended already"
         return self.first if numbers[0] >= numbers[1] else self.second
 
-    async def states(self) -> list[str]:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-            return [found["state"] for found in (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]]
-
     async def until_both_are_good(self) -> None:
         async with asyncio.timeout(60):
-            while await self.states() != ["good", "good"]:  # noqa: ASYNC110
+            while await self.edge.verifier_states() != ["good", "good"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
     async def until_it_has_sessions(self, verifier: Verifier) -> None:

@@ -1,12 +1,13 @@
 """Real `specedge` processes on loopback: started, watched until they are ready, measured, and ended by signal."""
 
 import asyncio
+import inspect
 import os
 import random
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,37 @@ class Edge(Service):
             base_url=url, api_key="x", max_retries=0, timeout=120, http_client=plain
         ) as client:
             yield client
+
+    async def verifier_states(self) -> list[str]:
+        """How it sees its verifiers."""
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            return [found["state"] for found in (await client.get(f"{self.url}/ready")).json()["verifiers"]]
+
+    async def answers(
+        self, asks: "Sequence[Ask]", on_begun: Callable[[], object] = lambda: None, num_pieces: int = 10
+    ) -> list[str]:
+        """The texts of answers that are streamed side by side.
+
+        Args:
+            asks: what they answer.
+            on_begun: called, and awaited if it can be, when the first answer has `num_pieces` pieces.
+            num_pieces: of an answer that has begun.
+        """
+        has_begun = False
+
+        async def one(ask: Ask, client: Any) -> str:
+            nonlocal has_begun
+            pieces: list[str] = []
+            async for piece in ask.pieces(client):
+                pieces.append(piece)
+                if len(pieces) == num_pieces and not has_begun:
+                    has_begun = True
+                    if inspect.isawaitable(waiting := on_begun()):
+                        await waiting
+            return "".join(pieces)
+
+        async with self.client() as client:
+            return await asyncio.gather(*(one(ask, client) for ask in asks))
 
 
 @contextmanager

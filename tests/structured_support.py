@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from grammar_support import EOS, compiler, spec, tokenizer
 from tcp_proxy import TcpProxy
 
-from edge_agent.app import LoadedModels
-from edge_agent.app import load as load_edge
 from edge_agent.draft_grammars import DraftGrammars
 from edge_agent.generation import GenerationOptions, GenerationRequest, GenerationService
+from edge_agent.loading import LoadedModels
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.stream_observer import StreamCounters
 from edge_agent.verifier_client import VerifierClient
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.sampling import SamplingParams
 from specedge_cli.processes import load_edge_settings, load_verifier_settings
-from specedge_verifier.app import Verifier
-from specedge_verifier.app import load as load_verifier
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.loading import Verifier
+from specedge_verifier.loading import load as load_verifier
 
 
 @dataclass(frozen=True, slots=True)

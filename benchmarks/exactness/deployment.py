@@ -14,9 +14,9 @@ from edge_agent.verifier_client import VerifierClient
 from specedge.drafting.loading import MakeRunner
 from specedge.grammar.session_grammars import SessionGrammars
 from specedge.model.engines import make_runner
-from specedge_verifier.app import Verifier, load
 from specedge_verifier.engine import EngineThread
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
+from specedge_verifier.loading import Verifier, load
 from specedge_verifier.settings import VerifierSettings
 
 _DEADLINE_S = 60.0
@@ -65,7 +65,7 @@ async def deployed(
         cuts: how connections are cut; None connects directly.
         seed: of the cuts.
         grammars: the verifier's, to be closed at the end; None: it makes its own.
-        make_runner: see `specedge_verifier.app.load`.
+        make_runner: see `specedge_verifier.loading.load`.
     """
     verifier = load(settings, make_runner)
     verifier.grammars = grammars or verifier.grammars

@@ -15,10 +15,10 @@ from benchmarks.exactness.deployment import Deployment, deployed
 from benchmarks.exactness.differences import Difference, Dtype, Judge
 from benchmarks.exactness.draft_sources import ScriptedDrafts, grow_at_random, grow_wrong
 from benchmarks.exactness.kept_compiler import KeptCompiler
-from edge_agent.app import load as load_edge
 from edge_agent.draft_grammars import MakeGrammars
 from edge_agent.draft_source import DraftSource, NullDraftSource
 from edge_agent.generation import GenerationRequest, GenerationService
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.grammar.session_grammars import SessionGrammars

@@ -11,7 +11,7 @@ from specedge.model.embedded import EMBEDDED_NAME, resolve_model
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer
 from specedge.wire.messages import OpenSession, Verdict
-from specedge_verifier.app import load
+from specedge_verifier.loading import load
 from specedge_verifier.settings import VerifierSettings
 
 TEMPERATURES = (0.0, 0.7)

@@ -1,11 +1,21 @@
-"""Long blocking work beside an event loop, in a thread that does not keep the process alive."""
+"""The bridge from threads to an event loop, and long blocking work that keeps no process alive."""
 
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+def call_on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[*Arguments], object], *arguments: *Arguments) -> bool:
+    """Has `loop` call something, from any thread; False: the loop has ended, and nobody is left to be told."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return False
+    return True
 
 
 def start_in_background(work: Callable[[], Result], name: str) -> "asyncio.Future[Result]":
@@ -31,8 +41,7 @@ def start_in_background(work: Callable[[], Result], name: str) -> "asyncio.Futur
             result = work()
         except BaseException as error:
             failure = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, failure)
+        call_on_loop(loop, settle, result, failure)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

@@ -1,7 +1,8 @@
 """Answers `/metrics` on a port of its own, apart from whatever the process serves to others."""
 
 import logging
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -10,12 +11,16 @@ from specedge.errors import InvalidRequest
 logger = logging.getLogger(__name__)
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> WSGIServer:
-    """Answer on a thread of its own; port 0 takes a free one.
+@contextmanager
+def serving_metrics(registry: CollectorRegistry, host: str, port: int | None) -> Iterator[None]:
+    """Answer on a thread of its own while the block runs; port 0 takes a free one, None serves nothing.
 
     Raises:
         InvalidRequest: the address cannot be had.
     """
+    if port is None:
+        yield
+        return
     try:
         server, _ = start_http_server(port, host, registry=registry)
     except OSError as error:
@@ -26,11 +31,8 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> WSGIServ
         ) from error
     shown_host = f"[{host}]" if ":" in host else host
     logger.info("metrics on http://%s:%d/metrics", shown_host, server.server_port)
-    return server
-
-
-def stop_metrics(server: WSGIServer | None) -> None:
-    """Ends a server of metrics; None is none."""
-    if server is not None:
+    try:
+        yield
+    finally:
         server.shutdown()
         server.server_close()

@@ -15,6 +15,8 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from specedge.background import call_on_loop
+
 logger = logging.getLogger(__name__)
 
 LOST_THREAD = 70
@@ -149,9 +151,7 @@ class Watchdog:
 
     def _call(self, call: Callable[[], None]) -> None:
         """Has the event loop call something, unless it has ended."""
-        try:
-            self._loop.call_soon_threadsafe(call)
-        except RuntimeError:
+        if not call_on_loop(self._loop, call):
             self._ping.rest()
 
     def _report(self, reason: str) -> None:

@@ -1,64 +1,40 @@
 """Composes the verification service: settings in, a running process out; startup, serve and shutdown in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from specedge import __version__
-from specedge.background import start_in_background
-from specedge.block_pool import BlockPool
-from specedge.drafting.draft_metrics import DraftMetrics, LookupMetrics
-from specedge.drafting.draft_model import RankedDraftModel
-from specedge.drafting.draft_session import DraftingSettings
-from specedge.drafting.loading import MakeRunner, draft_runner, load_draft_model
-from specedge.drafting.ranking import ChildRanking
+from specedge.background import call_on_loop, start_in_background
+from specedge.drafting.loading import MakeRunner
 from specedge.errors import EngineDead
 from specedge.garbage import spare_steps
-from specedge.grammar.loading import make_compiler
-from specedge.grammar.session_grammars import SessionGrammars, has_grammars
-from specedge.metrics_server import serve_metrics, stop_metrics
-from specedge.model.embedded import resolve_model
-from specedge.model.engines import execution_of, make_runner
-from specedge.model.loader import load_generation_defaults
+from specedge.grammar.session_grammars import has_grammars
+from specedge.metrics_server import serving_metrics
+from specedge.model.engines import make_runner
 from specedge.model.ranks import Ranks
-from specedge.model.runner import ModelRunner
-from specedge.sampler import Sampler
-from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.watchdog import Watchdog
-from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
 from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
-from specedge_verifier.core import EngineCore
 from specedge_verifier.drain_socket import DrainNews, drain_socket
-from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
+from specedge_verifier.engine import EngineThread
 from specedge_verifier.follower import Follower
 from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
 from specedge_verifier.handshakes import Handshakes
-from specedge_verifier.kv_sizing import context_length
-from specedge_verifier.local_drafts import LocalDrafts
-from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.mirrored import MirroredRunner, stop_followers
-from specedge_verifier.queue_bounds import QueueLimits
-from specedge_verifier.rank_metrics import RankMetrics
+from specedge_verifier.loading import Verifier, load
+from specedge_verifier.mirrored import stop_followers
 from specedge_verifier.rank_pulse import RankPulse
-from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.settings import VerifierSettings
-from specedge_verifier.step_log import Observers, StepLog
-from specedge_verifier.step_time import StepTime
-from specedge_verifier.target_loading import load_target, meet_ranks, size_pool
-from specedge_verifier.target_model import TargetModel
+from specedge_verifier.target_loading import meet_ranks
 from specedge_verifier.tenant_metrics import TenantMetrics
 from specedge_verifier.tenants import Tenants
-from specedge_verifier.waiting import BatchType
-from specedge_verifier.warm_up import measure_step_time
 
 if TYPE_CHECKING:
     from specedge.tls.files import TlsSource
@@ -73,38 +49,6 @@ FAILED_GRACE_S = 5.0
 
 STUCK_STEPS = 10.0
 """A step is not stuck before it has lasted so many times as long as the largest one is expected to."""
-
-
-@dataclass(slots=True)
-class Verifier:
-    """A loaded target with its scheduler, warm and ready to be started on an event loop."""
-
-    core: EngineCore
-    info: ServerInfo
-    metrics: VerifierMetrics
-    limits: QueueLimits
-    observer: EngineObserver
-    grammars: SessionGrammars
-
-    def start_engine(self, loop: asyncio.AbstractEventLoop) -> EngineThread:
-        engine = EngineThread(self.core, self.info, self.limits, loop, self.observer)
-        engine.start()
-        return engine
-
-    def start_watchdog(self, engine: EngineThread, loop: asyncio.AbstractEventLoop, step_timeout_s: float) -> Watchdog:
-        """Watches the engine's steps, none of which may take `step_timeout_s`, and the event loop."""
-        scheduler = self.core.scheduler
-        largest_s = scheduler.step_time.seconds(scheduler.limits.max_num_batched_tokens)
-        watchdog = Watchdog(
-            loop,
-            name="engine",
-            heartbeat=engine.heartbeat,
-            limit_s=max(step_timeout_s, STUCK_STEPS * largest_s),
-            grace_s=FAILED_GRACE_S,
-            on_stuck=lambda reason: engine.fail(EngineDead(reason)),
-        )
-        watchdog.start()
-        return watchdog
 
 
 def run(settings: VerifierSettings, make_runner: MakeRunner = make_runner) -> None:
@@ -125,70 +69,34 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     """Load, warm up, listen, wait for a signal, drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    source = tls_source(settings)  # a mistake shows before minutes of loading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # A mistake in the file shows before minutes of loading.
+    # A mistake in a file shows before minutes of loading.
+    tls = tls_source(settings)
     authentication = None if settings.tenants_file is None else Authentication(Tenants(settings.tenants_file))
     lost: asyncio.Future[str] = loop.create_future()
-    pulse = None if ranks is None else RankPulse(settings.rank_timeout_s, partial(tell, loop, lost))
-    loading = start_in_background(lambda: load(settings, make_runner, ranks), "loading")
+    pulse = None
+    if ranks is not None:
+        pulse = RankPulse(settings.rank_timeout_s, lambda reason: call_on_loop(loop, lost.set_result, reason))
     stopped = asyncio.create_task(stop.wait())
-    first: set[asyncio.Future[Any]] = {loading, stopped, lost}
-    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    if lost.done():
-        raise EngineDead(f"rank 0 has lost another rank while loading: {lost.result()}")
-    if not loading.done():
+    verifier = await load_until(stopped, lost, lambda: load(settings, make_runner, ranks))
+    if verifier is None:
         logger.info("stopped while loading")
         return
-    verifier = loading.result()
     spare_steps()
     show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
-    metrics_server = None
-    if settings.metrics_port is not None:
-        metrics_server = serve_metrics(registry, settings.metrics_host, settings.metrics_port)
-    engine = verifier.start_engine(loop)
-    watchdog = verifier.start_watchdog(engine, loop, settings.step_timeout_s)
-    lost.add_done_callback(lambda _: engine.fail(EngineDead(f"rank 0 has lost another rank: {lost.result()}")))
-    failed = asyncio.create_task(engine.failure())
-    options = ServerOptions(
-        settings.host,
-        settings.port,
-        stream=StreamOptions(
-            open_timeout_s=settings.open_timeout_s,
-            shape=FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000),
-        ),
-        tls=None if source is None else server_tls(source, registry),
-    )
-    server = VerifierServer(engine, options, verifier.grammars, verifier.metrics, authentication)
-    try:
+    with (
+        serving_metrics(registry, settings.metrics_host, settings.metrics_port),
+        running_engine(verifier, lost, settings.step_timeout_s) as engine,
+    ):
+        options = server_options(settings, None if tls is None else server_tls(tls, registry))
+        server = VerifierServer(engine.thread, options, verifier.grammars, verifier.metrics, authentication)
         await server.start()
         await server.set_ready()
         if has_grammars():
             loop.call_later(GRAMMARS_AFTER_S, verifier.grammars.start)
-        grace_s = settings.drain_timeout_s
-        async with drain_socket(
-            settings.host,
-            server.port,
-            stop.set,
-            lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
-        ):
-            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-            if failed.done():
-                watchdog.end_soon()
-                await server.stop()
-            else:
-                logger.info("draining: running sessions may take %g s to finish", grace_s)
-                await server.drain(grace_s)
-        if failed.done():
-            raise failed.result()
-    finally:
-        if not failed.done():
-            watchdog.stop()
-        verifier.grammars.close()
-        engine.stop()
-        stop_metrics(metrics_server)
+        await drain_when_told(server, engine, stop, stopped, settings)
     if ranks is not None and pulse is not None:
         stop_followers(ranks)
         pulse.stop()
@@ -196,10 +104,98 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
     logger.info("stopped")
 
 
-def tell(loop: asyncio.AbstractEventLoop, lost: "asyncio.Future[str]", reason: str) -> None:
-    """Hand over, from another thread, why a rank is lost; a loop that has ended needs not know."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lost.set_result, reason)
+async def load_until(
+    stopped: asyncio.Task[Any], lost: "asyncio.Future[str]", load: Callable[[], Verifier]
+) -> Verifier | None:
+    """What `load` returns; None when `stopped` is done first.
+
+    Raises:
+        EngineDead: another rank is lost.
+    """
+    loading = start_in_background(load, "loading")
+    first: set[asyncio.Future[Any]] = {loading, stopped, lost}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    if lost.done():
+        raise EngineDead(f"rank 0 has lost another rank while loading: {lost.result()}")
+    return loading.result() if loading.done() else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """An engine at work, who watches it, and what is done once it has failed."""
+
+    thread: EngineThread
+    watchdog: Watchdog
+    failed: asyncio.Task[EngineDead]
+
+
+@contextmanager
+def running_engine(verifier: Verifier, lost: "asyncio.Future[str]", step_timeout_s: float) -> Iterator[RunningEngine]:
+    """The verifier's engine at work while the block runs; the watchdog of one that has failed outlives the block.
+
+    Args:
+        verifier: as loaded.
+        lost: fails the engine, with the reason why a rank is lost.
+        step_timeout_s: a step that takes longer fails it too.
+    """
+    loop = asyncio.get_running_loop()
+    thread = verifier.start_engine(loop)
+    watchdog = start_watchdog(verifier, thread, step_timeout_s)
+    lost.add_done_callback(lambda _: thread.fail(EngineDead(f"rank 0 has lost another rank: {lost.result()}")))
+    failed = asyncio.create_task(thread.failure())
+    try:
+        yield RunningEngine(thread, watchdog, failed)
+    finally:
+        if not failed.done():
+            watchdog.stop()
+        verifier.grammars.close()
+        thread.stop()
+
+
+def start_watchdog(verifier: Verifier, engine: EngineThread, step_timeout_s: float) -> Watchdog:
+    """Watches the engine's steps, none of which may take `step_timeout_s`, and the event loop that runs."""
+    scheduler = verifier.core.scheduler
+    largest_s = scheduler.step_time.seconds(scheduler.limits.max_num_batched_tokens)
+    watchdog = Watchdog(
+        asyncio.get_running_loop(),
+        name="engine",
+        heartbeat=engine.heartbeat,
+        limit_s=max(step_timeout_s, STUCK_STEPS * largest_s),
+        grace_s=FAILED_GRACE_S,
+        on_stuck=lambda reason: engine.fail(EngineDead(reason)),
+    )
+    watchdog.start()
+    return watchdog
+
+
+async def drain_when_told(
+    server: VerifierServer,
+    engine: RunningEngine,
+    stop: asyncio.Event,
+    stopped: asyncio.Task[Any],
+    settings: VerifierSettings,
+) -> None:
+    """Wait for a signal, which `stopped` stands for, or the drain socket, which sets `stop`; then drain.
+
+    Raises:
+        EngineDead: the engine has failed; sessions have been told.
+    """
+    grace_s = settings.drain_timeout_s
+    async with drain_socket(
+        settings.host,
+        server.port,
+        stop.set,
+        lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
+    ):
+        await asyncio.wait({stopped, engine.failed}, return_when=asyncio.FIRST_COMPLETED)
+        if engine.failed.done():
+            engine.watchdog.end_soon()
+            await server.stop()
+        else:
+            logger.info("draining: running sessions may take %g s to finish", grace_s)
+            await server.drain(grace_s)
+    if engine.failed.done():
+        raise engine.failed.result()
 
 
 def show_tenants(verifier: Verifier, authentication: Authentication | None) -> None:
@@ -212,91 +208,11 @@ def show_tenants(verifier: Verifier, authentication: Authentication | None) -> N
     )
 
 
-def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner, ranks: Ranks | None = None) -> Verifier:
-    """Load the target, size its KV cache and measure its steps.
-
-    Args:
-        settings: the process's.
-        make_runner: from the loaded model and the number of KV slots; benchmarks put their own here.
-        ranks: that compute the target together; this is rank 0, and the others follow it.
-
-    Raises:
-        ModelLoadError: the model cannot be loaded or does not fit.
-    """
-    path = resolve_model(settings.target_model, "target")
-    tokenizer = load_tokenizer(path)
-    defaults = load_generation_defaults(path, tokenizer)
-    model = load_target(settings, ranks)
-    draft_model = load_draft_model(settings, tokenizer) if settings.system == "server-only" else None
-    max_len = context_length(model.config, settings.max_len)
-    num_blocks = size_pool(settings, model, ranks, draft_model)
-    runner = make_runner(model, num_blocks * settings.block_size)
-    if ranks is not None:
-        runner = MirroredRunner(runner, ranks)
-    logger.info(
-        "KV cache: %d blocks of %d tokens, %.0f MiB", num_blocks, settings.block_size, runner.cache.num_bytes / 2**20
-    )
-    sampler = Sampler(runner.vocab_size, runner.device)
-    samples = measure_step_time(runner, sampler, settings.max_num_batched_tokens)
-    limits = SchedulerLimits(
-        max_batch_size=settings.max_batch_size,
-        max_num_batched_tokens=max(settings.max_num_batched_tokens, settings.max_batch_size + 1),
-        max_tree_nodes=settings.max_tree_nodes,
-        batch_type=BatchType(settings.batch_type),
-    )
-    step_time = StepTime(limits.max_num_batched_tokens, samples)
-    scheduler = Scheduler(BlockPool(num_blocks, settings.block_size), limits, step_time)
-    info = ServerInfo(
-        target_model=settings.target_model if settings.target_model != "demo" else "specedge-demo",
-        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=runner.vocab_size,
-        max_len=max_len,
-        max_live_nodes=settings.max_live_nodes,
-        eos_ids=defaults.eos_ids,
-        max_batch_size=settings.max_batch_size,
-        server_version=__version__,
-        default_sampling=defaults.sampling,
-        capabilities=(
-            *([DRAFT_TRIES] if settings.system == "specedge" else []),
-            *([GRAMMARS] if has_grammars() else []),
-            LOGPROBS,
-            TOKEN_MASKS,
-            PADDING,
-        ),
-    )
-    metrics = VerifierMetrics(info.target_model, scheduler)
-    metrics.costs(settings.price_per_hour)
-    metrics.runs("target", execution_of(model, runner))
-    metrics.registry.register(RankMetrics(ranks))
-    drafts = None
-    if draft_model is not None:
-        num_draft_slots = settings.num_draft_slots or num_blocks * settings.block_size
-        drafting = DraftingSettings(growth=settings.growth, looks_up=settings.looks_up)
-        draft, drafting = draft_runner(draft_model, drafting, num_draft_slots, make_runner)
-        metrics.runs("draft", execution_of(draft_model, draft, settings.draft_quantization))
-        drafter_id = f"local/{settings.draft_model}{'+lookup' * settings.looks_up}"
-        drafts = local_drafts(draft, drafting, drafter_id, len(tokenizer), metrics)
-    core = EngineCore(scheduler, TargetModel(runner, sampler), info, monotonic_s, drafts)
-    observer = metrics if settings.step_log is None else Observers([metrics, StepLog(settings.step_log)])
-    grammars = SessionGrammars(partial(make_compiler, tokenizer, runner.vocab_size, defaults.eos_ids))
-    queue = QueueLimits(
-        settings.max_batch_size + settings.max_waiting, settings.max_queued_tokens, settings.max_predicted_ttft_s
-    )
-    metrics.forecasts(lambda: core.forecast)
-    return Verifier(core, info, metrics, queue, observer, grammars)
-
-
-def local_drafts(
-    runner: ModelRunner, drafting: DraftingSettings, drafter_id: str, vocab_size: int, metrics: VerifierMetrics
-) -> LocalDrafts:
-    """Drafting beside the target, seen by the verifier's metrics."""
-    steps = DraftMetrics(metrics.registry, "specedge_verifier", metrics.draft_step)
-    model = RankedDraftModel(runner, ChildRanking.of(runner, drafting, vocab_size=vocab_size))
-    drafts = LocalDrafts(model, drafting, runner.num_slots, drafter_id, monotonic_s, on_step=steps.step)
-    steps.watch(drafts.core.stats, drafts.core.pool)
-    if drafting.looks_up:
-        metrics.registry.register(LookupMetrics("specedge_verifier", drafts.core.stats.lookup))
-    return drafts
+def server_options(settings: VerifierSettings, tls: ServerTls | None) -> ServerOptions:
+    """Where and how the server listens."""
+    shape = FrameShape(settings.pad_frames or 0, settings.frame_interval_ms / 1000)
+    stream = StreamOptions(open_timeout_s=settings.open_timeout_s, shape=shape)
+    return ServerOptions(settings.host, settings.port, stream=stream, tls=tls)
 
 
 def tls_source(settings: VerifierSettings) -> "TlsSource | None":

@@ -15,6 +15,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from specedge.background import call_on_loop
 from specedge.errors import (
     EngineDead,
     InvalidRequest,
@@ -227,9 +228,7 @@ class EngineThread:
             self._call_on_loop(lambda: self._dispatch(events))
 
     def _call_on_loop(self, call: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the loop is closed: nobody is left to be told
+        if not call_on_loop(self._loop, call):
             logger.debug("event loop closed before the engine's last events were delivered")
 
     def _dispatch(self, events: Iterable[Event]) -> None:

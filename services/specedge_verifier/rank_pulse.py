@@ -29,7 +29,7 @@ class RankPulse:
         on_lost: called once, on the pulse's thread, with the reason.
     """
 
-    def __init__(self, timeout_s: float, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, timeout_s: float, on_lost: Callable[[str], object]) -> None:
         self._size = dist.get_world_size()
         self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._timeout_s = timeout_s

@@ -3,17 +3,14 @@
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from chaos.faults import why_disks_stay
 from chaos.report import print_report, write_json
 from chaos.run import Options, planned, run
 from chaos.schedule import Round
-from resilience.terminal import advancing, positive
-from rich.console import Console
+from resilience.terminal import add_outputs, advancing, logs_folder, open_console, positive, print_end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         num_asks=given.asks,
         warm_up_s=given.warm_up,
     )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = open_console()
     if (reason := why_disks_stay()) is not None:
         console.print(f"no disk is filled: {reason}")
-    folder = Path(tempfile.mkdtemp(prefix="specedge-chaos-")) if given.logs is None else given.logs
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = logs_folder("chaos", given.logs)
     started_s = time.monotonic()
     num_kills = sum(round_.num_kills for round_ in planned(options))
     with advancing(console, "kills", num_kills) as advance:
@@ -43,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         result = asyncio.run(run(options, folder, show))
     print_report(console, result)
-    console.print(f"{time.monotonic() - started_s:.0f} s, seed {options.seed}, logs in {folder}")
+    print_end(console, started_s, options.seed, folder)
     if given.json is not None:
         write_json(given.json, options, result)
     return int(bool(result.problems))
@@ -64,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--warm-up", type=float, default=default.warm_up_s, metavar="S", help="seconds of load before the first fault"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="takes the results")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="empty; takes the processes' logs")
+    add_outputs(parser)
     return parser
 
 

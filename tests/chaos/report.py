@@ -8,12 +8,11 @@ from pathlib import Path
 from chaos.recovery import Effect
 from chaos.run import Options, Result
 from chaos.schedule import Kind
+from resilience.terminal import print_problems
 from rich.console import Console
 from rich.table import Table
 
 from specedge_bench.statistics import percentile
-
-MAX_SHOWN = 20
 
 
 def print_report(console: Console, result: Result) -> None:
@@ -21,10 +20,7 @@ def print_report(console: Console, result: Result) -> None:
     console.print(_faults(result))
     if result.usage:
         console.print(_usage(result))
-    for problem in result.problems[:MAX_SHOWN]:
-        console.print(problem, style="red", markup=False)
-    if len(result.problems) > MAX_SHOWN:
-        console.print(f"... and {len(result.problems) - MAX_SHOWN} more")
+    print_problems(console, result.problems)
     failed = [answer for answer in result.answers if answer.failure is not None]
     num_tokens = sum(len(answer.tokens_s) for answer in result.answers)
     console.print(

@@ -2,16 +2,15 @@
 
 import argparse
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from fuzz.run import Options, Result, run
+from resilience.terminal import advancing, logs_folder, open_console, print_end, print_problems
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-NUM_SHOWN, NUM_CHARACTERS = 20, 300
+NUM_CHARACTERS = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,17 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bodies", type=int, default=default.num_bodies, help="to the edge (default: 100000)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of all that is sent")
     given = parser.parse_args(arguments)
-    folder = Path(tempfile.mkdtemp(prefix="specedge-fuzz-"))
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=given.messages + given.bodies)
-        options = Options(given.messages, given.bodies, given.seed)
-        result = run(options, folder, lambda num: progress.advance(task, num))
+    options = Options(given.messages, given.bodies, given.seed)
+    folder = logs_folder("fuzz")
+    console = open_console()
+    started_s = time.monotonic()
+    with advancing(console, "sent", options.num_messages + options.num_bodies) as advance:
+        result = run(options, folder, lambda num: advance(num, ""))
     report(console, result)
     (folder / "latest.jsonl").write_text("\n".join([*result.verifier.latest, *result.edge.latest]))
     (folder / "problems.txt").write_text("\n".join(result.problems))
-    console.print(f"seed {options.seed}; logs, all problems with their inputs, and what was sent last in {folder}")
+    left = "logs, all problems with their inputs, and what was sent last"
+    print_end(console, started_s, options.seed, folder, left)
     return int(bool(result.problems))
 
 
@@ -48,8 +47,7 @@ def report(console: Console, result: Result) -> None:
             f"{address}: {sizes.before:.0f}, {sizes.halfway:.0f}, {sizes.after:.0f} MiB (before, halfway, after)"
         )
     console.print(f"{result.num_answers} answers of a neighbour, each compared with the undisturbed one")
-    for problem in result.problems[:NUM_SHOWN]:
-        console.print(problem[:NUM_CHARACTERS], style="red", markup=False)
+    print_problems(console, [problem[:NUM_CHARACTERS] for problem in result.problems])
     console.print("nothing broke" if not result.problems else f"{len(result.problems)} problems")
 
 

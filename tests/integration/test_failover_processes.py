@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from failover_site import MOVED, Site
+from failover_site import ASKS, MOVED, Site
 from processes import EXIT_TIMEOUT_S, Verifier, nothing_held, running
 
 from specedge_cli.supervisor import specedge_command
@@ -34,7 +34,7 @@ async def test_no_answer_notices_more_than_a_pause(site: Site, number: signal.Si
 
     try:
         async with asyncio.timeout(150):
-            assert await site.answers(strike) == undisturbed
+            assert await site.edge.answers(ASKS, strike) == undisturbed
     finally:
         # A stopped process would not hear that it is to end.
         for verifier in struck:

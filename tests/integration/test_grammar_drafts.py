@@ -5,15 +5,15 @@ import torch
 from grammar_support import EOS, compiler, tokenizer
 from structured_support import request
 
-from edge_agent.app import load as load_edge
 from edge_agent.drafter import Drafter
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from specedge.drafting.draft_session import DraftRequest
 from specedge.errors import InvalidRequest
 from specedge.wire.messages import OpenSession, Verdict
 from specedge_cli.processes import load_edge_settings, load_verifier_settings
-from specedge_verifier.app import load as load_verifier
 from specedge_verifier.core import EngineCore
+from specedge_verifier.loading import load as load_verifier
 
 PROMPT = "Tell me a tale about a fox who wanted to see the sea."
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}, "moral": {"type": "string"}}}

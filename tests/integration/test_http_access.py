@@ -30,9 +30,10 @@ from keyed_api import (
     put,
 )
 
-from edge_agent.app import LoadedModels, compose, run
+from edge_agent.app import compose, run
 from edge_agent.http.api_keys import spell_entry
 from edge_agent.http.speculation import SpeculationSummary
+from edge_agent.loading import LoadedModels
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.errors import SettingsError

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -58,20 +57,8 @@ class Site:
 
     async def answers(self, on_started: Callable[[], None] = lambda: None) -> list[str]:
         """The texts; `on_started` is called when the first has begun."""
-        has_begun = False
-
-        async def one(ask: Ask, client: Any) -> str:
-            nonlocal has_begun
-            pieces: list[str] = []
-            async for piece in ask.pieces(client):
-                pieces.append(piece)
-                if len(pieces) == 10 and not has_begun:
-                    has_begun = True
-                    on_started()
-            return "".join(pieces)
-
-        async with self.edge.client() as client, asyncio.timeout(100):
-            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
+        async with asyncio.timeout(100):
+            return await self.edge.answers(ASKS, on_started)
 
 
 @pytest.fixture(scope="module")

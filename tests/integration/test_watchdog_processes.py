@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from processes import Ask, Edge, Service, Verifier, nothing_held, running
 
@@ -43,20 +41,8 @@ class Site:
 
     async def answers(self, on_started: Callable[[], object] = lambda: None) -> list[str]:
         """The texts; `on_started` is called when the first has begun."""
-        has_begun = False
-
-        async def one(ask: Ask, client: Any) -> str:
-            nonlocal has_begun
-            pieces: list[str] = []
-            async for piece in ask.pieces(client):
-                pieces.append(piece)
-                if not has_begun:
-                    has_begun = True
-                    on_started()
-            return "".join(pieces)
-
-        async with self.edge.client() as client, asyncio.timeout(60):
-            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
+        async with asyncio.timeout(60):
+            return await self.edge.answers(ASKS, on_started, num_pieces=1)
 
     async def answers_until_end(self, service: Service, fault: Path, word: str) -> list[str]:
         """The texts under which `service` has failed; whichever of them it has a part in."""
@@ -67,11 +53,8 @@ class Site:
         return texts
 
     async def until_both_are_good(self) -> None:
-        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
-            while True:
-                found = (await client.get(f"{self.edge.url}/ready")).json()["verifiers"]
-                if [verifier["state"] for verifier in found] == ["good", "good"]:
-                    return
+        async with asyncio.timeout(60):
+            while await self.edge.verifier_states() != ["good", "good"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 

@@ -2,14 +2,13 @@
 
 import argparse
 import multiprocessing
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from resilience.terminal import advancing, positive
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from protocol_simulation.scenario import FAULTS
 from protocol_simulation.simulation import simulate
@@ -55,11 +54,11 @@ def run(seeds: Sequence[int]) -> Totals:
 def main(arguments: Sequence[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="protocol_simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100_000, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive, default=100_000, help="how many (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="this one alone, with all that happens")
     parser.add_argument("--fault", choices=FAULTS, help="with --seed: nothing else goes wrong")
-    parser.add_argument("--processes", type=int, help="at once (default: one for each core)")
+    parser.add_argument("--processes", type=positive, help="at once (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.seed is not None:
         outcome = simulate(options.seed, prints=True, kinds={options.fault: 1} if options.fault else FAULTS)
@@ -75,17 +74,13 @@ def main(arguments: Sequence[str]) -> int:
 def _run_all(seeds: range, num_processes: int) -> Totals:
     totals = Totals()
     batches = [seeds[start : start + _BATCH] for start in range(0, len(seeds), _BATCH)]
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         multiprocessing.get_context("spawn").Pool(num_processes) as pool,
-        Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as progress,
+        advancing(Console(stderr=True), "seeds", len(seeds)) as advance,
     ):
-        task = progress.add_task("seeds", total=len(seeds))
         for found in pool.imap_unordered(run, batches):
             totals.add(found)
-            failed = f", {len(totals.broken)} failed" if totals.broken else ""
-            progress.update(task, completed=totals.num_seeds, description=f"seeds{failed}")
+            advance(found.num_seeds, f"{len(totals.broken)} failed" if found.broken else "")
     return totals
 
 

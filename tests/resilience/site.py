@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from processes import HOST, Edge, Service, Verifier, nothing_held
 from resilience.link import Link
 
@@ -59,11 +58,6 @@ class Site:
         service.start()
         await asyncio.to_thread(service.wait_ready)
 
-    async def states(self, edge: Edge) -> list[str]:
-        """How an edge sees the verifiers."""
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            return [found["state"] for found in (await client.get(f"{edge.url}/ready")).json()["verifiers"]]
-
     async def until_good(self) -> None:
         """Waits until every edge has seen every verifier in good standing: on a busy machine perhaps not all at a time.
 
@@ -75,7 +69,7 @@ class Site:
             async with asyncio.timeout(GOOD_TIMEOUT_S):
                 while unseen:
                     for edge in {edge for edge, _ in unseen}:
-                        states = await self.states(edge)
+                        states = await edge.verifier_states()
                         unseen -= {(edge, index) for index, state in enumerate(states) if state == "good"}
                     await asyncio.sleep(POLL_S)
         except TimeoutError:

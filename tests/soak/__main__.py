@@ -3,13 +3,10 @@
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from resilience.terminal import advancing, positive
-from rich.console import Console
+from resilience.terminal import add_outputs, advancing, logs_folder, open_console, positive, print_end
 from soak.report import print_report, write_json
 from soak.run import Options, run
 from soak.watch import Sample
@@ -19,9 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     given = _parser().parse_args(arguments)
     options = Options(given.seed, given.minutes, num_users=given.users)
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    folder = Path(tempfile.mkdtemp(prefix="specedge-soak-")) if given.logs is None else given.logs
-    folder.mkdir(parents=True, exist_ok=True)
+    console = open_console()
+    folder = logs_folder("soak", given.logs)
     started_s = time.monotonic()
     with advancing(console, "s", round(60 * options.minutes)) as advance:
         shown_s = 0.0
@@ -35,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         result = asyncio.run(run(options, folder, show))
     print_report(console, result)
-    console.print(f"{time.monotonic() - started_s:.0f} s, seed {options.seed}, logs in {folder}")
+    print_end(console, started_s, options.seed, folder)
     if given.json is not None:
         write_json(given.json, options, result)
     return int(bool(result.problems))
@@ -51,8 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=_minutes, default=default.minutes, help="of load (default: 30)")
     parser.add_argument("--users", type=positive, default=default.num_users, help="at each edge (default: 2)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of what users ask")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="takes the results")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="empty; takes the processes' logs")
+    add_outputs(parser)
     return parser
 
 

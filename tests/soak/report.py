@@ -4,11 +4,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from resilience.terminal import print_problems
 from rich.console import Console
 from rich.table import Table
 from soak.run import Options, Result
-
-MAX_SHOWN = 20
 
 
 def print_report(console: Console, result: Result) -> None:
@@ -29,10 +28,7 @@ def print_report(console: Console, result: Result) -> None:
     tally = result.tally
     console.print(f"turns: {', '.join(f'{num} {kind}' for kind, num in sorted(tally.num_turns.items()))}")
     console.print(f"restarts: {', '.join(result.restarts)}; {tally.num_excused} turns failed at an edge that ended")
-    for problem in result.problems[:MAX_SHOWN]:
-        console.print(problem, style="red", markup=False)
-    if len(result.problems) > MAX_SHOWN:
-        console.print(f"... and {len(result.problems) - MAX_SHOWN} more")
+    print_problems(console, result.problems)
     console.print(f"{len(result.watch.samples)} samples, {len(result.problems)} violations")
 
 

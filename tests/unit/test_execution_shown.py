@@ -8,13 +8,14 @@ import pytest
 from http_support import FakeService, tokenizer
 from prometheus_client import CollectorRegistry
 
-from edge_agent import app as edge
+from edge_agent.app import compose
 from edge_agent.http.app import create_app
 from edge_agent.http.settings import HttpSettings
+from edge_agent.loading import load as load_edge
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings
 from specedge.model.execution import Execution, graphs_of
-from specedge_verifier import app as verifier
+from specedge_verifier.loading import load as load_verifier
 from specedge_verifier.settings import VerifierSettings
 
 LEAN = {"engine": "lean", "attention": "sdpa", "dtype": "bfloat16", "device": "cpu"}
@@ -30,7 +31,7 @@ def executions(registry: CollectorRegistry, name: str) -> list[dict[str, str]]:
 
 def test_the_verifier_shows_both_of_its_models(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        loaded = verifier.load(VerifierSettings(**FLAGS, system="server-only", num_kv_blocks=128))
+        loaded = load_verifier(VerifierSettings(**FLAGS, system="server-only", num_kv_blocks=128))
     assert executions(loaded.metrics.registry, "specedge_verifier_execution_info") == [
         {"model": "target", **asdict(SHOWN)},
         {"model": "draft", **asdict(SHOWN)},
@@ -40,11 +41,11 @@ def test_the_verifier_shows_both_of_its_models(caplog: pytest.LogCaptureFixture)
 
 async def test_the_edge_shows_its_draft_model() -> None:
     metrics, settings = EdgeMetrics(), EdgeSettings(**FLAGS, num_draft_slots=256)
-    models = edge.load(settings, metrics)
+    models = load_edge(settings, metrics)
     assert models.execution == SHOWN
     assert executions(metrics.registry, "specedge_edge_draft_execution_info") == [asdict(SHOWN)]
 
-    app = edge.compose(settings, models, FakeService(), metrics)  # type: ignore[arg-type]
+    app = compose(settings, models, FakeService(), metrics)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         version = (await client.get("/version")).json()
     assert version["draft_model"] == "demo"

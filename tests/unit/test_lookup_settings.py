@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from edge_agent.app import drafting_settings, load
 from edge_agent.draft_source import NullDraftSource
+from edge_agent.loading import drafting_settings, load
 from edge_agent.lookup_source import LookupSource
 from edge_agent.metrics import EdgeMetrics
 from edge_agent.settings import EdgeSettings, ProactiveSettings

@@ -28,8 +28,8 @@ from specedge.model.quantization import _int4, quantize_lean, quantize_modules
 from specedge.sampling import SamplingParams
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.wire.messages import OpenSession, Verdict
-from specedge_verifier.app import load as load_verifier
 from specedge_verifier.draft_depth import DraftDepth
+from specedge_verifier.loading import load as load_verifier
 from specedge_verifier.settings import VerifierSettings
 
 TARGET = resolve_model("demo", "target")

@@ -10,7 +10,6 @@ from edge_agent.verifier_client import Pulse
 from edge_agent.verifier_member import PoolTimes, VerifierMember
 from specedge.wire.load_hint import LoadHint
 from specedge_bench.simulation.events import EventQueue
-from specedge_bench.simulation.scenario import Choice
 
 
 class OneVerifier:
@@ -113,21 +112,6 @@ class TwoChoices(OneVerifier):
 def _member(index: int, dice: Random) -> VerifierMember:
     client: Any = SimpleNamespace(address=f"verifier {index}", refusal=None)
     return VerifierMember(client, dice)
-
-
-def make_chooser(
-    kind: Choice,
-    events: EventQueue,
-    num_verifiers: int,
-    load_of: Callable[[int], LoadHint],
-    one_way_s: float,
-    dice: Random,
-    is_over: Callable[[], bool],
-) -> OneVerifier:
-    """How an edge chooses among so many verifiers."""
-    if kind == "two" and num_verifiers > 1:
-        return TwoChoices(events, num_verifiers, load_of, one_way_s, dice, is_over)
-    return RandomVerifier(num_verifiers, dice) if kind == "random" else OneVerifier()
 
 
 def imbalance(session_seconds: Sequence[float]) -> float:

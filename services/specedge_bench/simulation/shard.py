@@ -16,7 +16,7 @@ from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.load_hint import LoadHint
 from specedge.wire.messages import DraftNodes, OpenSession, ServerInfo, System, Verdict
 from specedge_bench.network.shape import Shape
-from specedge_bench.simulation.choice import OneVerifier, make_chooser
+from specedge_bench.simulation.choice import OneVerifier, RandomVerifier, TwoChoices
 from specedge_bench.simulation.edge import SimulatedEdge
 from specedge_bench.simulation.events import DeviceClock, EventQueue
 from specedge_bench.simulation.link import Link
@@ -266,16 +266,23 @@ class _Shard:
             edge = SimulatedEdge(self._events, core, self._draft, scenario.draft_curve, host_s=scenario.edge_host_s)
         network = scenario.network
         up, down = self._link(network.up, f"{index} up"), self._link(network.down, f"{index} down")
-        chooser = make_chooser(
-            scenario.verifier_choice,
+        return _Place(index, edge, up, down, len(self._verifiers), self._chooser(index))
+
+    def _chooser(self, index: int) -> OneVerifier:
+        scenario, num_verifiers = self._scenario, len(self._verifiers)
+        dice = Random(f"{scenario.seed} {index} choice")
+        if scenario.verifier_choice == "random":
+            return RandomVerifier(num_verifiers, dice)
+        if scenario.verifier_choice == "fixed" or num_verifiers == 1:
+            return OneVerifier()
+        return TwoChoices(
             self._events,
-            len(self._verifiers),
+            num_verifiers,
             lambda chosen: LoadHint(self._verifiers[chosen].core.num_sessions, scenario.max_batch_size),
-            network.up.delay_s,
-            Random(f"{scenario.seed} {index} choice"),
+            scenario.network.up.delay_s,
+            dice,
             lambda: not self._num_asking,
         )
-        return _Place(index, edge, up, down, len(self._verifiers), chooser)
 
     def _link(self, shape: Shape, name: str) -> Link:
         return Link(self._events, shape, Random(f"{self._scenario.seed} {name}").getrandbits(32))

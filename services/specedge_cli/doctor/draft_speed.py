@@ -6,9 +6,9 @@ from typing import Final
 
 import torch
 
-from edge_agent.app import drafting_settings
 from edge_agent.draft_source import DraftSource
 from edge_agent.drafter import Drafter
+from edge_agent.loading import drafting_settings
 from edge_agent.lookup_source import LookupSource
 from edge_agent.settings import EdgeSettings
 from specedge.drafting.core import DraftCore

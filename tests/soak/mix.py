@@ -144,6 +144,8 @@ async def wrong(turn: Turn) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
         headers = {"content-type": "application/json"}
         answer = await client.post(f"{turn.edge.url}/v1/{path}", content=body, headers=headers)
+    if answer.is_server_error and status < 500:
+        answer.raise_for_status()
     if answer.status_code != status:
         raise WrongAnswer(f"{path} {body[:100]} had status {answer.status_code} for {status}: {answer.text[:200]}")
 

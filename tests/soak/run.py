@@ -16,7 +16,7 @@ from resilience.site import Site, SiteBroken, running_site
 from soak.mix import MIX, Tally, Turn, WrongAnswer
 from soak.watch import Sample, Watch
 
-EXCUSED = (openai.APIConnectionError, openai.APIError, httpx.TransportError, AssertionError)
+EXCUSED = (openai.APIConnectionError, openai.APIError, httpx.HTTPError, AssertionError)
 """What a user may see of an edge that is being restarted."""
 
 

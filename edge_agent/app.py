@@ -342,7 +342,13 @@ def compose(
         public_metrics=settings.public_metrics,
     )
     return create_app(
-        service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal, draft_only=draft_only
+        service,
+        cast(ChatTokenizer, models.tokenizer),
+        http,
+        metrics,
+        journal=journal,
+        draft_only=draft_only,
+        refusal=lambda: service.refusal,
     )
 
 

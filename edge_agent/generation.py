@@ -75,7 +75,7 @@ class GenerationService:
 
     @property
     def refusal(self) -> CapacityExceeded | None:
-        """What every request of ordinary priority is told now, however little it asks for; None: it has to be looked at."""
+        """What every request of ordinary priority is told now, however small it is; None: it has to be looked at."""
         is_alone = self._draft_only is not None and not self._pool.is_reachable
         if self._end is not None or self.info is None or is_alone:
             return None

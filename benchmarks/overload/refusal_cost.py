@@ -1,4 +1,6 @@
-"""What a refusal costs the edge's event loop, in microseconds of processor time: `python -m benchmarks.overload.refusal_cost`.
+"""What a refusal costs the edge's event loop, in microseconds of processor time.
+
+    python -m benchmarks.overload.refusal_cost
 
 Real HTTP on a loopback connection, in front of a service that refuses everything. "read" is a request that is parsed,
 tokenised and then refused, "unread" one that meets a known refusal. The client is a process of its own.
@@ -76,8 +78,7 @@ async def _measure(num_requests: int, is_profiled: bool) -> dict[str, list[float
             port = free_port(HOST)
             server = http_server(app, 1.0, port)
             serving = asyncio.create_task(server.serve())
-            while not server.started:
-                await asyncio.sleep(0.01)
+            await _until(lambda: server.started)  # noqa: B023 - awaited at once
             context = get_context("spawn")
             ready, go = context.Event(), context.Event()
             client = context.Process(target=_send, args=(port, num_requests, ready, go))
@@ -98,7 +99,7 @@ async def _measure(num_requests: int, is_profiled: bool) -> dict[str, list[float
 
 
 async def _until(is_done: Callable[[], bool]) -> None:
-    while not is_done():
+    while not is_done():  # noqa: ASYNC110 - of another process, and of uvicorn
         await asyncio.sleep(0.05)
 
 

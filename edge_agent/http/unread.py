@@ -73,7 +73,7 @@ class _Body:
                     has_more = message.get("more_body", False)
         except TimeoutError:
             return False
-        return not has_more
+        return not has_more and num_bytes <= MAX_SCANNED_BYTES
 
     @property
     def may_name_priority(self) -> bool:

@@ -32,7 +32,7 @@ from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
 from specedge.watchdog import Watchdog
-from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, PROGRESS, TOKEN_MASKS, ServerInfo
 from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.core import EngineCore
@@ -262,6 +262,7 @@ def load(settings: VerifierSettings, make_runner: MakeRunner = make_runner, rank
             LOGPROBS,
             TOKEN_MASKS,
             PADDING,
+            PROGRESS,
         ),
     )
     metrics = VerifierMetrics(info.target_model, scheduler)

@@ -51,6 +51,7 @@ from specedge.model.embedded import resolve_model
 from specedge.model.engines import execution_of, make_runner
 from specedge.model.execution import Execution
 from specedge.tokenizer import Tokenizer, load_tokenizer, tokenizer_fingerprint
+from specedge.turns import take_short_turns
 from specedge.watchdog import Watchdog
 from specedge.wire.messages import ServerInfo
 from specedge.wire.shaping import FrameShape
@@ -164,6 +165,7 @@ async def _serve_loaded(
         ending.add(failed)
     watchdog = start_watchdog(settings, models.drafter)
     spare_steps()
+    take_short_turns()
     app = compose(settings, models, service, metrics, journal, draft_only)
     context = None if https is None else https.context
     server = http_server(app, settings.drain_timeout_s + _LAST_WORDS_S, tls=context, on_refused=metrics.refused_head)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter
 
 import torch
@@ -35,6 +35,10 @@ from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes
 
 logger = logging.getLogger(__name__)
+
+_GIVE_WAY_S = 0.1
+"""For so long at most no step begins while the event loop has not taken the last one's drafts: it has answers to
+stream, and both take turns in one interpreter."""
 
 
 class Drafter:
@@ -76,6 +80,8 @@ class Drafter:
             self._decoder = DraftDecoder(runner, self._core.pool, vocab_size or runner.vocab_size)
         self._on_step = on_step
         self._inbox = CommandInbox()
+        self._delivered = Event()  # the event loop has taken what was drafted last
+        self._delivered.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopping = False
         self._is_alive = False
@@ -189,6 +195,7 @@ class Drafter:
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""
+        self._delivered.wait(_GIVE_WAY_S)
         started = perf_counter()
         self._inbox.run_all()
         self._hand_over()
@@ -227,7 +234,8 @@ class Drafter:
     def _hand_over(self) -> None:
         messages = self._core.take_messages()
         if messages:
-            self._tell(partial(_deliver, messages))
+            self._delivered.clear()
+            self._tell(partial(_deliver, messages, self._delivered))
 
     def _tell(self, call: Callable[[], None]) -> None:
         """Has the event loop call something, if there still is one."""
@@ -293,6 +301,7 @@ def _deliver_decoded(results: Sequence[tuple[DecodingSession, Decoded]]) -> None
         session.on_decoded(decoded)
 
 
-def _deliver(messages: Sequence[tuple[DraftHandle, int, DraftNodes]]) -> None:
+def _deliver(messages: Sequence[tuple[DraftHandle, int, DraftNodes]], delivered: Event) -> None:
+    delivered.set()
     for handle, epoch, nodes in messages:
         handle.deliver(epoch, nodes)

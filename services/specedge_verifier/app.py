@@ -31,6 +31,7 @@ from specedge.model.ranks import Ranks
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
+from specedge.turns import take_short_turns
 from specedge.watchdog import Watchdog
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, PROGRESS, TOKEN_MASKS, ServerInfo
 from specedge.wire.shaping import FrameShape
@@ -143,6 +144,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         return
     verifier = loading.result()
     spare_steps()
+    take_short_turns()
     show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
     metrics_server = None

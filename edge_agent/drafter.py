@@ -235,7 +235,11 @@ class Drafter:
         messages = self._core.take_messages()
         if messages:
             self._delivered.clear()
-            self._tell(partial(_deliver, messages, self._delivered))
+            self._tell(partial(self._take, messages))
+
+    def _take(self, messages: "Sequence[tuple[DraftHandle, int, DraftNodes]]") -> None:
+        self._delivered.set()
+        _deliver(messages)
 
     def _tell(self, call: Callable[[], None]) -> None:
         """Has the event loop call something, if there still is one."""
@@ -301,7 +305,6 @@ def _deliver_decoded(results: Sequence[tuple[DecodingSession, Decoded]]) -> None
         session.on_decoded(decoded)
 
 
-def _deliver(messages: Sequence[tuple[DraftHandle, int, DraftNodes]], delivered: Event) -> None:
-    delivered.set()
+def _deliver(messages: Sequence[tuple[DraftHandle, int, DraftNodes]]) -> None:
     for handle, epoch, nodes in messages:
         handle.deliver(epoch, nodes)

@@ -1,7 +1,6 @@
 """The seam between the gRPC service (event loop) and the engine (one thread of its own)."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -84,10 +83,10 @@ class Outbox:
     Args:
         max_unsent: messages waiting beyond which the session counts as congested, until half of them are gone.
         is_paced: any waiting message is congestion, and it lasts until `release`.
-        clock: steady time in seconds.
+        clock: steady time in seconds; None: the event loop's.
     """
 
-    def __init__(self, max_unsent: int, *, is_paced: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_unsent: int, *, is_paced: bool = False, clock: Callable[[], float] | None = None) -> None:
         self.on_congestion: Callable[[bool], None] | None = None
         self.num_verdicts_taken = 0
         self._max_unsent = 0 if is_paced else max_unsent
@@ -97,7 +96,7 @@ class Outbox:
         self._is_closed = False
         self._is_congested = False
         self._waiter: asyncio.Future[None] | None = None
-        self._clock = clock
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._unseen: deque[float] | None = None  # when verdicts came that the peer lacks, where it tells
         self._num_seen = 0
 

@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-api test-browser test-clients test-containers test-envoy test-kubernetes \
-  test-monitoring test-security test-slow test-upgrade bench exactness chaos soak fuzz simulate-protocol lint sbom audit proto \
+  test-monitoring test-security test-slow test-upgrade bench exactness overload chaos soak fuzz simulate-protocol lint sbom audit proto \
   lock install install-dev clean
 
 # The first Python that is new enough. Another one: make demo PYTHON=/path/to/python3
@@ -56,6 +56,7 @@ help:
 	@echo 'make test-upgrade        verifiers of an earlier commit upgraded and rolled back under load (FROM=commit or tag)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
+	@echo 'make overload            ten times more requests than can be served: who is refused, and who is not slowed down'
 	@echo 'make chaos               verifiers killed, stopped and cut off under load: a hundred kills (SEED=1 KILLS=100)'
 	@echo 'make soak                mixed load and restarts for half an hour, and what the processes hold (MINUTES=30)'
 	@echo 'make fuzz                100,000 hostile messages to a verifier and 100,000 bodies to an edge (SEED=1)'
@@ -158,6 +159,10 @@ bench: $(INSTALLED_DEV)
 
 exactness: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.exactness $(ARGS)
+
+# Wants cores to spare: services and users share the machine. ARGS="--places 16 --seconds 60"
+overload: $(INSTALLED_DEV)
+	HF_HUB_OFFLINE=1 $(RUN) -m benchmarks.overload $(ARGS)
 
 # They use the classes of the tests. ARGS="--json FILE" keeps what came of chaos or a soak.
 SEED ?= 1

@@ -77,7 +77,7 @@ class GenerationOptions:
 
     verifier_deadline_s: float = 30.0
     stall_timeout_s: float = 30.0
-    max_buffered_bursts: int = 64
+    max_buffered_bursts: int = 16
 
 
 class AnswerStream:

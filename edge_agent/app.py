@@ -40,6 +40,7 @@ from specedge.garbage import spare_steps
 from specedge.metrics_server import serving_metrics
 from specedge.model.engines import make_runner
 from specedge.tokenizer import tokenizer_fingerprint
+from specedge.turns import take_short_turns
 from specedge.watchdog import Watchdog
 from specedge.wire.shaping import FrameShape
 
@@ -113,6 +114,7 @@ async def _serve_loaded(
     service = generation_service(settings, models, pool, draft_only, metrics)
     with running_drafts(settings, models) as (watchdog, failed):
         spare_steps()
+        take_short_turns()
         app = compose(settings, models, service, metrics, journal, draft_only)
         context = None if https is None else https.context
         grace_s = settings.drain_timeout_s
@@ -285,7 +287,13 @@ def compose(
         public_metrics=settings.public_metrics,
     )
     return create_app(
-        service, cast(ChatTokenizer, models.tokenizer), http, metrics, journal=journal, draft_only=draft_only
+        service,
+        cast(ChatTokenizer, models.tokenizer),
+        http,
+        metrics,
+        journal=journal,
+        draft_only=draft_only,
+        refusal=lambda: service.refusal,
     )
 
 

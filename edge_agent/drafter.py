@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter
 
 import torch
@@ -35,6 +35,10 @@ from specedge.watchdog import Heartbeat
 from specedge.wire.messages import DraftNodes
 
 logger = logging.getLogger(__name__)
+
+_GIVE_WAY_S = 0.1
+"""For so long at most no step begins while the event loop has not taken the last one's drafts: it has answers to
+stream, and both take turns in one interpreter."""
 
 
 class Drafter:
@@ -76,6 +80,8 @@ class Drafter:
             self._decoder = DraftDecoder(runner, self._core.pool, vocab_size or runner.vocab_size)
         self._on_step = on_step
         self._inbox = CommandInbox()
+        self._delivered = Event()  # the event loop has taken what was drafted last
+        self._delivered.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopping = False
         self._is_alive = False
@@ -189,6 +195,7 @@ class Drafter:
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""
+        self._delivered.wait(_GIVE_WAY_S)
         started = perf_counter()
         self._inbox.run_all()
         self._hand_over()
@@ -227,7 +234,13 @@ class Drafter:
     def _hand_over(self) -> None:
         messages = self._core.take_messages()
         if messages:
-            self._tell(partial(_deliver, messages))
+            if self._loop is not None:
+                self._delivered.clear()
+            self._tell(partial(self._take, messages))
+
+    def _take(self, messages: "Sequence[tuple[DraftHandle, int, DraftNodes]]") -> None:
+        self._delivered.set()
+        _deliver(messages)
 
     def _tell(self, call: Callable[[], None]) -> None:
         """Has the event loop call something, if there still is one."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from edge_agent.answer_stream import AnswerStream, GenerationOptions, GenerationRequest
 from edge_agent.burst_buffer import BurstBuffer
@@ -17,6 +18,10 @@ from specedge.sampling import SamplingParams
 from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, TOKEN_MASKS, ServerInfo, check_token_ids
 
 __all__ = ["Burst", "BurstStats", "GenerationOptions", "GenerationRequest", "GenerationService"]
+
+
+_LEAST: Final = Need(num_prompt_tokens=1)
+"""What every request needs at least."""
 
 
 class GenerationService:
@@ -68,6 +73,14 @@ class GenerationService:
         for buffer in self._buffers:
             buffer.fail(EdgeStopping(reason))
 
+    @property
+    def refusal(self) -> CapacityExceeded | None:
+        """What every request of ordinary priority is told now, however small it is; None: it has to be looked at."""
+        is_alone = self._draft_only is not None and not self._pool.is_reachable
+        if self._end is not None or self.info is None or is_alone:
+            return None
+        return self._pool.refusal(_LEAST)
+
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Burst]]:
         """Opens a session and gives its bursts; leaving the block ends it on both sides at once.
@@ -91,7 +104,9 @@ class GenerationService:
         grammar = request.sampling.grammar
         if grammar is not None and GRAMMARS not in info.capabilities:
             raise InvalidRequest("this verifier cannot make answers follow a grammar", grammar.param)
-        self._pool.check_room(Need.of(len(request.prompt_ids), request.sampling, info, request.priority))
+        need = Need.of(len(request.prompt_ids), request.sampling, info, request.priority)
+        if (refusal := self._pool.refusal(need)) is not None:
+            raise refusal
         is_speculative = request.speculate and DRAFT_TRIES in info.capabilities
         source = self._draft_source if is_speculative else NullDraftSource()
         answer = AnswerStream(request, self._pool, source, info, self._options)

@@ -21,7 +21,8 @@ class KnownRefusal:
 
     Attributes:
         error: as it came.
-        num_tokens, priority: of the request that met it.
+        num_tokens: of the smallest prompt that meets it, as far as is known.
+        priority: of the request that met it.
         came_s: when, in seconds of the event loop.
     """
 

@@ -87,6 +87,11 @@ class EdgeMetrics:
         self.http_requests = Counter(
             f"{name}http_requests", "HTTP requests answered", ["endpoint", "status"], registry=registry
         )
+        self.refused_unread = Counter(
+            f"{name}requests_refused_unread",
+            "Requests refused before their bodies were looked at, because the verifiers had just refused every session",
+            registry=registry,
+        )
         self.running = Gauge(f"{name}requests_running", "Answers past their first token", registry=registry)
         self.waiting = Gauge(f"{name}requests_waiting", "Answers before their first token", registry=registry)
         self.finished = Counter(f"{name}answers", "Answers ended, by reason", ["finished_reason"], registry=registry)

@@ -233,7 +233,8 @@ class VerifierMember:
             case CapacityExceeded():
                 self._full_until_s = now_s + error.retry_after_s
                 if need is not None and not isinstance(error, TenantLimit):  # a tenant has room again at any moment
-                    self._refusal = KnownRefusal(error, need.num_prompt_tokens, need.priority, now_s)
+                    from_tokens = need.num_prompt_tokens if error.from_tokens is None else error.from_tokens
+                    self._refusal = KnownRefusal(error, from_tokens, need.priority, now_s)
             case VerifierUnavailable():
                 self.num_failed += 1
                 self.breaker.failed("stream", now_s)

@@ -17,7 +17,14 @@ from edge_agent.verifier_addresses import FixedAddresses, VerifierAddresses
 from edge_agent.verifier_choice import Candidate, Standing, choose
 from edge_agent.verifier_client import VerifierClient
 from edge_agent.verifier_member import Identity, Need, PoolTimes, VerifierMember
-from specedge.errors import ModelLoadError, ProtocolError, SpecEdgeError, VerifierDraining, VerifierUnavailable
+from specedge.errors import (
+    CapacityExceeded,
+    ModelLoadError,
+    ProtocolError,
+    SpecEdgeError,
+    VerifierDraining,
+    VerifierUnavailable,
+)
 from specedge.wire.messages import ServerInfo
 
 logger = logging.getLogger(__name__)
@@ -207,19 +214,19 @@ class VerifierPool:
                 other.ask_again()
         return member
 
-    def check_room(self, need: Need) -> None:
-        """Raises CapacityExceeded where every verifier that could take a session refused one like it a moment ago."""
-        now_s, soonest = asyncio.get_running_loop().time(), None
+    def refusal(self, need: Need) -> CapacityExceeded | None:
+        """What a session is told where every verifier that could take it refused one like it a moment ago."""
+        now_s = asyncio.get_running_loop().time()
+        soonest: CapacityExceeded | None = None
         for member in self._able(need):
             if member.standing(now_s) > Standing.BUSY:
                 continue
             error = member.refuses(need, now_s)
             if error is None:
-                return
+                return None
             if soonest is None or error.retry_after_s < soonest.retry_after_s:
                 soonest = error
-        if soonest is not None:
-            raise soonest
+        return soonest
 
     def later_s(self, retry_after_s: float) -> float:
         """A time until which a user is sent away, a little longer at random: not all come back together."""

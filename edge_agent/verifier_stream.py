@@ -24,6 +24,8 @@ from specedge.wire.channel import FRAMING_BYTES
 from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import (
     PADDING,
+    PROGRESS,
+    TELL_EVERY,
     DraftNodes,
     Draining,
     OpenSession,
@@ -65,6 +67,8 @@ class VerifierStream:
         self._queued: list[DraftNodes] = []
         self._has_queued = asyncio.Event()
         self._num_verdicts = 0
+        self._num_told = 0  # of these, as the verifier was told
+        self._tells_progress = PROGRESS in info.capabilities
         self._round_began_at: float | None = None
         self._verifier_error: SpecEdgeError | None = None
         self._has_status = asyncio.Event()
@@ -181,13 +185,18 @@ class VerifierStream:
         if isinstance(message, Draining):
             return
         self._num_verdicts += 1
+        if self._is_progress_due:
+            self._has_queued.set()
         began_at, self._round_began_at = self._round_began_at, None
         self._observer.verdict(message, None if began_at is None else now - began_at)
 
     async def _write(self) -> None:
         # A write fails only when the call has ended; reading tells why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._send(codec.encode_open(replace(self._opening, takes_padding=True, takes_draining=True)))
+            opening = replace(
+                self._opening, takes_padding=True, takes_draining=True, tells_progress=self._tells_progress
+            )
+            await self._send(codec.encode_open(opening))
             cadence = self._shape.cadence()
             while True:
                 if cadence is None or not self._sends_padding:
@@ -197,14 +206,27 @@ class VerifierStream:
                 self._has_queued.clear()
                 queued, self._queued = self._queued, []
                 if not queued:
-                    await self._send(pb.GenerateRequest())
+                    if self._is_progress_due:
+                        await self._send(self._progress())
+                    elif cadence is not None:
+                        await self._send(pb.GenerateRequest())
                     continue
+                self._num_told = self._num_verdicts
                 for index, request in enumerate(self._encoder.encode(coalesce(queued, self._num_verdicts))):
                     if index and cadence is not None:
                         await cadence.tick()
                     await self._send(request)
                     if self._round_began_at is None:
                         self._round_began_at = asyncio.get_running_loop().time()
+
+    @property
+    def _is_progress_due(self) -> bool:
+        return self._tells_progress and self._num_verdicts - self._num_told >= TELL_EVERY
+
+    def _progress(self) -> pb.GenerateRequest:
+        """DraftNodes without nodes."""
+        self._num_told = self._num_verdicts
+        return pb.GenerateRequest(draft_nodes=pb.DraftNodes(num_verdicts_seen=self._num_verdicts))
 
     async def _send(self, request: pb.GenerateRequest) -> None:
         self._shape.pad(request)

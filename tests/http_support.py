@@ -20,6 +20,7 @@ from edge_agent.http.server import http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.journal.journal import Journal
 from edge_agent.metrics import EdgeMetrics
+from specedge.errors import CapacityExceeded
 from specedge.stopping import TokenStops
 from specedge.wire.messages import DefaultSampling, ServerInfo, TokenLogprob
 
@@ -81,6 +82,7 @@ class FakeService:
         self.reply = reply
         self.burst_size = burst_size
         self.is_endless = is_endless
+        self.refusal: CapacityExceeded | None = None
         self.open_error: Exception | None = None
         self.error_after: tuple[int, Exception] | None = None
         self.gate: asyncio.Event | None = None
@@ -163,7 +165,7 @@ async def serving(
     metrics = EdgeMetrics(lambda: "demo")
     http = HttpSettings(**{"model_name": "demo", "public_metrics": True, **settings})
     journal = None if make_journal is None else make_journal(metrics)
-    app = create_app(service, tokenizer(), http, metrics, journal=journal)
+    app = create_app(service, tokenizer(), http, metrics, journal=journal, refusal=lambda: service.refusal)
     server = http_server(app, drain_timeout_s=5, on_refused=metrics.refused_head)
     task = asyncio.create_task(server.serve())
     try:

@@ -20,16 +20,19 @@ class Phase:
     """What a load brought.
 
     Attributes:
-        began_s, ended_s: what was sent between is counted, by `time.perf_counter`.
+        began_s, ended_s: what was sent between is counted, and what arrived between, by `time.perf_counter`.
         outcomes: of the requests sent then.
-        cpu_s: CPU seconds of each service in this time.
+        everyone: of all requests of the load: what was sent before may be streamed in this time.
+        cpu_s: CPU seconds of each thread, over `measured_s` from the load's beginning to its last answer.
     """
 
     name: str
     began_s: float
     ended_s: float
     outcomes: list[Outcome]
+    everyone: list[Outcome]
     cpu_s: dict[str, float] = field(default_factory=dict)
+    measured_s: float = 1.0
 
     @property
     def duration_s(self) -> float:
@@ -58,20 +61,31 @@ class Phase:
 
     @property
     def token_gaps_s(self) -> list[float]:
-        """Of each token after its answer's first burst: a burst of k after a gap g is k times g/k."""
+        """Of each token that arrived, after its answer's first burst: a burst of k after a gap g is k times g/k."""
         gaps: list[float] = []
-        for outcome in self.outcomes:
+        for outcome in self.everyone:
             for (before_s, _), (at_s, count) in pairwise(outcome.bursts):
-                if at_s <= self.ended_s:
+                if self.began_s <= at_s <= self.ended_s:
                     gaps += [(at_s - before_s) / count] * count
         return gaps
 
     @property
     def tokens_per_s(self) -> float:
-        """That arrived in the counted time, of requests sent in it."""
-        return (
-            sum(n for outcome in self.outcomes for at_s, n in outcome.bursts if at_s <= self.ended_s) / self.duration_s
+        """That arrived."""
+        arrived = (
+            count for outcome in self.everyone for at_s, count in outcome.bursts if self.began_s <= at_s <= self.ended_s
         )
+        return sum(arrived) / self.duration_s
+
+    @property
+    def num_streaming(self) -> float:
+        """Answers that were being streamed, on average: more than there are places is a backlog of the edge."""
+        spans = (
+            min(outcome.bursts[-1][0], self.ended_s) - max(outcome.bursts[0][0], self.began_s)
+            for outcome in self.everyone
+            if outcome.bursts
+        )
+        return sum(span for span in spans if span > 0) / self.duration_s
 
 
 def _can_retry(outcome: Outcome) -> bool:
@@ -130,4 +144,4 @@ async def come_back(users: Users, num_times: int) -> list[Outcome]:
 
 def _phase(name: str, start_s: float, end_s: float, outcomes: list[Outcome]) -> Phase:
     counted_s = start_s + _FADE * (end_s - start_s)
-    return Phase(name, counted_s, end_s, [outcome for outcome in outcomes if outcome.sent_s >= counted_s])
+    return Phase(name, counted_s, end_s, [outcome for outcome in outcomes if outcome.sent_s >= counted_s], outcomes)

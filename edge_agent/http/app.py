@@ -23,6 +23,7 @@ from edge_agent.http.served_model import ServedModel
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.status_routes import NotReadyReason, status_router
 from edge_agent.http.token_routes import token_router
+from edge_agent.http.unread import Refusal
 from edge_agent.journal.journal import Journal
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import SpecEdgeError
@@ -36,6 +37,7 @@ def create_app(
     not_ready_reason: NotReadyReason = lambda: None,
     journal: Journal | None = None,
     draft_only: DraftOnly | None = None,
+    refusal: Refusal = lambda: None,
 ) -> FastAPI:
     """The OpenAI-compatible API over a generation service.
 
@@ -47,6 +49,7 @@ def create_app(
         not_ready_reason: why `/ready` has to say no whatever the verifier says; None when nothing speaks against it.
         journal: where answers that have a name are recorded; None: they are not.
         draft_only: answers while no verifier can be reached; None: nobody does.
+        refusal: with which requests are refused unread at this moment.
     """
     app = DocumentedApp(needs_key=settings.api_keys_file is not None)
     model = ServedModel(service, settings.model_name, draft_only)
@@ -66,5 +69,5 @@ def create_app(
     app.include_router(status_router(model, metrics, settings, not_ready_reason))
     for error in (SpecEdgeError, BodyRefused, ClientDisconnected, HTTPException, RequestValidationError):
         app.add_exception_handler(error, answer_error)
-    surround(app, settings, metrics)
+    surround(app, settings, metrics, refusal)
     return app

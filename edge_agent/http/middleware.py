@@ -13,17 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.http.access import AccessControl
 from edge_agent.http.api_keys import ApiKeyFile
-from edge_agent.http.errors import ANTHROPIC_PATH, HeadRefused, describe
+from edge_agent.http.errors import HeadRefused, describe
 from edge_agent.http.request_log import NO_ANSWER, RequestOutcome, logged_request
 from edge_agent.http.settings import HttpSettings
 from edge_agent.http.turnaround import Turnaround
+from edge_agent.http.unread import GENERATION_PATHS, Refusal, RefuseUnread
 from edge_agent.metrics import EdgeMetrics
 from specedge import __version__
 from specedge.errors import CapacityExceeded
 
 logger = logging.getLogger(__name__)
 
-GENERATION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", ANTHROPIC_PATH})
 _SANE_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_HEADERS: Final = 128
 _SHOWN_TO_PAGES: Final = (
@@ -41,13 +41,14 @@ _SHOWN_TO_PAGES: Final = (
 )
 
 
-def surround(app: Starlette, settings: HttpSettings, metrics: EdgeMetrics) -> None:
+def surround(app: Starlette, settings: HttpSettings, metrics: EdgeMetrics, refusal: Refusal) -> None:
     """Puts everything that surrounds requests around the app, the innermost first.
 
     Raises:
         SettingsError: the file of API keys is wrong.
     """
     app.add_middleware(ConcurrencyLimit, max_concurrent=settings.max_concurrent_requests)
+    app.add_middleware(RefuseUnread, refusal=refusal, metrics=metrics)
     if settings.api_keys_file is not None:
         keys = ApiKeyFile(settings.api_keys_file, settings.api_keys_check_s)
         app.add_middleware(AccessControl, keys=keys, metrics=metrics)
@@ -105,8 +106,9 @@ class RequestEnvelope:
                 raise
             await describe(error).response(scope["path"])(scope, receive, send_with_id)
         finally:
-            route = scope.get("route")
-            self._metrics.http_requests.labels(getattr(route, "path", "other"), outcome.status).inc()
+            path = scope["path"] if scope["path"] in GENERATION_PATHS else "other"
+            endpoint = getattr(scope.get("route"), "path", path)
+            self._metrics.http_requests.labels(endpoint, outcome.status).inc()
 
 
 class ConcurrencyLimit:

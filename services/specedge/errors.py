@@ -55,11 +55,13 @@ class CapacityExceeded(SpecEdgeError):
     Args:
         message: names the queue and its bound.
         retry_after_s: when trying again is worth it, in seconds.
+        from_tokens: prompts of so many tokens or more meet the same bound at this moment; None: not known.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 1.0, from_tokens: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.from_tokens = from_tokens
 
 
 class TenantLimit(CapacityExceeded):

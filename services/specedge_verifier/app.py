@@ -19,6 +19,7 @@ from specedge.grammar.session_grammars import has_grammars
 from specedge.metrics_server import serving_metrics
 from specedge.model.engines import make_runner
 from specedge.model.ranks import Ranks
+from specedge.turns import take_short_turns
 from specedge.watchdog import Watchdog
 from specedge.wire.shaping import FrameShape
 from specedge_verifier.authentication import Authentication
@@ -84,6 +85,8 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         logger.info("stopped while loading")
         return
     spare_steps()
+    take_short_turns()
+    take_short_turns()
     show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
     with (

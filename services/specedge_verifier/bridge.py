@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from math import inf
+from typing import TYPE_CHECKING, Final, Protocol
 
 from specedge.errors import SpecEdgeError
 from specedge.wire.messages import DraftNodes, Draining, OpenSession, ServerInfo, SessionOpened, Verdict
@@ -11,6 +12,12 @@ from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
+
+
+MAX_UNSEEN: Final = 16
+MAX_BEHIND_S: Final = 0.2
+"""An edge that lacks more verdicts than this, and for longer than the line takes, has more to do than it can: its session
+rests, so that it streams few answers fast and not many slowly."""
 
 
 class SessionSink(Protocol):
@@ -77,9 +84,10 @@ class Outbox:
     Args:
         max_unsent: messages waiting beyond which the session counts as congested, until half of them are gone.
         is_paced: any waiting message is congestion, and it lasts until `release`.
+        clock: steady time in seconds; None: the event loop's.
     """
 
-    def __init__(self, max_unsent: int, *, is_paced: bool = False) -> None:
+    def __init__(self, max_unsent: int, *, is_paced: bool = False, clock: Callable[[], float] | None = None) -> None:
         self.on_congestion: Callable[[bool], None] | None = None
         self.num_verdicts_taken = 0
         self._max_unsent = 0 if is_paced else max_unsent
@@ -89,6 +97,10 @@ class Outbox:
         self._is_closed = False
         self._is_congested = False
         self._waiter: asyncio.Future[None] | None = None
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._unseen: deque[float] | None = None  # when verdicts came that the peer lacks, where it tells
+        self._num_seen = 0
+        self._line_s = inf  # the least that a verdict took to be seen, and the word of it to come back
 
     @property
     def is_congested(self) -> bool:
@@ -156,18 +168,40 @@ class Outbox:
             self.release()
         return message
 
+    def follow_progress(self) -> None:
+        """The peer says what it has processed: a session of one that is far behind counts as congested, too."""
+        if not self._is_paced:
+            self._unseen = deque()
+
+    def seen(self, num_verdicts: int) -> None:
+        """The peer has processed so many verdicts."""
+        if self._unseen is None or num_verdicts <= self._num_seen:
+            return
+        num_verdicts, self._num_seen = num_verdicts - self._num_seen, num_verdicts
+        for _ in range(min(num_verdicts, len(self._unseen))):
+            self._line_s = min(self._line_s, self._clock() - self._unseen.popleft())
+        self.release()
+
     def release(self) -> None:
-        """Ends the congestion if enough has been taken."""
-        if self._is_congested and len(self._messages) <= self._max_unsent // 2:
+        """Ends the congestion if enough has been taken, and seen."""
+        if self._is_congested and len(self._messages) <= self._max_unsent // 2 and not self._is_behind(0.5):
             self._set_congested(False)
 
     def _put(self, message: SessionOpened | Verdict) -> None:
         if self._is_closed:
             return
         self._messages.append(message)
-        if not self._is_congested and len(self._messages) > self._max_unsent:
+        if self._unseen is not None and isinstance(message, Verdict):
+            self._unseen.append(self._clock())
+        if not self._is_congested and (len(self._messages) > self._max_unsent or self._is_behind()):
             self._set_congested(True)
         self._wake()
+
+    def _is_behind(self, part: float = 1.0) -> bool:
+        """Whether the peer lacks more than these parts of MAX_UNSEEN and of MAX_BEHIND_S; not before it has told."""
+        if not self._unseen or len(self._unseen) <= part * MAX_UNSEEN:
+            return False
+        return self._clock() - self._unseen[0] > part * MAX_BEHIND_S + self._line_s
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

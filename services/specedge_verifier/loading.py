@@ -21,7 +21,7 @@ from specedge.model.ranks import Ranks
 from specedge.model.runner import ModelRunner
 from specedge.sampler import Sampler
 from specedge.tokenizer import load_tokenizer, tokenizer_fingerprint
-from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, TOKEN_MASKS, ServerInfo
+from specedge.wire.messages import DRAFT_TRIES, GRAMMARS, LOGPROBS, PADDING, PROGRESS, TOKEN_MASKS, ServerInfo
 from specedge_verifier.core import EngineCore
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.kv_sizing import context_length
@@ -137,6 +137,7 @@ def server_info(
             LOGPROBS,
             TOKEN_MASKS,
             PADDING,
+            PROGRESS,
         ),
     )
 

@@ -46,11 +46,13 @@ class NoRoom:
         reason: "queue" (sessions), "tokens" or "ttft".
         message: names value and limit.
         retry_after_s: until there is room.
+        from_tokens: prompts of so many tokens or more find no room either.
     """
 
     reason: str
     message: str
     retry_after_s: float
+    from_tokens: int
 
 
 def bounded(seconds: float) -> float:
@@ -96,11 +98,11 @@ class QueueBounds:
         if message.committed_ids:
             return None
         found = self._by_tokens(picture, newcomer, waiting, behind, fair_part)
-        return found or self._by_ttft(message, account, picture)
+        return found or self._by_ttft(newcomer, picture)
 
     def predicted_ttft_s(self, message: OpenSession, account: TenantAccount) -> float:
         """Until a session that comes now has its first token."""
-        return self._predict(message, account)[1]
+        return self._predict(_newcomer(message, account))[1]
 
     def end_s(self, account: TenantAccount) -> float:
         """Until a tenant's next session has ended, as it is told."""
@@ -119,7 +121,7 @@ class QueueBounds:
         if num_sessions < most:
             return None
         message = f"{num_sessions} sessions are running or waiting, the limit is {limit}"
-        return NoRoom("queue", message, bounded(picture.end_s(num_sessions - most)))
+        return NoRoom("queue", message, bounded(picture.end_s(num_sessions - most)), from_tokens=1)
 
     def _by_tokens(
         self, picture: Forecast, newcomer: Waiting, waiting: list[Waiting], behind: list[Waiting], fair_part: float
@@ -127,8 +129,11 @@ class QueueBounds:
         limit = self.limits.max_queued_tokens
         num_computing = sum(each.num_tokens for each in picture.running)
         num_queued = num_computing + sum(each.num_tokens for each in waiting)
-        own = [each for each in waiting if each.account is newcomer.account]
-        if fair_part < 1.0 and sum(each.num_tokens for each in own) + newcomer.num_tokens <= fair_part * limit:
+        fair_room = 0
+        if fair_part < 1.0:
+            num_own = sum(each.num_tokens for each in waiting if each.account is newcomer.account)
+            fair_room = int(fair_part * limit) - num_own
+        if newcomer.num_tokens <= fair_room:
             return None
         room = limit + min(sum(each.num_tokens for each in behind), limit)  # Rule 1
         excess = num_queued + newcomer.num_tokens - room
@@ -144,19 +149,25 @@ class QueueBounds:
                 break
             num_left -= each.num_tokens
             wait_s = max(wait_s, picture.end_s(index))
-        return NoRoom("tokens", message, bounded(wait_s))
+        return NoRoom("tokens", message, bounded(wait_s), from_tokens=max(fair_room, room - num_queued, 0) + 1)
 
-    def _by_ttft(self, message: OpenSession, account: TenantAccount, picture: Forecast) -> NoRoom | None:
-        wait_s, predicted_s = self._predict(message, account)
-        limit = max(self.limits.max_predicted_ttft_s, _PATIENCE * picture.prefill_s(len(message.prompt_ids)))
-        if not wait_s or predicted_s <= limit:
+    def _by_ttft(self, newcomer: Waiting, picture: Forecast) -> NoRoom | None:
+        if (excess := self._ttft_excess(newcomer, picture)) is None:
             return None
+        predicted_s, limit = excess
         text = f"the first token would come in {predicted_s:.1f} s, and max_predicted_ttft_s is {limit:g}"
-        return NoRoom("ttft", text, bounded(predicted_s - limit))
+        is_any = self._ttft_excess(newcomer._replace(num_tokens=1), picture) is not None
+        return NoRoom("ttft", text, bounded(predicted_s - limit), 1 if is_any else newcomer.num_tokens)
 
-    def _predict(self, message: OpenSession, account: TenantAccount) -> tuple[float, float]:
+    def _ttft_excess(self, newcomer: Waiting, picture: Forecast) -> tuple[float, float] | None:
+        """Its TTFT and the limit that this exceeds; None where it does not."""
+        wait_s, predicted_s = self._predict(newcomer)
+        limit = max(self.limits.max_predicted_ttft_s, _PATIENCE * picture.prefill_s(newcomer.num_tokens))
+        return (predicted_s, limit) if wait_s and predicted_s > limit else None
+
+    def _predict(self, newcomer: Waiting) -> tuple[float, float]:
         """What others add to its TTFT, and this."""
-        (picture, later), newcomer, now_s = self._now(), _newcomer(message, account), self._clock()
+        (picture, later), now_s = self._now(), self._clock()
         wait_s = picture.wait_s(newcomer, later, now_s)
         return wait_s, picture.ttft_s(newcomer, wait_s, now_s)
 

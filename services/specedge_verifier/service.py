@@ -178,6 +178,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         opening = self._check_open(request)
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
         with session_record(span, opening) as record:
+            if opening.tells_progress:
+                outbox.follow_progress()
             handle = self._engine.open(opening, outbox, grammar, calling_tenant())
             if opening.takes_draining:
                 self._movable.add(outbox)
@@ -243,7 +245,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 if is_padding(request):
                     continue
                 nodes = decoder.decode(request, outbox.num_verdicts_taken)
-                if opening.system == "specedge":
+                outbox.seen(nodes.num_verdicts_seen)
+                if opening.system == "specedge" and nodes.token_ids:
                     self._engine.draft(handle, nodes)
             outbox.discard()
         except SpecEdgeError as error:

@@ -62,7 +62,7 @@ class SessionQuota:
         if no_room is None or (no_room.reason == "queue" and num_own < part * self._bounds.limits.max_sessions):
             return
         account.usage.refused(no_room.reason)
-        raise CapacityExceeded(no_room.message, no_room.retry_after_s)
+        raise CapacityExceeded(no_room.message, no_room.retry_after_s, no_room.from_tokens)
 
     def opened(self, message: OpenSession, account: TenantAccount) -> None:
         """Count a session."""

@@ -6,7 +6,7 @@ import pytest
 
 from specedge.errors import EngineDead, ProtocolError
 from specedge.wire.messages import Draining, SessionOpened, Verdict
-from specedge_verifier.bridge import Outbox
+from specedge_verifier.bridge import MAX_BEHIND_S, MAX_UNSEEN, Outbox
 
 
 async def test_messages_leave_in_order_and_the_finish_ends_them() -> None:
@@ -68,3 +68,77 @@ async def test_the_word_that_it_drains_goes_first_and_is_no_verdict() -> None:
     outbox.close()
     outbox.draining()
     assert await outbox.get() is None
+
+
+class Edge:
+    """An outbox whose peer tells what it has processed; the test moves the clock."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.changes: list[bool] = []
+        self.outbox = Outbox(max_unsent=1000, clock=lambda: self.now_s)
+        self.outbox.follow_progress()
+        self.outbox.on_congestion = self.changes.append
+
+    def send(self, num_verdicts: int) -> None:
+        for _ in range(num_verdicts):
+            self.outbox.verdict(Verdict(1, (5,)))
+            self.outbox.take()
+
+
+def test_a_session_rests_while_its_edge_is_far_behind() -> None:
+    edge = Edge()
+    edge.send(1)
+    edge.outbox.seen(1)
+    edge.send(MAX_UNSEEN)
+    edge.now_s = 1.1 * MAX_BEHIND_S
+    edge.send(1)
+    assert edge.changes == [True]
+    edge.outbox.seen(1 + MAX_UNSEEN // 2)
+    assert edge.changes == [True], "half of the bound is still lacking"
+    edge.outbox.seen(2 + MAX_UNSEEN // 2)
+    assert edge.changes == [True, False]
+
+
+@pytest.mark.parametrize("line_ms", [150, 900])
+def test_a_long_line_is_not_far_behind(line_ms: int) -> None:
+    edge = Edge()
+    for number in range(2000):  # a verdict every 5 ms
+        edge.now_s += 0.005
+        edge.send(1)
+        edge.outbox.seen(max(0, number - line_ms // 5))
+    assert edge.changes == []
+    edge.now_s += 1.1 * MAX_BEHIND_S
+    edge.send(1)
+    assert edge.changes == [True], "and now it is"
+
+
+def test_an_edge_that_promises_to_tell_and_never_does_is_not_waited_for() -> None:
+    edge = Edge()
+    for _ in range(10 * MAX_UNSEEN):
+        edge.now_s += 1.0
+        edge.send(1)
+    assert edge.changes == []
+
+
+def test_what_a_peer_says_twice_or_too_early_counts_once() -> None:
+    edge = Edge()
+    edge.send(4)
+    for num_verdicts in (3, 1, 3, 99):
+        edge.outbox.seen(num_verdicts)
+    edge.now_s = 1.0
+    edge.send(MAX_UNSEEN)
+    edge.now_s += 1.1 * MAX_BEHIND_S
+    edge.send(1)
+    assert edge.changes == [True]
+
+
+def test_a_peer_that_tells_nothing_is_not_waited_for() -> None:
+    now = [0.0]
+    outbox, changes = Outbox(max_unsent=1000, clock=lambda: now[0]), list[bool]()
+    outbox.on_congestion = changes.append
+    for _ in range(10 * MAX_UNSEEN):
+        now[0] += 1.0
+        outbox.verdict(Verdict(1, (5,)))
+        outbox.take()
+    assert changes == []

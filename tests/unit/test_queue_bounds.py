@@ -190,3 +190,28 @@ def test_waiting_for_blocks_is_waiting_for_an_end() -> None:
     door = Door(replace(picture((Running(4.0, 0, US),)), num_free_blocks=3), max_predicted_ttft_s=1.0)
     door.quota.admit(opening(40), US)
     door.refuses(opening(60))
+
+
+def test_a_refusal_tells_which_prompts_meet_the_same_bound() -> None:
+    by_sessions = Door(picture(FULL), max_sessions=1)
+    by_sessions.enter(opening())
+    assert by_sessions.refuses(opening(50)).from_tokens == 1
+    waiting = (Waiting(0, 300, US), Waiting(0, 300, US))
+    by_tokens = Door(picture(FULL, waiting), max_queued_tokens=700)
+    assert by_tokens.refuses(opening(500)).from_tokens == 101
+    by_tokens.quota.admit(opening(100), US)
+    assert by_tokens.refuses(opening(101)).from_tokens == 101
+    assert Door(picture(FULL), max_predicted_ttft_s=3.0).refuses(opening(50)).from_tokens == 1
+    by_ttft = Door(picture(FULL), max_predicted_ttft_s=5.0)
+    by_ttft.quota.admit(opening(50), US)
+    assert by_ttft.refuses(opening(700)).from_tokens == 700, "a small one is taken"
+
+
+def test_a_tenants_share_of_the_queue_counts_in_what_a_refusal_tells() -> None:
+    a, b = TenantAccount(Tenant("a")), TenantAccount(Tenant("b"))
+    running = (Running(4.0, 0, a), Running(6.0, 0, b))
+    door = Door(picture(running, [Waiting(0, 600, a), Waiting(0, 40, b)]), max_queued_tokens=200)
+    door.quota.opened(opening(), a)
+    door.seen = replace(door.seen, num_opened=1)
+    assert door.refuses(opening(70), b).from_tokens == 61, "half of the queue is its own, less what waits"
+    door.quota.admit(opening(60), b)

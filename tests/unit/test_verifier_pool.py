@@ -22,6 +22,7 @@ from specedge.errors import (
     CapacityExceeded,
     InvalidRequest,
     SpecEdgeError,
+    TenantLimit,
     VerifierDraining,
     VerifierUnavailable,
 )
@@ -32,6 +33,8 @@ from specedge.wire.status import from_status, to_status
 
 NOW_S = 1000.0
 SERVING = Pulse(True, LoadHint(0, 8))
+ANY = Need(num_prompt_tokens=1)
+WHOEVER = CapacityExceeded("9 sessions are running or waiting, the limit is 9", 3.0, from_tokens=1)
 
 
 class Client:
@@ -219,3 +222,40 @@ def test_draining_crosses_the_wire() -> None:
     found = from_status(status.code, status.details, status.metadata)
     assert isinstance(found, VerifierDraining) and found.retry_after_s == 2.0
     assert not isinstance(from_status(status.code, status.details, ()), VerifierDraining)
+
+
+def test_a_refusal_holds_for_the_prompts_that_the_verifier_named_else_for_its_own() -> None:
+    need = Need(num_prompt_tokens=100)
+    for error, is_told in ((WHOEVER, True), (CapacityExceeded("full", 3.0), False)):
+        found = member()
+        found.broke(error, NOW_S, need)
+        assert (found.refuses(ANY, NOW_S) is not None) is is_told
+        assert found.refuses(need, NOW_S) is not None
+    found = member()
+    found.broke(TenantLimit("2 sessions of tenant a", 3.0), NOW_S, need)
+    assert found.refuses(need, NOW_S) is None
+
+
+async def test_everyone_is_refused_only_where_every_verifier_refuses() -> None:
+    pool = await pool_of(INFO, INFO, INFO)
+    now_s = asyncio.get_running_loop().time()
+    first, second, third = pool.members
+    assert pool.refusal(ANY) is None
+    first.broke(WHOEVER, now_s, ANY)
+    second.broke(CapacityExceeded("full", 1.5, from_tokens=1), now_s, ANY)
+    assert pool.refusal(ANY) is None, "the third may have room"
+    third.broke(VerifierDraining("going"), now_s, ANY)
+    error = pool.refusal(ANY)
+    assert error is not None and 1.0 < error.retry_after_s <= 1.5, "the soonest"
+    assert pool.refusal(Need(num_prompt_tokens=1, priority=1)) is None
+
+
+async def test_nobody_is_refused_for_lack_of_room_where_no_verifier_is_there() -> None:
+    pool = await pool_of(INFO)
+    (only,) = pool.members
+    now_s = asyncio.get_running_loop().time()
+    only.broke(WHOEVER, now_s, ANY)
+    assert pool.refusal(ANY) is not None
+    only.broke(VerifierUnavailable("reset"), now_s)
+    only.broke(VerifierDraining("going"), now_s)
+    assert pool.refusal(ANY) is None

@@ -81,6 +81,7 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             takes_padding=message.takes_padding,
             takes_draining=message.takes_draining,
             target_model=message.target_model,
+            tells_progress=message.tells_progress,
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
@@ -128,6 +129,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         takes_padding=message.takes_padding,
         takes_draining=message.takes_draining,
         target_model=message.target_model,
+        tells_progress=message.tells_progress,
     )
 
 

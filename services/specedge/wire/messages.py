@@ -27,12 +27,16 @@ GRAMMARS = "grammars"
 """Capability: the verifier enforces grammars."""
 
 PADDING = "padding"
+PROGRESS = "progress"
 """Capability: the verifier ignores messages that consist of padding."""
 
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
 System = Literal["specedge", "autoregressive"]
+TELL_EVERY = 8
+"""Verdicts after which an edge that sends no drafts says how many it has processed."""
+
 FinishReason = Literal["", "stop", "length"]
 
 
@@ -46,6 +50,7 @@ class OpenSession:
         takes_draining: it knows what Draining means.
         target_model: that the answer is of, as `ServerInfo` names it; a verifier may have been replaced by one of
             another model. Empty: any.
+        tells_progress: it says at least every TELL_EVERY verdicts how many it has processed.
     """
 
     request_id: str
@@ -60,6 +65,7 @@ class OpenSession:
     takes_padding: bool = False
     takes_draining: bool = False
     target_model: str = ""
+    tells_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,7 @@ class ServerInfo:
     max_nodes_per_message: int = MAX_NODES_PER_MESSAGE
     default_sampling: DefaultSampling = field(default_factory=DefaultSampling)
     protocol_version: int = PROTOCOL_VERSION
-    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, PADDING)
+    capabilities: tuple[str, ...] = (DRAFT_TRIES, LOGPROBS, TOKEN_MASKS, PADDING, PROGRESS)
 
 
 def check_token_ids(

@@ -6,7 +6,8 @@
 | ProtocolError                 | INVALID_ARGUMENT    | specedge-error: protocol   |
 | TenantLimit                   | RESOURCE_EXHAUSTED  | retry-after-ms,            |
 |                               |                     | specedge-error: tenant     |
-| CapacityExceeded              | RESOURCE_EXHAUSTED  | retry-after-ms             |
+| CapacityExceeded              | RESOURCE_EXHAUSTED  | retry-after-ms,            |
+|                               |                     | specedge-refused-tokens    |
 | Unauthenticated               | UNAUTHENTICATED     |                            |
 | ModelLoadError (peers differ) | FAILED_PRECONDITION |                            |
 | VerifierDraining              | UNAVAILABLE         | retry-after-ms,            |
@@ -36,10 +37,13 @@ from specedge.errors import (
 
 RETRY_AFTER_KEY = "retry-after-ms"
 PARAM_KEY = "specedge-param"
+REFUSED_TOKENS_KEY = "specedge-refused-tokens"
+"""Prompts of so many tokens or more are refused, too; without it nothing is known of others."""
 ERROR_KEY = "specedge-error"
 PROTOCOL = "protocol"
 TENANT = "tenant"
 DRAINING = "draining"
+_MAX_DIGITS = 10
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -67,7 +71,8 @@ def to_status(error: SpecEdgeError) -> Status:
         case Unauthenticated():
             return Status(grpc.StatusCode.UNAUTHENTICATED, details)
         case CapacityExceeded():
-            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, _retry_after(error.retry_after_s))
+            others = () if error.from_tokens is None else ((REFUSED_TOKENS_KEY, str(error.from_tokens)),)
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, (*_retry_after(error.retry_after_s), *others))
         case VerifierDraining():
             metadata = (*_retry_after(error.retry_after_s), (ERROR_KEY, DRAINING))
             return Status(grpc.StatusCode.UNAVAILABLE, details, metadata)
@@ -96,7 +101,9 @@ def from_status(
         case grpc.StatusCode.UNAUTHENTICATED:
             return Unauthenticated(text)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return CapacityExceeded(text, _retry_after_s(values, default_s=1.0))
+            others = values.get(REFUSED_TOKENS_KEY, "")
+            from_tokens = int(others) if others.isdecimal() and len(others) <= _MAX_DIGITS else None
+            return CapacityExceeded(text, _retry_after_s(values, default_s=1.0), from_tokens)
         case grpc.StatusCode.FAILED_PRECONDITION:
             return ModelLoadError(text)
         case grpc.StatusCode.UNAVAILABLE if values.get(ERROR_KEY) == DRAINING:

@@ -225,6 +225,7 @@ class OpenSession(_message.Message):
     TAKES_PADDING_FIELD_NUMBER: _builtins.int
     TAKES_DRAINING_FIELD_NUMBER: _builtins.int
     TARGET_MODEL_FIELD_NUMBER: _builtins.int
+    TELLS_PROGRESS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
     request_id: _builtins.str
@@ -245,6 +246,10 @@ class OpenSession(_message.Message):
     """Draining may be sent: the edge knows what it means."""
     target_model: _builtins.str
     """The target model the answer is of, as GetServerInfo names it; a verifier that serves another one refuses. Empty: any."""
+    tells_progress: _builtins.bool
+    """The edge says at least every 8 verdicts how many it has processed, in DraftNodes that may have no nodes: the session
+    rests while the edge is far behind. Only for a verifier with the capability "progress".
+    """
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the prompt, at least one."""
@@ -275,10 +280,11 @@ class OpenSession(_message.Message):
         takes_padding: _builtins.bool = ...,
         takes_draining: _builtins.bool = ...,
         target_model: _builtins.str = ...,
+        tells_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_draining", b"takes_draining", "takes_padding", b"takes_padding", "target_model", b"target_model", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_draining", b"takes_draining", "takes_padding", b"takes_padding", "target_model", b"target_model", "tells_progress", b"tells_progress", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MAX_UNSEEN: Final = 16
 MAX_BEHIND_S: Final = 0.2
-"""An edge that lacks more verdicts than this, and for longer than the line takes, has more to do than it can: its session
-rests, so that it streams few answers fast and not many slowly."""
+"""An edge that lacks more verdicts than this, and for so much longer than the line takes, has more to do than it can:
+its session rests, so that it streams few answers fast and not many slowly."""
 
 
 class SessionSink(Protocol):

@@ -39,7 +39,7 @@ from specedge_verifier.core import EngineCore
 from specedge_verifier.drain_socket import DrainNews, drain_socket
 from specedge_verifier.engine import EngineObserver, EngineThread, monotonic_s
 from specedge_verifier.follower import Follower
-from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
+from specedge_verifier.grpc_server import ServerOptions, ServerTls
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.kv_sizing import context_length
 from specedge_verifier.local_drafts import LocalDrafts
@@ -53,6 +53,7 @@ from specedge_verifier.service import StreamOptions
 from specedge_verifier.settings import VerifierSettings
 from specedge_verifier.step_log import Observers, StepLog
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.stream_processes import stream_server
 from specedge_verifier.target_loading import load_target, meet_ranks, size_pool
 from specedge_verifier.target_model import TargetModel
 from specedge_verifier.tenant_metrics import TenantMetrics
@@ -161,7 +162,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         ),
         tls=None if source is None else server_tls(source, registry),
     )
-    server = VerifierServer(engine, options, verifier.grammars, verifier.metrics, authentication)
+    server = stream_server(settings, engine, options, verifier.grammars, verifier.metrics, authentication)
     try:
         await server.start()
         await server.set_ready()
@@ -172,7 +173,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
             settings.host,
             server.port,
             stop.set,
-            lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
+            lambda: DrainNews(os.getpid(), server.num_streams, grace_s),
         ):
             await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():

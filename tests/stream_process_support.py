@@ -48,9 +48,7 @@ async def stream_processes(
 ) -> AsyncIterator[StreamProcesses]:
     """Ready processes, none of which is left at the end."""
     seen = seen or Seen()
-    plan = StreamPlan(
-        "", "127.0.0.1", port, StreamOptions(**stream_options), engine.info(), tenants_file=tenants_file
-    )
+    plan = StreamPlan("", "127.0.0.1", port, StreamOptions(**stream_options), engine.info(), tenants_file=tenants_file)
     server = StreamProcesses(
         engine,
         plan,

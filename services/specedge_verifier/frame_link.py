@@ -30,7 +30,7 @@ class FrameLink:
 
     Args:
         connection: this end; the link closes it.
-        handlers: called with the rest of each message, by its kind; more may be added later.
+        handlers: called with the rest of each message, by its kind; may be replaced between frames.
         on_end: called once with the reason: the other end is gone, does not read, or sent what cannot be carried out.
         waits: what to do when the other end reads too slowly: hold up this process, or take it for lost.
         max_unsent_bytes: what may wait until then.
@@ -109,9 +109,8 @@ class FrameLink:
             num_sent = self._socket.send(self._unsent)
         except BlockingIOError:
             return
-        except OSError as error:
-            self._end(f"it no longer reads: {error.strerror}")
-            return
+        except OSError:  # it is gone; reading tells so, once what it has said before is taken
+            num_sent = len(self._unsent)
         del self._unsent[:num_sent]
         if not self._unsent:
             self._loop.remove_writer(self._socket)

@@ -93,9 +93,9 @@ class FrameLink:
         self._unsent += data
         if is_first:
             self._send()
-            if self._unsent and not self._is_ended:
+            if self._unsent:
                 self._loop.add_writer(self._socket, self._send)
-        while len(self._unsent) > self._max_unsent_bytes and not self._is_ended:
+        while len(self._unsent) > self._max_unsent_bytes:
             if not self._waits:
                 self._end(f"it has left more than {self._max_unsent_bytes} bytes unread")
                 return

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from specedge.errors import EngineDead
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
+from specedge_verifier.grpc_server import ServerTls
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.stream_plan import StreamPlan
 from specedge_verifier.stream_processes import StreamProcesses
@@ -44,11 +45,20 @@ async def stream_processes(
     grammars: Any = None,
     registry: CollectorRegistry | None = None,
     port: int = 0,
+    tls: ServerTls | None = None,
     **stream_options: Any,
 ) -> AsyncIterator[StreamProcesses]:
     """Ready processes, none of which is left at the end."""
     seen = seen or Seen()
-    plan = StreamPlan("", "127.0.0.1", port, StreamOptions(**stream_options), engine.info(), tenants_file=tenants_file)
+    plan = StreamPlan(
+        "",
+        "127.0.0.1",
+        port,
+        StreamOptions(**stream_options),
+        engine.info(),
+        tls_files=None if tls is None else tls.source.files,
+        tenants_file=tenants_file,
+    )
     server = StreamProcesses(
         engine,
         plan,
@@ -59,6 +69,7 @@ async def stream_processes(
         silence_s=silence_s,
         grammars=grammars,
         authentication=authentication,
+        handshakes=None if tls is None else tls.handshakes,
     )
     await server.start()
     await server.set_ready()

@@ -18,7 +18,9 @@ from fakes import FINGERPRINT, INFO, VOCAB_SIZE, FakeEngine, expected_answer, se
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from stream_process_support import Seen, connection_to, stream_processes
+from tls_support import Authority, link, server_source
 
+from edge_agent.verifier_client import VerifierClient
 from specedge.errors import InvalidRequest, TenantLimit
 from specedge.grammar.spec import GrammarSpec
 from specedge.hashed_secrets import spell_digest
@@ -30,6 +32,8 @@ from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.load_hint import LoadHint
 from specedge.wire.messages import DraftNodes, Draining, OpenSession, SessionOpened, Verdict
 from specedge_verifier.authentication import Authentication
+from specedge_verifier.grpc_server import ServerTls
+from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.stream_processes import StreamProcesses
 from specedge_verifier.tenants import Tenants
 
@@ -86,12 +90,13 @@ async def error_of(requests: list[pb.GenerateRequest], port: int, token: str = "
     """How a stream ends that begins so."""
     async with connection_to(port) as channel:
         stream = Stream(channel, token)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        # A stream that ends while something is written fails in the writing, and has a status of its own all the same.
+        with pytest.raises(grpc.RpcError):
             for request in requests:
                 await stream.call.write(request)
             await stream.tokens()
-    error = caught.value
-    return error.code(), error.details(), tuple(error.trailing_metadata() or ())
+        call = stream.call
+        return await call.code(), await call.details(), tuple(await call.trailing_metadata() or ())
 
 
 class Busy:
@@ -328,6 +333,26 @@ async def test_a_port_in_use_is_an_error_even_where_it_is_shared() -> None:
             with pytest.raises(InvalidRequest, match=f"cannot listen on 127.0.0.1:{server.port}"):
                 async with make(FakeEngine(), port=server.port):  # type: ignore[operator]
                     pass
+
+
+async def test_connections_are_mutual_tls_and_counted(tmp_path: Path) -> None:
+    authority, registry = Authority(tmp_path / "ours"), CollectorRegistry()
+    own, edge = authority.files("server", is_server=True), authority.files("edge")
+    tls = ServerTls(server_source(own, authority.file), Handshakes(registry))
+
+    def num_served() -> float | None:
+        return registry.get_sample_value("specedge_verifier_tls_connections_total", {"outcome": "served"})
+
+    async with stream_processes(FakeEngine(), 1, tls=tls) as server:
+        client = VerifierClient(f"127.0.0.1:{server.port}", tls=link(authority.file, edge))
+        try:
+            assert (await client.ask_server_info(WAIT_S)).target_model == INFO.target_model
+        finally:
+            await client.close()
+        async with connection_to(server.port) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await Stream(channel).open()
+        await until(lambda: num_served() == 1)
 
 
 def tenants_of(*names: str) -> str:

@@ -124,6 +124,7 @@ async def test_it_drains_in_good_order(site: Site) -> None:
     draining: list[asyncio.Task[int]] = []
 
     def drain() -> None:
+        site.plain.start()  # sessions that have not begun, and those that had better move, go there
         draining.append(asyncio.create_task(asyncio.to_thread(drain_verifier, ["--port", port])))
 
     assert await site.answers(drain) == site.undisturbed

@@ -51,7 +51,7 @@ def stream_server(
     grammars: "SessionGrammars",
     metrics: VerifierMetrics,
     authentication: Authentication | None,
-) -> "VerifierServer | StreamProcesses":
+) -> "StreamServer":
     """What serves the streams of a verifier: this process, or `stream_processes` of their own."""
     if not settings.stream_processes:
         return VerifierServer(engine, options, grammars, metrics, authentication)
@@ -321,6 +321,10 @@ class StreamProcesses:
             self._authentication.refused.update(counts.unauthenticated)
         if self._handshakes is not None:
             self._handshakes.add(counts.handshakes)
+
+
+StreamServer = VerifierServer | StreamProcesses
+"""What serves the streams of a verifier."""
 
 
 def reserve(host: str, port: int) -> socket.socket:

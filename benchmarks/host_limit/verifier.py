@@ -32,8 +32,9 @@ from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.stream_child import StreamChild
 from specedge_verifier.stream_plan import StreamPlan
-from specedge_verifier.stream_processes import StreamProcess, StreamProcesses
+from specedge_verifier.stream_processes import StreamProcesses
 
 MAX_LEN = 2048
 MAX_LIVE_NODES = 256
@@ -159,7 +160,7 @@ async def serve(options: argparse.Namespace) -> None:
     spare_steps()
     engine.start()
     server: VerifierServer | StreamProcesses = VerifierServer(engine, ServerOptions(), None, metrics)
-    processes: list[StreamProcess] = []
+    processes: list[StreamChild] = []
     if options.stream_processes:
         plan = StreamPlan("", "127.0.0.1", 0, StreamOptions(), info, log_level="warning")
         server = StreamProcesses(

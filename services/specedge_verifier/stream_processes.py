@@ -6,10 +6,8 @@ replaced: the verifier ends as with a dead engine, and edges go on elsewhere.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,17 +15,16 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from specedge.errors import EngineDead, InvalidRequest
-from specedge.wire.channel import listening_address
+from specedge.errors import EngineDead
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
 from specedge_verifier.engine import EngineThread
-from specedge_verifier.frame_link import FrameLink
 from specedge_verifier.grpc_server import ABORT_GRACE_S, ServerOptions, VerifierServer
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.remote_sessions import FindAccount, RemoteSessions
 from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.shared_port import reserve
+from specedge_verifier.stream_child import StreamChild
 from specedge_verifier.stream_metrics import StreamProcessMetrics
 from specedge_verifier.stream_observer import StreamObserver
 from specedge_verifier.stream_plan import StreamCounts, StreamPlan
@@ -81,88 +78,6 @@ def stream_server(
     )
 
 
-class StreamProcess:
-    """One of them, as the engine's process sees it.
-
-    Attributes:
-        sessions: its sessions.
-        counts: the last it told of itself.
-        num_silent: pulses since it said how it is.
-        listening: done when it listens, or with the reason why it cannot.
-        ended: set when its link has ended; then `end_reason` says why.
-        on_end: called then.
-    """
-
-    def __init__(self, plan: StreamPlan) -> None:
-        self.plan = plan
-        self.counts = StreamCounts()
-        self.num_silent = 0
-        self.ended = asyncio.Event()
-        self.end_reason = ""
-        self.on_end: Callable[[str], None] = lambda reason: None
-        self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def start(
-        self,
-        engine: Engine,
-        grammars: "SessionGrammars | None",
-        find_account: FindAccount,
-        on_counts: Callable[[StreamCounts], None],
-    ) -> None:
-        """Starts the process; `listening` tells when it is."""
-        own, other = socket.socketpair()
-        with other:
-            self._link = FrameLink(own, {}, self._end, waits=False)
-            self.sessions = RemoteSessions(engine, grammars, find_account, self._link.put)
-            self._link.handlers = {
-                **self.sessions.handlers,
-                "listening": lambda: self.listening.set_result(None),
-                "refused": self.listening.set_exception,
-                "counts": self._count,
-            }
-            self._on_counts = on_counts
-            command = [sys.executable, "-m", "specedge_verifier.stream_process", str(other.fileno())]
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=(other.fileno(),)
-            )
-        self._link.put(("serve", self.plan))
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def tell(self, kind: str, *fields: object) -> None:
-        """Sends it a message."""
-        self._link.put((kind, *fields))
-
-    async def wait(self) -> int:
-        """Returns its exit code once it has ended and everything it sent has been taken."""
-        await self.ended.wait()
-        return await self._process.wait()
-
-    async def kill(self) -> None:
-        """Leaves nothing of it."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        self._link.close()
-        self.sessions.close_all()
-
-    def _count(self, counts: StreamCounts) -> None:
-        self.num_silent, self.counts = 0, counts
-        self._on_counts(counts)
-
-    def _end(self, reason: str) -> None:
-        self.sessions.close_all()
-        self.end_reason = reason
-        self.ended.set()
-        if not self.listening.done():
-            self.listening.set_exception(
-                EngineDead(f"stream process {self.pid} has ended before it listened: {reason}")
-            )
-        self.on_end(reason)
-
-
 class StreamProcesses:
     """Has the life cycle of `VerifierServer`.
 
@@ -202,7 +117,7 @@ class StreamProcesses:
         self._grammars = grammars
         self._authentication = authentication
         self._handshakes = handshakes
-        self.processes: list[StreamProcess] = []
+        self.processes: list[StreamChild] = []
         self.port = 0
         self._reserved: socket.socket | None = None
         self._beside: list[asyncio.Task[None]] = []
@@ -237,7 +152,7 @@ class StreamProcesses:
         self._reserved = reserve(self._plan.host, self._plan.port)
         self.port = self._reserved.getsockname()[1]
         for index in range(self._number):
-            process = StreamProcess(replace(self._plan, name=f"streams {index}", port=self.port))
+            process = StreamChild(replace(self._plan, name=f"streams {index}", port=self.port))
             await process.start(self._engine, self._grammars, self._account, self._count)
             process.on_end = partial(self._lost, process)
             self.processes.append(process)
@@ -303,7 +218,7 @@ class StreamProcesses:
                 process.tell("pulse")
             await asyncio.sleep(PULSE_S)
 
-    def _lost(self, process: StreamProcess, reason: str) -> None:
+    def _lost(self, process: StreamChild, reason: str) -> None:
         if not self._is_ending:
             self._is_ending = True
             self._on_lost(EngineDead(f"stream process {process.pid} is lost: {reason}"))
@@ -325,24 +240,3 @@ class StreamProcesses:
 
 StreamServer = VerifierServer | StreamProcesses
 """What serves the streams of a verifier."""
-
-
-def reserve(host: str, port: int) -> socket.socket:
-    """A socket that holds a TCP port, and listens to nothing, for processes of this user to share.
-
-    Raises InvalidRequest when the address cannot be had; that somebody shares it already is no reason to join.
-    """
-    reserved = None
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        reserved = socket.socket(family)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(address)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except OSError as error:
-        if reserved is not None:
-            reserved.close()
-        address_text = listening_address(host, port)
-        raise InvalidRequest(f"cannot listen on {address_text}: the port is in use or not allowed", "port") from error
-    return reserved

@@ -62,6 +62,7 @@ class Site:
     async def start_again(self) -> None:
         """The verifier with stream processes serves, and nobody else."""
         if self.plain.is_running:
+            await asyncio.to_thread(self.plain.wait_ready)
             self.plain.signal(signal.SIGTERM)
             assert await asyncio.to_thread(self.plain.exit_code) == 0
         self.many.start()

@@ -2,18 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from specedge.errors import SpecEdgeError
 from specedge.wire.messages import DraftNodes, Draining, OpenSession, ServerInfo, SessionOpened, Verdict
 from specedge_verifier.tenant_account import TenantAccount
 
 if TYPE_CHECKING:
-    from specedge.grammar.spec import GrammarSpec
     from specedge.grammar.state import GrammarState
-    from specedge.sampling import SamplingParams
 
 
 class SessionSink(Protocol):
@@ -72,16 +69,6 @@ class Engine(Protocol):
 
     def drain(self) -> None:
         """Refuses new sessions from now on."""
-
-
-class Grammars(Protocol):
-    """What the gRPC service needs of `SessionGrammars`."""
-
-    def begin(
-        self, spec: "GrammarSpec", sampling: "SamplingParams", committed_ids: Sequence[int] = ()
-    ) -> "Future[Any]":
-        """The GrammarState, or None, that `Engine.open` is to be given. The future raises what refuses the session."""
-        ...
 
 
 class Outbox:

@@ -17,7 +17,8 @@ from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire.channel import listening_address, server_options
 from specedge.wire.load_hint import LoadHint
 from specedge_verifier.authentication import Authentication
-from specedge_verifier.bridge import Engine, Grammars
+from specedge_verifier.bridge import Engine
+from specedge_verifier.followed_grammars import Grammars
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
 from specedge_verifier.stream_observer import StreamObserver

@@ -28,7 +28,8 @@ from specedge.wire.messages import OpenSession, Verdict
 from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
 from specedge_verifier.authentication import calling_tenant
-from specedge_verifier.bridge import Engine, Grammars, Outbox
+from specedge_verifier.bridge import Engine, Outbox
+from specedge_verifier.followed_grammars import Grammars
 from specedge_verifier.session_record import session_record
 from specedge_verifier.stream_observer import NobodyWatches, StreamObserver
 

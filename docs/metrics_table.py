@@ -20,6 +20,8 @@ from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.rank_metrics import RankMetrics
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.stream_metrics import StreamProcessMetrics
+from specedge_verifier.stream_plan import StreamCounts
 from specedge_verifier.tenant_account import TenantAccount
 from specedge_verifier.tenant_metrics import TenantMetrics
 
@@ -54,6 +56,7 @@ def verifier_registry() -> CollectorRegistry:
     CertificateMetrics(metrics.registry, "specedge_verifier")
     Handshakes(metrics.registry)
     metrics.registry.register(TenantMetrics(lambda: [TenantAccount()], Counter()))
+    metrics.registry.register(StreamProcessMetrics(lambda: [StreamCounts()]))
     return metrics.registry
 
 

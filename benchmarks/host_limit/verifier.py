@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.host_limit.clocks import PhaseClocks, thread_cpu_s
+from benchmarks.host_limit.clocks import PhaseClocks, process_cpu_s, thread_cpu_s
 from benchmarks.host_limit.target import FINGERPRINT, VOCAB_SIZE, WaitingTarget
 from specedge.block_pool import BlockPool
 from specedge.garbage import spare_steps
@@ -24,18 +24,24 @@ from specedge.wire.messages import DRAFT_TRIES, PADDING, DraftNodes, ServerInfo,
 from specedge_verifier import core as core_module
 from specedge_verifier.core import EngineCore, Event, StepInFlight, StepResult
 from specedge_verifier.engine import EngineThread, monotonic_s
+from specedge_verifier.frame_link import FrameLink
 from specedge_verifier.grpc_server import ServerOptions, VerifierServer
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.queue_bounds import QueueLimits
 from specedge_verifier.scheduler import Scheduler, SchedulerLimits
+from specedge_verifier.service import StreamOptions
 from specedge_verifier.step_report import StepReport
 from specedge_verifier.step_time import StepTime
+from specedge_verifier.stream_child import StreamChild
+from specedge_verifier.stream_plan import StreamPlan
+from specedge_verifier.stream_processes import StreamProcesses
 
 MAX_LEN = 2048
 MAX_LIVE_NODES = 256
 _MAX_TREE_NODES = 64
 _BLOCK_SIZE = 16
 _LONGEST_S = 2.0
+_SILENCE_S = 60.0
 
 
 class KnownStepTime(StepTime):
@@ -46,7 +52,13 @@ class KnownStepTime(StepTime):
 
 
 class CountingCore(EngineCore):
-    """The product's core; tells the target how many draft messages are on their way."""
+    """The product's core; tells the target how many draft messages are on their way.
+
+    Attributes:
+        num_up: draft messages that have come.
+    """
+
+    num_up = 0
 
     def __init__(self, *args: Any, target: WaitingTarget, messages_each: int) -> None:
         super().__init__(args[0], target, *args[1:])
@@ -54,6 +66,7 @@ class CountingCore(EngineCore):
         self._messages_each = messages_each
 
     def draft(self, handle: int, nodes: DraftNodes) -> list[Event]:
+        self.num_up += 1
         self._target.num_missing -= 1
         return super().draft(handle, nodes)
 
@@ -67,7 +80,7 @@ class CountingCore(EngineCore):
 class CountingMetrics(VerifierMetrics):
     """The product's metrics, and the totals a measurement needs."""
 
-    num_steps = num_verdicts = num_tokens = num_nodes = num_up = num_down = 0
+    num_steps = num_verdicts = num_tokens = num_nodes = 0
 
     def step(self, report: StepReport) -> None:
         super().step(report)
@@ -76,16 +89,9 @@ class CountingMetrics(VerifierMetrics):
         self.num_tokens += report.num_committed
         self.num_nodes += report.num_nodes
 
-    def wire_bytes(self, direction: Any, num_bytes: int) -> None:
-        super().wire_bytes(direction, num_bytes)
-        if direction == "up":
-            self.num_up += 1
-        else:
-            self.num_down += 1
-
     @property
     def totals(self) -> dict[str, float]:
-        names = ("num_steps", "num_verdicts", "num_tokens", "num_nodes", "num_up", "num_down")
+        names = ("num_steps", "num_verdicts", "num_tokens", "num_nodes")
         return {name: getattr(self, name) for name in names}
 
 
@@ -108,6 +114,8 @@ def time_phases(clocks: PhaseClocks) -> None:
         (codec, "decode_open", "loop: decode"),
         (codec, "encode_response", "loop: encode"),
         (VerifierMetrics, "wire_bytes", "loop: metrics"),
+        (FrameLink, "_read", "loop: frames in"),
+        (FrameLink, "_flush", "loop: frames out"),
     ):
         clocks.time(owner, name, phase)
     make_handler = grpc.stream_stream_rpc_method_handler
@@ -151,7 +159,20 @@ async def serve(options: argparse.Namespace) -> None:
     engine = EngineThread(core, info, QueueLimits(2 * num_sessions, max_predicted_ttft_s=600.0), loop, metrics)
     spare_steps()
     engine.start()
-    server = VerifierServer(engine, ServerOptions(), None, metrics)
+    server: VerifierServer | StreamProcesses = VerifierServer(engine, ServerOptions(), None, metrics)
+    processes: list[StreamChild] = []
+    if options.stream_processes:
+        plan = StreamPlan("", "127.0.0.1", 0, StreamOptions(), info, log_level="warning")
+        server = StreamProcesses(
+            engine,
+            plan,
+            options.stream_processes,
+            observer=metrics,
+            registry=metrics.registry,
+            on_lost=engine.fail,
+            silence_s=_SILENCE_S,
+        )
+        processes = server.processes
     print(await server.start(), flush=True)
     await server.set_ready()
     engine_thread = next(thread for thread in threading.enumerate() if thread.name == "engine")
@@ -161,6 +182,8 @@ async def serve(options: argparse.Namespace) -> None:
             "process_s": time.process_time(),
             "loop_s": time.thread_time(),
             "engine_s": thread_cpu_s(engine_thread),
+            "streams_s": sum(process_cpu_s(process.pid) for process in processes),
+            "num_up": core.num_up,
             "phases": dict(clocks.seconds),
             "running": engine.num_sessions,
         }
@@ -175,6 +198,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--forward-ms", type=float, required=True)
     parser.add_argument("--rows-each", type=int, required=True)
     parser.add_argument("--messages", type=int, required=True)
+    parser.add_argument("--stream-processes", type=int, required=True)
     parser.add_argument("--phases", action="store_true")
     asyncio.run(serve(parser.parse_args(arguments)))
     return 0

@@ -18,7 +18,7 @@ from specedge.log_writer import LogWriter
 
 LogFormat = Literal["auto", "json", "text"]
 
-_TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_TEXT: Final = "%(asctime)s %(levelname)s {}%(name)s: %(message)s"
 _NO_CONTEXT: Final[Mapping[str, str]] = {}
 _NOISY: Final = ("httpx", "httpcore", "urllib3", "huggingface_hub", "filelock", "asyncio")
 # Where torchao is installed, transformers imports it, which reports libraries that nobody here uses.
@@ -27,17 +27,18 @@ _NOISIER: Final = ("torchao", "torch.utils._pytree")
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=_NO_CONTEXT)
 
 
-def start_logging(level: str, log_format: LogFormat = "auto") -> None:
+def start_logging(level: str, log_format: LogFormat = "auto", process: str = "") -> None:
     """Write the records of this process to standard error, which never blocks or ends it.
 
     Args:
         level: the least severe level that is written.
         log_format: auto is text on a terminal and JSON elsewhere.
+        process: names one of several processes that write to the same place.
     """
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = LogWriter(sys.stderr)
     handler.addFilter(add_context)
-    handler.setFormatter(logging.Formatter(_TEXT) if is_text else _json_formatter())
+    handler.setFormatter(_text_formatter(process) if is_text else _json_formatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     if level != "debug":
         for name in _NOISY:
@@ -72,11 +73,16 @@ def add_context(record: logging.LogRecord) -> bool:
     return True
 
 
-def _json_formatter() -> logging.Formatter:
+def _text_formatter(process: str) -> logging.Formatter:
+    return logging.Formatter(_TEXT.format(f"[{process}] " if process else ""))
+
+
+def _json_formatter(process: str) -> logging.Formatter:
     return JsonFormatter(
         ["levelname", "name", "message"],
         rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"},
         rename_fields_keep_missing=False,
         reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
         timestamp="time",
+        static_fields={"process": process} if process else {},
     )

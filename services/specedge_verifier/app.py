@@ -26,13 +26,14 @@ from specedge_verifier.authentication import Authentication
 from specedge_verifier.drain_socket import DrainNews, drain_socket
 from specedge_verifier.engine import EngineThread
 from specedge_verifier.follower import Follower
-from specedge_verifier.grpc_server import ServerOptions, ServerTls, VerifierServer
+from specedge_verifier.grpc_server import ServerOptions, ServerTls
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.loading import Verifier, load
 from specedge_verifier.mirrored import stop_followers
 from specedge_verifier.rank_pulse import RankPulse
 from specedge_verifier.service import StreamOptions
 from specedge_verifier.settings import VerifierSettings
+from specedge_verifier.stream_processes import StreamServer, stream_server
 from specedge_verifier.target_loading import meet_ranks
 from specedge_verifier.tenant_metrics import TenantMetrics
 from specedge_verifier.tenants import Tenants
@@ -94,7 +95,7 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         running_engine(verifier, lost, settings.step_timeout_s) as engine,
     ):
         options = server_options(settings, None if tls is None else server_tls(tls, registry))
-        server = VerifierServer(engine.thread, options, verifier.grammars, verifier.metrics, authentication)
+        server = stream_server(settings, engine.thread, options, verifier.grammars, verifier.metrics, authentication)
         await server.start()
         await server.set_ready()
         if has_grammars():
@@ -172,7 +173,7 @@ def start_watchdog(verifier: Verifier, engine: EngineThread, step_timeout_s: flo
 
 
 async def drain_when_told(
-    server: VerifierServer,
+    server: StreamServer,
     engine: RunningEngine,
     stop: asyncio.Event,
     stopped: asyncio.Task[Any],
@@ -188,7 +189,7 @@ async def drain_when_told(
         settings.host,
         server.port,
         stop.set,
-        lambda: DrainNews(os.getpid(), server.service.num_streams, grace_s),
+        lambda: DrainNews(os.getpid(), server.num_streams, grace_s),
     ):
         await asyncio.wait({stopped, engine.failed}, return_when=asyncio.FIRST_COMPLETED)
         if engine.failed.done():

@@ -11,7 +11,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specedge.errors import EngineDead, InvalidRequest
-from specedge.grammar.session_grammars import SessionGrammars
 from specedge.tls.rules import UNIX
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
@@ -19,6 +18,7 @@ from specedge.wire.channel import listening_address, server_options
 from specedge.wire.load_hint import LoadHint
 from specedge_verifier.authentication import Authentication
 from specedge_verifier.bridge import Engine
+from specedge_verifier.followed_grammars import Grammars
 from specedge_verifier.handshakes import Handshakes
 from specedge_verifier.service import StreamOptions, VerificationService, draining_error
 from specedge_verifier.stream_observer import StreamObserver
@@ -70,13 +70,17 @@ def _configuration(material: "TlsMaterial") -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where and how a verifier listens. Port 0 takes a free one; a host unix:PATH has none. Without TLS, plain text."""
+    """Where and how a verifier listens. Port 0 takes a free one; a host unix:PATH has none. Without TLS, plain text.
+
+    With `shares_port` other processes of the verifier listen there too, and each connection is one's alone.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     health_poll_s: float = 0.2
     stream: StreamOptions = field(default_factory=StreamOptions)
     tls: ServerTls | None = None
+    shares_port: bool = False
 
 
 class HealthServicer(health.aio.HealthServicer):
@@ -109,7 +113,7 @@ class VerifierServer:
         self,
         engine: Engine,
         options: ServerOptions,
-        grammars: SessionGrammars | None = None,
+        grammars: Grammars | None = None,
         observer: StreamObserver | None = None,
         authentication: Authentication | None = None,
     ) -> None:
@@ -117,7 +121,8 @@ class VerifierServer:
         self._options = options
         self._authentication = authentication
         self._server = grpc.aio.server(
-            options=server_options(), interceptors=() if authentication is None else (authentication,)
+            options=server_options(shares_port=options.shares_port),
+            interceptors=() if authentication is None else (authentication,),
         )
         self._health = HealthServicer(options.tls, engine)
         on_call = None if options.tls is None else options.tls.handshakes.called
@@ -126,6 +131,11 @@ class VerifierServer:
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._tenant_watch: asyncio.Task[None] | None = None
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that are open."""
+        return self.service.num_streams
 
     async def start(self) -> int:
         """Listens and returns the port, also kept in `port`; raises InvalidRequest naming an address it cannot have."""

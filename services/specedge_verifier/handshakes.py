@@ -9,7 +9,7 @@ want ours, or went away.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -43,7 +43,8 @@ class Handshakes:
         self._clock = clock
         self._begun: deque[float] = deque()
         self._peers: dict[str, float] = {}  # when each was last seen, the longest ago first
-        self._num_refused = 0
+        self._num_served = self._num_refused = 0
+        self._taken = {"served": 0, "refused": 0}
 
     def began(self) -> None:
         """A client has connected; may be called on any thread."""
@@ -55,7 +56,19 @@ class Handshakes:
         self._peers[peer] = self._clock()
         if not is_known and self._begun:
             self._begun.popleft()
+            self._num_served += 1
             self._served.inc()
+
+    def take(self) -> dict[str, int]:
+        """Connections by outcome since the last call, for another process to `add`."""
+        totals = {"served": self._num_served, "refused": self._num_refused}
+        taken, self._taken = self._taken, totals
+        return {outcome: total - taken[outcome] for outcome, total in totals.items()}
+
+    def add(self, connections: Mapping[str, int]) -> None:
+        """Counts connections of another process, by outcome."""
+        self._served.inc(connections["served"])
+        self._refused.inc(connections["refused"])
 
     def settle(self) -> None:
         """Counts what has waited too long, and forgets peers that are gone."""

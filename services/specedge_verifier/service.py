@@ -18,7 +18,6 @@ from specedge.errors import (
     SpecEdgeError,
     VerifierDraining,
 )
-from specedge.grammar.session_grammars import SessionGrammars
 from specedge.verification.v1 import verification_pb2 as pb
 from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.wire import codec
@@ -30,6 +29,7 @@ from specedge.wire.shaping import UNSHAPED, Cadence, FrameShape, is_padding
 from specedge.wire.status import to_status
 from specedge_verifier.authentication import calling_tenant
 from specedge_verifier.bridge import Engine, Outbox
+from specedge_verifier.followed_grammars import Grammars
 from specedge_verifier.session_record import session_record
 from specedge_verifier.stream_observer import NobodyWatches, StreamObserver
 
@@ -86,7 +86,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self,
         engine: Engine,
         options: StreamOptions,
-        grammars: SessionGrammars | None = None,
+        grammars: Grammars | None = None,
         observer: StreamObserver | None = None,
         on_call: Callable[[str], None] | None = None,
     ) -> None:
@@ -210,13 +210,16 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         await context.write(response)
         self._observer.wire_bytes("down", response.ByteSize() + FRAMING_BYTES)
 
-    async def _follow(self, opening: OpenSession) -> "GrammarState":
-        """What the session must follow, at its committed tokens."""
+    async def _follow(self, opening: OpenSession) -> "GrammarState | None":
+        """What the session must follow, at its committed tokens; None where the engine's process sees to that."""
         spec = opening.sampling.grammar
         assert spec is not None
         if self._grammars is None:
             raise InvalidRequest("structured output is not served here", spec.param)
-        return await asyncio.wrap_future(self._grammars.begin(spec, opening.sampling, opening.committed_ids))
+        grammar: GrammarState | None = await asyncio.wrap_future(
+            self._grammars.begin(spec, opening.sampling, opening.committed_ids)
+        )
+        return grammar
 
     def _check_open(self, request: pb.GenerateRequest) -> OpenSession:
         if not self._engine.is_healthy:

@@ -1,5 +1,6 @@
 """The verifier's settings."""
 
+import sys
 from pathlib import Path
 from typing import Literal, Self
 
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 
 from specedge.drafting.settings import DrafterSettings
 from specedge.settings import Port, PositiveInt, Seconds, file_setting
-from specedge.tls.rules import check_needs, check_plaintext, check_together, is_loopback_host
+from specedge.tls.rules import UNIX, check_needs, check_plaintext, check_together, is_loopback_host
 
 
 class VerifierSettings(DrafterSettings):
@@ -39,6 +40,13 @@ class VerifierSettings(DrafterSettings):
     )
     allow_plaintext: bool = Field(
         default=False, description="whether edges on other machines may be served without TLS"
+    )
+    stream_processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that serve edges' streams beside the engine's, all at one port; 0 serves them in the "
+        "process of the engine, which is enough for some 100 sessions; see docs/scaling.md",
     )
     metrics_host: str = Field(
         default="127.0.0.1", min_length=1, description="address on which /metrics is served, as plain HTTP"
@@ -159,6 +167,20 @@ class VerifierSettings(DrafterSettings):
             "allow_plaintext",
             is_allowed=self.allow_plaintext or self.tls_certificate_file is not None or is_loopback_host(self.host),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _port_can_be_shared(self) -> Self:
+        if self.stream_processes and self.host.startswith(UNIX):
+            raise ValueError(
+                f"stream_processes is {self.stream_processes}, and host is {self.host}: several processes share a TCP "
+                "port, but no Unix socket; set host to an address, or stream_processes to 0"
+            )
+        if self.stream_processes and sys.platform != "linux":
+            raise ValueError(
+                f"stream_processes is {self.stream_processes}, and only on Linux does each of several processes at one "
+                "port get its part of the connections; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,10 +14,10 @@ from specedge.logs import LogFormat, log_context
 logger = logging.getLogger("specedge.test")
 
 
-def start_logging(level: str, log_format: LogFormat = "auto") -> None:
+def start_logging(level: str, log_format: LogFormat = "auto", process: str = "") -> None:
     """As a process does, whose root logger has no handlers yet."""
     logging.getLogger().handlers.clear()
-    logs.start_logging(level, log_format)
+    logs.start_logging(level, log_format, process)
 
 
 @pytest.fixture
@@ -70,6 +70,16 @@ def test_text_is_for_people(lines: Callable[[], list[str]]) -> None:
     logger.warning("severe", extra={"tokens": 3})
     (line,) = lines()
     assert line.endswith("WARNING specedge.test: severe")
+
+
+def test_one_of_several_processes_says_which_it_is(lines: Callable[[], list[str]]) -> None:
+    start_logging("info", "text", "streams 1")
+    logger.info("hello")
+    start_logging("info", "json", "streams 1")
+    logger.info("hello")
+    text, record = lines()
+    assert text.endswith("INFO [streams 1] specedge.test: hello")
+    assert json.loads(record)["process"] == "streams 1"
 
 
 async def test_ids_belong_to_their_own_task_and_what_it_begins(lines: Callable[[], list[str]]) -> None:

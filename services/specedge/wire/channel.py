@@ -27,11 +27,11 @@ _COMMON: Options = (
 )
 
 
-def server_options() -> Options:
-    """Options of a verifier's server. A port in use is an error, not something to share."""
+def server_options(*, shares_port: bool = False) -> Options:
+    """Options of a verifier's server. A port in use is an error, unless processes of one verifier share it."""
     return (
         *_COMMON,
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

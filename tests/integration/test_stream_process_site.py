@@ -5,7 +5,6 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 import pytest
@@ -37,22 +36,16 @@ class Site:
     edge: Edge
     undisturbed: list[str] = field(default_factory=list)
 
-    async def answers(self, on_started: Callable[[], object] = lambda: None) -> list[str]:
-        """The texts; `on_started` is called once the first has begun."""
-        has_begun = False
+    async def answers(self, on_begun: Callable[[], object] = lambda: None) -> list[str]:
+        """The texts; `on_begun` is called once the first has begun."""
+        async with asyncio.timeout(100):
+            return await self.edge.answers(ASKS, on_begun, num_pieces=1)
 
-        async def one(ask: Ask, client: Any) -> str:
-            nonlocal has_begun
-            pieces: list[str] = []
-            async for piece in ask.pieces(client):
-                pieces.append(piece)
-                if not has_begun:
-                    has_begun = True
-                    on_started()
-            return "".join(pieces)
-
-        async with self.edge.client() as client, asyncio.timeout(100):
-            return await asyncio.gather(*(one(ask, client) for ask in ASKS))
+    async def make_undisturbed(self) -> list[str]:
+        """The texts that come when nothing happens, made once."""
+        if not self.undisturbed:
+            self.undisturbed.extend(await self.answers())
+        return self.undisturbed
 
     def stream_processes(self) -> list[psutil.Process]:
         found = [child for child in self.many.children() if "specedge_verifier.stream_process" in child.cmdline()]
@@ -65,7 +58,8 @@ class Site:
             await asyncio.to_thread(self.plain.wait_ready)
             self.plain.signal(signal.SIGTERM)
             assert await asyncio.to_thread(self.plain.exit_code) == 0
-        self.many.start()
+        if not self.many.is_running:
+            self.many.start()
         await asyncio.to_thread(self.many.wait_ready)
 
 
@@ -85,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 async def test_answers_are_served_and_what_passes_is_counted_in_one_place(site: Site) -> None:
-    site.undisturbed.extend(await site.answers())
+    await site.make_undisturbed()
     async with site.edge.client() as client:
         answer = await client.chat.completions.create(
             model="specedge-demo",
@@ -104,22 +98,24 @@ async def test_answers_are_served_and_what_passes_is_counted_in_one_place(site: 
 
 @pytest.mark.timeout(200)
 async def test_a_stream_process_that_is_killed_ends_the_verifier_and_answers_go_on_without(site: Site) -> None:
-    assert site.undisturbed
+    undisturbed = await site.make_undisturbed()
 
     def kill_one() -> None:
         site.stream_processes()[0].kill()
         site.plain.start()
 
-    assert await site.answers(kill_one) == site.undisturbed
+    assert await site.answers(kill_one) == undisturbed
     assert await asyncio.to_thread(site.many.exit_code) == LOST_THREAD
     assert "is lost: it" in site.many.log()
-    assert await site.answers() == site.undisturbed, "the text is that of a verifier without stream processes"
+    assert await site.answers() == undisturbed, "the text is that of a verifier without stream processes"
     await nothing_held(site.plain, site.edge)
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow  # test_stream_processes.py has it without a model
 async def test_it_drains_in_good_order(site: Site) -> None:
     await site.start_again()
+    undisturbed = await site.make_undisturbed()
     processes = site.stream_processes()
     port = site.many.address.rpartition(":")[2]
     draining: list[asyncio.Task[int]] = []
@@ -128,20 +124,22 @@ async def test_it_drains_in_good_order(site: Site) -> None:
         site.plain.start()  # sessions that have not begun, and those that had better move, go there
         draining.append(asyncio.create_task(asyncio.to_thread(drain_verifier, ["--port", port])))
 
-    assert await site.answers(drain) == site.undisturbed
+    assert await site.answers(drain) == undisturbed
     assert await draining[0] == 0
     assert await asyncio.to_thread(site.many.exit_code) == 0
     assert not any(process.is_running() for process in processes)
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow  # test_stream_processes.py has it without a model
 async def test_stream_processes_do_not_outlive_the_engines(site: Site) -> None:
     await site.start_again()
+    undisturbed = await site.make_undisturbed()
     processes = site.stream_processes()
     for process in processes:  # as a terminal's Ctrl-C and a supervisor reach them
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-    assert (await site.answers())[:1] == site.undisturbed[:1]
+    assert await site.answers() == undisturbed
     assert await site.many.sample(SESSIONS) == 0
     site.many.signal(signal.SIGKILL)
     await asyncio.to_thread(site.many.exit_code)

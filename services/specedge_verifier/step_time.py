@@ -4,10 +4,8 @@ A piecewise linear curve over powers of two; predictions are made monotone, beca
 budget asks it what another draft node costs.
 
 Rule 1  Each observation corrects the two knots around it, weighted by how near they are.
-Rule 2  What changes the speed of all steps (a busy host, a device that throttles) is seen at the steps that run: every
-        other knot has changed since its own observation as the one observed now has, or a size that was slow once
-        would be slow for ever.
-Rule 3  A knot just above the steps that run is due for an observation now and then: see `due_rows`.
+Rule 2  A knot just above the steps that run is due for an observation now and then (`due_rows`), and one that has not
+        been observed lately learns faster: a size that was slow once, on a busy host, would be slow for ever.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,7 +20,7 @@ _MAX_CORRECTION = 1.0  # one observation moves a knot by at most its own predict
 _LEAST_LEFT = 0.25  # of a knot, whatever its neighbour was wrong by
 _STALE_RATE = 0.5  # of learning, for a knot that is stale
 _STALE_STEPS = 64  # without an observation
-_DUE_EVERY = 256  # steps: one of them may have more rows than pay
+_DUE_EVERY = 128  # steps: one of them may have more rows than pay
 
 
 class StepTime:
@@ -43,9 +41,7 @@ class StepTime:
         self._seconds = np.interp(self._rows, rows, seconds)
         above = self._rows > rows[-1]  # beyond the last sample time grows in proportion, never faster than measured
         self._seconds[above] = seconds[-1] * self._rows[above] / rows[-1]
-        self._then = np.tile(self._seconds, (num_knots, 1))  # all knots, when each one was corrected
-        self._now = self._seconds.copy()  # what they are by Rule 2
-        self._curve = np.maximum.accumulate(self._now)
+        self._curve = np.maximum.accumulate(self._seconds)
         self._num_observed = 0
         self._observed_at = [0] * num_knots  # of the latest observation, counted in these
 
@@ -66,17 +62,14 @@ class StepTime:
         nearest = upper if weight >= 0.5 else lower
         self._num_observed += 1
         rate = _STALE_RATE if self._is_stale(nearest) else _LEARNING_RATE
-        now = self._now
-        predicted = (1 - weight) * float(now[lower]) + weight * float(now[upper])
+        known = self._seconds
+        predicted = (1 - weight) * float(known[lower]) + weight * float(known[upper])
         correction = rate * min(seconds - predicted, _MAX_CORRECTION * predicted)
         norm = weight**2 + (1 - weight) ** 2
         for knot, part in ((lower, 1 - weight), (upper, weight)):
-            now[knot] = max(now[knot] + correction * part / norm, _LEAST_LEFT * now[knot])
-        self._seconds[lower], self._seconds[upper] = now[lower], now[upper]
-        self._then[lower] = self._then[upper] = now
+            known[knot] = max(known[knot] + correction * part / norm, _LEAST_LEFT * known[knot])
         self._observed_at[nearest] = self._num_observed
-        np.multiply(self._seconds, now[nearest] / self._then[:, nearest], out=now)
-        np.maximum.accumulate(now, out=self._curve)
+        np.maximum.accumulate(known, out=self._curve)
 
     def due_rows(self, num_rows: int) -> int:
         """Rows that a step of at least `num_rows` should have so that the next knot is observed; else `num_rows`."""

@@ -19,6 +19,9 @@ from edge_agent.http.errors import HeadRefused, describe
 MAX_HEAD_BYTES: Final = 32 * 2**10
 _HEAD_SLICE_BYTES: Final = 8 * 2**10
 _HEAD_TIMEOUT_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 75
+"""For which a connection may wait for its next request: longer than clients (5 s for OpenAI's) and proxies (60 s) keep
+one, so that none is closed at the moment in which it is used again."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -55,10 +58,15 @@ class BoundedProtocol(H11Protocol):
             size = _HEAD_SLICE_BYTES if self.conn.their_state is h11.IDLE else len(rest)
             super().data_received(bytes(rest[:size]))
             rest = rest[size:]
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or (self.cycle.response_complete and not self._is_idle):
             self._watch()
         else:
             self._unwatch()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Nothing of a next request has come, and all of the last one."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what h11 could not take."""
@@ -139,6 +147,7 @@ def http_server(
         log_config=None,
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=IDLE_TIMEOUT_S,
         timeout_graceful_shutdown=int(drain_timeout_s),
     )
     if tls is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import openai
 from fuzz.attacks import Show, Tally, attack_edge, attack_verifier
 from http_support import tokenizer
 from processes import Ask, Edge, Verifier, nothing_held, running
@@ -66,7 +67,10 @@ class Neighbour:
             expected = {ask: await ask.streamed(client) for ask in NEIGHBOURS}
             while True:
                 for ask in NEIGHBOURS:
-                    text = await ask.streamed(client)
+                    try:
+                        text = await ask.streamed(client)
+                    except openai.APIError as error:
+                        text = repr(error)
                     self.num_answers += 1
                     if text != expected[ask]:
                         self.problems.append(f"the neighbour got {text!r} in place of {expected[ask]!r}")

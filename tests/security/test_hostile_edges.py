@@ -138,7 +138,7 @@ class Site:
 async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     """Patience is short here, so that nobody waits for it."""
     options = (*server_options(), ("grpc.server_handshake_timeout_ms", 600))
-    monkeypatch.setattr("specedge_verifier.grpc_server.server_options", lambda: dict(options).items())
+    monkeypatch.setattr("specedge_verifier.grpc_server.server_options", lambda **_: dict(options).items())
     authority = Authority(tmp_path / "ca")
     metrics = VerifierMetrics("demo", Scheduler(BlockPool(8, 4), SchedulerLimits(4, 64, 8), StepTime(64, [(1, 0.01)])))
     handshakes = Handshakes(metrics.registry, patience_s=0.8)

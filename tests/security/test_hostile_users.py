@@ -78,13 +78,13 @@ ATTACKS: dict[str, tuple[Callable[[], list[bytes]], int, str]] = {
     "head a byte at a time": (lambda: dribbled(HEAD + "a: b\r\n" * 100), 408, "other"),
     "one header too long": (lambda: [(HEAD + "a: " + "x" * 2 * MAX_HEAD_BYTES + "\r\n\r\n").encode()], 431, "other"),
     "headers without end": (lambda: [(HEAD + "a: b\r\n" * 6000).encode()], 431, "other"),
-    "too many headers": (lambda: [(HEAD + "a: b\r\n" * 200 + "\r\n").encode()], 431, "other"),
+    "too many headers": (lambda: [(HEAD + "a: b\r\n" * 200 + "\r\n").encode()], 431, CHAT),
     "no request": (lambda: [b"\x16\x03\x01\x02\x00\x01\r\n\r\n"], 400, "other"),
-    "no key": (lambda: [(HEAD + JSON + "content-length: 10000\r\n\r\n").encode()], 401, "other"),
+    "no key": (lambda: [(HEAD + JSON + "content-length: 10000\r\n\r\n").encode()], 401, CHAT),
     "wrong key": (
         lambda: [(HEAD + "authorization: Bearer sk-x\r\n" + "content-length: 2\r\n\r\n{}").encode()],
         401,
-        "other",
+        CHAT,
     ),
     "body a byte at a time": (
         lambda: [(HEAD + KEY + JSON + "content-length: 10000\r\n\r\n").encode(), *dribbled("{" + " " * 100)],

@@ -9,7 +9,7 @@ from http_support import FakeService, tokenizer
 
 from edge_agent import listener as listener_module
 from edge_agent.http.app import create_app
-from edge_agent.http.server import http_server
+from edge_agent.http.server import BoundedProtocol, http_server
 from edge_agent.http.settings import HttpSettings
 from edge_agent.listener import bind
 from edge_agent.metrics import EdgeMetrics
@@ -66,3 +66,31 @@ async def test_an_answer_ends_whose_client_takes_nothing_any_more(monkeypatch: p
         finally:
             server.should_exit = True
             await task
+
+
+async def test_a_connection_whose_body_came_after_the_answer_serves_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "head_timeout_s", 0.2)
+    app = create_app(FakeService(), tokenizer(), HttpSettings(model_name="demo"), EdgeMetrics(lambda: "demo"))
+    head = b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+    with bind("127.0.0.1", 0) as listener:
+        server = http_server(app, drain_timeout_s=5)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await until(lambda: server.started, 20.0)
+            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            for _ in range(2):
+                writer.write(head)
+                answer = await asyncio.wait_for(reader.readuntil(b"}}"), 20)
+                assert answer.startswith(b"HTTP/1.1 404")
+                writer.write(b"{}")
+                await asyncio.sleep(0.6)
+            writer.close()
+        finally:
+            server.should_exit = True
+            await task
+
+
+def test_idle_connections_are_kept_longer_than_clients_and_proxies_keep_them() -> None:
+    assert http_server(lambda *_: None, drain_timeout_s=5).config.timeout_keep_alive > 60  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from benchmarks.exactness.kept_compiler import KeptCompiler
 from edge_agent.draft_source import OnNodes
 from edge_agent.generation import Burst, GenerationRequest, GenerationService
 from specedge.drafting.draft_session import DraftRequest
+from specedge.errors import CapacityExceeded
 from specedge.sampling import SamplingParams
 from specedge.trie import anchor_at
 from specedge.wire.messages import DraftNodes, ServerInfo
@@ -79,6 +80,10 @@ class Learning:
         self.last_bursts: list[Burst] = []
         self._service = service
         self._oracle = oracle
+
+    @property
+    def refusal(self) -> CapacityExceeded | None:
+        return self._service.refusal
 
     @property
     def info(self) -> ServerInfo | None:

@@ -168,6 +168,7 @@ class Drafter:
             with torch.inference_mode():
                 while not self._is_stopping:
                     self.heartbeat.beat()
+                    self._delivered.wait(_GIVE_WAY_S)
                     has_drafted = self.step()
                     if not self.decode_step() and not has_drafted and not self._is_stopping:
                         self.heartbeat.rest()
@@ -195,7 +196,6 @@ class Drafter:
 
     def step(self) -> bool:
         """One draft step, on the thread; False if nothing is worth drafting until the next command."""
-        self._delivered.wait(_GIVE_WAY_S)
         started = perf_counter()
         self._inbox.run_all()
         self._hand_over()

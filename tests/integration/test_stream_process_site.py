@@ -97,6 +97,7 @@ async def test_answers_are_served_and_what_passes_is_counted_in_one_place(site: 
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow  # test_stream_processes.py has it without a model
 async def test_a_stream_process_that_is_killed_ends_the_verifier_and_answers_go_on_without(site: Site) -> None:
     undisturbed = await site.make_undisturbed()
 

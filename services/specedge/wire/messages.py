@@ -27,16 +27,18 @@ GRAMMARS = "grammars"
 """Capability: the verifier enforces grammars."""
 
 PADDING = "padding"
-PROGRESS = "progress"
 """Capability: the verifier ignores messages that consist of padding."""
+
+PROGRESS = "progress"
+"""Capability: sessions rest while their edge says that it is far behind."""
 
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
-System = Literal["specedge", "autoregressive"]
 TELL_EVERY = 8
 """Verdicts after which an edge that sends no drafts says how many it has processed."""
 
+System = Literal["specedge", "autoregressive"]
 FinishReason = Literal["", "stop", "length"]
 
 

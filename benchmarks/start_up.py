@@ -25,6 +25,7 @@ import grpc
 import psutil
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from specedge_bench.pace.pace import Pace
 from specedge_cli.ports import free_port
 
 HOST = "127.0.0.1"
@@ -34,10 +35,14 @@ INVITATION = b"SpecEdge is ready"
 
 
 @contextmanager
-def started(arguments: Sequence[str], output: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    """A `specedge` process, ended with the block."""
+def started(
+    arguments: Sequence[str], output: int = subprocess.DEVNULL, pace: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A `specedge` process, ended with the block; `pace`: names of the curves for target and draft, TARGET,DRAFT."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPECEDGE_")}
     command = [sys.executable, "-m", "specedge_cli", *arguments]
+    if pace is not None:
+        command = Pace(*pace.split(",")).command(arguments)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
         yield process

@@ -25,7 +25,7 @@ from specedge.wire.draft_codec import DraftEncoder
 from specedge.wire.messages import (
     PADDING,
     PROGRESS,
-    TELL_EVERY,
+    TELL_WITHIN_S,
     DraftNodes,
     Draining,
     OpenSession,
@@ -69,6 +69,7 @@ class VerifierStream:
         self._num_verdicts = 0
         self._num_told = 0  # of these, as the verifier was told
         self._tells_progress = PROGRESS in info.capabilities
+        self._telling: asyncio.TimerHandle | None = None
         self._round_began_at: float | None = None
         self._verifier_error: SpecEdgeError | None = None
         self._has_status = asyncio.Event()
@@ -90,6 +91,8 @@ class VerifierStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         self._call.cancel()
         self._writer.cancel()
         try:
@@ -185,8 +188,8 @@ class VerifierStream:
         if isinstance(message, Draining):
             return
         self._num_verdicts += 1
-        if self._is_progress_due:
-            self._has_queued.set()
+        if self._tells_progress and self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_WITHIN_S, self._tell)
         began_at, self._round_began_at = self._round_began_at, None
         self._observer.verdict(message, None if began_at is None else now - began_at)
 
@@ -206,7 +209,7 @@ class VerifierStream:
                 self._has_queued.clear()
                 queued, self._queued = self._queued, []
                 if not queued:
-                    if self._is_progress_due:
+                    if self._tells_progress and self._num_told < self._num_verdicts:
                         await self._send(self._progress())
                     elif cadence is not None:
                         await self._send(pb.GenerateRequest())
@@ -219,9 +222,10 @@ class VerifierStream:
                     if self._round_began_at is None:
                         self._round_began_at = asyncio.get_running_loop().time()
 
-    @property
-    def _is_progress_due(self) -> bool:
-        return self._tells_progress and self._num_verdicts - self._num_told >= TELL_EVERY
+    def _tell(self) -> None:
+        self._telling = None
+        if self._num_told < self._num_verdicts:
+            self._has_queued.set()
 
     def _progress(self) -> pb.GenerateRequest:
         """DraftNodes without nodes."""

@@ -1,25 +1,31 @@
 """Overload of a real verifier and edge with the embedded models, over HTTP.
 
     python -m benchmarks.overload
+    python -m benchmarks.overload --pace 15ms+0.1ms,3ms+0.02ms
 
 First a closed loop finds what they can do: users enough to keep all places taken and some waiting. Then ten times as
-many requests a second come at random moments, whatever becomes of them. The exit code is 1 unless
+many requests a second come at random moments, whatever becomes of them. Both loads take turns. The exit code is 1
+unless
 
 - every request is answered in full, or refused with 429 or 503 and Retry-After,
 - the p95 of the time between tokens of those admitted is at most 1.2 times that at capacity,
 - as many tokens come as at capacity, or nearly,
 - one who is refused and comes back when told to, while nobody else asks any more, is mostly admitted.
 
-Both loads, the services and the users share the machine, and CPU seconds are shown for each thread. More answers that
-are streamed at a time than there are places are a backlog of the edge: the verifier is done with them. With few cores
-there is one, and the second condition fails.
+Both loads, the services and the users share the machine, and CPU seconds are shown for each thread. With few cores
+these are the limit at capacity already, and every refusal takes time from the answers. `--pace` stretches forwards to
+the curves of devices, as `specedge bench --pace` does: models compute as on GPUs of their own, and the machine has room
+for what an overloaded edge and verifier do on their hosts.
+
+More answers that are streamed at a time than there are places are a backlog of the edge: the verifier is done with
+them.
 """
 
 import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +33,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overload.phases import Phase, closed_loop, come_back, open_loop
+from benchmarks.overload.phases import Load, Phase, closed_loop, come_back, open_loop
 from benchmarks.overload.user import Outcome, Question, Users
 from benchmarks.start_up import HOST, edge_is_ready, started, until, verifier_serves
 from specedge_bench.statistics import percentiles
@@ -51,9 +57,9 @@ def main(arguments: list[str]) -> int:
         verifier_port, port = free_port(HOST), free_port(HOST)
         flags = ["--metrics-port", "off", "--num-threads", "1"]
         own = ["--port", str(verifier_port), "--max-batch-size", str(options.places), *options.verifier_flag]
-        verifier = stack.enter_context(started(["verifier", *flags, *own], **output))
+        verifier = stack.enter_context(started(["verifier", *flags, *own], pace=options.pace, **output))
         own = ["--port", str(port), "--verifier-address", f"{HOST}:{verifier_port}", *options.edge_flag]
-        edge = stack.enter_context(started(["edge", *flags, *own], **output))
+        edge = stack.enter_context(started(["edge", *flags, *own], pace=options.pace, **output))
         until(verifier_serves(verifier_port), verifier)
         until(edge_is_ready(port), edge)
         processes = {"verifier": psutil.Process(verifier.pid), "edge": psutil.Process(edge.pid)}
@@ -68,29 +74,33 @@ def main(arguments: list[str]) -> int:
 
 async def _measure(
     users: Users, options: argparse.Namespace, processes: dict[str, psutil.Process], console: Console
-) -> tuple[Phase, Phase, list[Outcome]]:
+) -> tuple[Load, Load, list[Outcome]]:
     processes["users"] = psutil.Process()
+    capacity, overload = Load("at capacity"), Load("overload")
     await closed_loop(users, options.places, options.warm_up)
-    before, before_s = _cpu_s(processes), time.perf_counter()
-    console.print(f"{options.seconds:g} s at capacity ...")
-    capacity = await closed_loop(users, round(MORE_USERS * options.places), options.seconds)
-    between, between_s = _cpu_s(processes), time.perf_counter()
-    rate = options.times * len(capacity.answered) / capacity.duration_s
-    console.print(f"{options.seconds:g} s with {rate:.1f} requests/s ...")
-    overload = await open_loop(users, rate, options.seconds)
-    after, after_s = _cpu_s(processes), time.perf_counter()
-    capacity.measured_s, overload.measured_s = between_s - before_s, after_s - between_s
-    for phase, start, end in ((capacity, before, between), (overload, between, after)):
-        phase.cpu_s = {name: used_s - start.get(name, 0.0) for name, used_s in end.items()}
+
+    async def measure(load: Load, made: Awaitable[Phase]) -> None:
+        before, before_s = _cpu_s(processes), time.perf_counter()
+        load.phases.append(phase := await made)
+        phase.measured_s = time.perf_counter() - before_s
+        phase.cpu_s = {name: used_s - before.get(name, 0.0) for name, used_s in _cpu_s(processes).items()}
+
+    for number in range(options.rounds):
+        console.print(f"round {number + 1} of {options.rounds}: {options.seconds:g} s at capacity", end="")
+        await measure(capacity, closed_loop(users, round(MORE_USERS * options.places), options.seconds))
+        latest = Load("", capacity.phases[-1:])
+        rate = options.times * len(latest.answered) / latest.phases[0].duration_s
+        console.print(f", {options.seconds:g} s with {rate:.1f} requests/s")
+        await measure(overload, open_loop(users, rate, options.seconds, seed=number))
     return capacity, overload, await come_back(users, options.come_back)
 
 
-def judge(capacity: Phase, overload: Phase, back: Sequence[Outcome]) -> list[str]:
+def judge(capacity: Load, overload: Load, back: Sequence[Outcome]) -> list[str]:
     """What is not as it must be."""
     found = []
-    for phase in (capacity, overload):
-        for outcome in phase.failed[:3]:
-            found.append(f"{phase.name}: status {outcome.status}, Retry-After {outcome.retry_after_s}, {outcome.error}")
+    for load in (capacity, overload):
+        for outcome in load.failed[:3]:
+            found.append(f"{load.name}: status {outcome.status}, Retry-After {outcome.retry_after_s}, {outcome.error}")
     itl_ratio = percentiles(overload.token_gaps_s).p95 / percentiles(capacity.token_gaps_s).p95
     if not itl_ratio <= MAX_ITL_RATIO:
         found.append(f"p95 between tokens is {itl_ratio:.2f} times that at capacity, more than {MAX_ITL_RATIO}")
@@ -103,31 +113,31 @@ def judge(capacity: Phase, overload: Phase, back: Sequence[Outcome]) -> list[str
     return found
 
 
-def _table(phases: tuple[Phase, Phase], back: Sequence[Outcome]) -> Table:
-    table = Table("", *(phase.name for phase in phases), "ratio")
-    capacity, overload = phases
+def _table(loads: tuple[Load, Load], back: Sequence[Outcome]) -> Table:
+    table = Table("", *(load.name for load in loads), "ratio")
+    capacity, overload = loads
 
     def row(name: str, of: "Sequence[float | str]", ratio: float | None = None) -> None:
         cells = [value if isinstance(value, str) else f"{value:.4g}" for value in of]
         table.add_row(name, *cells, "" if ratio is None else f"{ratio:.2f}")
 
-    row("requests", [len(phase.outcomes) for phase in phases], len(overload.outcomes) / len(capacity.outcomes))
-    row("answered", [len(phase.answered) for phase in phases])
-    row("refused", [len(phase.refused) for phase in phases])
-    row("failed", [len(phase.failed) for phase in phases])
-    row("tokens/s", [phase.tokens_per_s for phase in phases], overload.tokens_per_s / capacity.tokens_per_s)
-    row("streamed at a time", [phase.num_streaming for phase in phases])
-    gaps = [percentiles(phase.token_gaps_s) for phase in phases]
+    row("requests", [len(load.outcomes) for load in loads], len(overload.outcomes) / len(capacity.outcomes))
+    row("answered", [len(load.answered) for load in loads])
+    row("refused", [len(load.refused) for load in loads])
+    row("failed", [len(load.failed) for load in loads])
+    row("tokens/s", [load.tokens_per_s for load in loads], overload.tokens_per_s / capacity.tokens_per_s)
+    row("streamed at a time", [load.num_streaming for load in loads])
+    gaps = [percentiles(load.token_gaps_s) for load in loads]
     row("between tokens p50, ms", [1e3 * gap.p50 for gap in gaps], gaps[1].p50 / gaps[0].p50)
     row("between tokens p95, ms", [1e3 * gap.p95 for gap in gaps], gaps[1].p95 / gaps[0].p95)
-    firsts = [percentiles([outcome.ttft_s for outcome in phase.answered]) for phase in phases]
+    firsts = [percentiles([outcome.ttft_s for outcome in load.answered]) for load in loads]
     row("first token p50, s", [first.p50 for first in firsts])
     row("first token p95, s", [first.p95 for first in firsts])
-    waits = [percentiles([outcome.retry_after_s or 0.0 for outcome in phase.refused]) for phase in phases]
+    waits = [percentiles([outcome.retry_after_s or 0.0 for outcome in load.refused]) for load in loads]
     row("Retry-After p50, p95, s", [f"{wait.p50:.3g}, {wait.p95:.3g}" for wait in waits])
     row("came back, admitted", ["", f"{sum(outcome.status == 200 for outcome in back)} of {len(back)}"])
-    for name in sorted(capacity.cpu_s.keys() | overload.cpu_s.keys()):
-        used = [phase.cpu_s.get(name, 0.0) / phase.measured_s for phase in phases]
+    for name in sorted({name for load in loads for phase in load.phases for name in phase.cpu_s}):
+        used = [load.cpu(name) for load in loads]
         if max(used) >= MIN_SHOWN_CPU:
             row(f"CPU, {name}", used)
     return table
@@ -148,10 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", allow_abbrev=False)
     parser.add_argument("--places", type=int, default=8, help="sessions that run at a time")
     parser.add_argument("--times", type=float, default=10.0, help="requests, by those that can be answered")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="of both loads")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each load in each round")
     parser.add_argument("--warm-up", type=float, default=6.0, help="seconds before")
     parser.add_argument("--max-tokens", type=int, default=96, help="of an answer")
     parser.add_argument("--come-back", type=int, default=4, help="times that one does when told to")
+    parser.add_argument("--pace", metavar="TARGET,DRAFT", help="curves of step times that forwards are stretched to")
     parser.add_argument("--verifier-flag", action="append", default=[], help="--verifier-flag=--max-waiting=16")
     parser.add_argument("--edge-flag", action="append", default=[])
     parser.add_argument("--log", type=Path, help="where the services' own output goes")

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ _FADE = 0.15
 
 @dataclass(slots=True)
 class Phase:
-    """What a load brought.
+    """A load once.
 
     Attributes:
         began_s, ended_s: what was sent between is counted, and what arrived between, by `time.perf_counter`.
@@ -26,7 +27,6 @@ class Phase:
         cpu_s: CPU seconds of each thread, over `measured_s` from the load's beginning to its last answer.
     """
 
-    name: str
     began_s: float
     ended_s: float
     outcomes: list[Outcome]
@@ -37,6 +37,43 @@ class Phase:
     @property
     def duration_s(self) -> float:
         return self.ended_s - self.began_s
+
+    @property
+    def arrivals(self) -> Iterator[tuple[float, int]]:
+        """Of each burst after its answer's first: seconds since the one before, and how many tokens."""
+        for outcome in self.everyone:
+            for (before_s, _), (at_s, count) in pairwise(outcome.bursts):
+                if self.began_s <= at_s <= self.ended_s:
+                    yield at_s - before_s, count
+
+    @property
+    def num_tokens(self) -> int:
+        """That arrived."""
+        return sum(
+            count for outcome in self.everyone for at_s, count in outcome.bursts if self.began_s <= at_s <= self.ended_s
+        )
+
+    @property
+    def streamed_s(self) -> float:
+        """For which answers were being streamed, in all."""
+        spans = (
+            min(outcome.bursts[-1][0], self.ended_s) - max(outcome.bursts[0][0], self.began_s)
+            for outcome in self.everyone
+            if outcome.bursts
+        )
+        return sum(span for span in spans if span > 0)
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load brought, all of its phases together."""
+
+    name: str
+    phases: list[Phase] = field(default_factory=list)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for phase in self.phases for outcome in phase.outcomes]
 
     @property
     def answered(self) -> list[Outcome]:
@@ -63,29 +100,29 @@ class Phase:
     def token_gaps_s(self) -> list[float]:
         """Of each token that arrived, after its answer's first burst: a burst of k after a gap g is k times g/k."""
         gaps: list[float] = []
-        for outcome in self.everyone:
-            for (before_s, _), (at_s, count) in pairwise(outcome.bursts):
-                if self.began_s <= at_s <= self.ended_s:
-                    gaps += [(at_s - before_s) / count] * count
+        for phase in self.phases:
+            for gap_s, count in phase.arrivals:
+                gaps += [gap_s / count] * count
         return gaps
 
     @property
     def tokens_per_s(self) -> float:
         """That arrived."""
-        arrived = (
-            count for outcome in self.everyone for at_s, count in outcome.bursts if self.began_s <= at_s <= self.ended_s
-        )
-        return sum(arrived) / self.duration_s
+        return sum(phase.num_tokens for phase in self.phases) / self._duration_s
 
     @property
     def num_streaming(self) -> float:
         """Answers that were being streamed, on average: more than there are places is a backlog of the edge."""
-        spans = (
-            min(outcome.bursts[-1][0], self.ended_s) - max(outcome.bursts[0][0], self.began_s)
-            for outcome in self.everyone
-            if outcome.bursts
-        )
-        return sum(span for span in spans if span > 0) / self.duration_s
+        return sum(phase.streamed_s for phase in self.phases) / self._duration_s
+
+    @property
+    def _duration_s(self) -> float:
+        return sum(phase.duration_s for phase in self.phases)
+
+    def cpu(self, thread: str) -> float:
+        """Cores that a thread kept busy, on average."""
+        used_s = sum(phase.cpu_s.get(thread, 0.0) for phase in self.phases)
+        return used_s / sum(phase.measured_s for phase in self.phases)
 
 
 def _can_retry(outcome: Outcome) -> bool:
@@ -103,7 +140,7 @@ async def closed_loop(users: Users, num_users: int, duration_s: float) -> Phase:
             outcomes.append(await users.ask())
 
     await asyncio.gather(*(ask_on() for _ in range(num_users)))
-    return _phase("at capacity", start_s, end_s, outcomes)
+    return _phase(start_s, end_s, outcomes)
 
 
 async def open_loop(users: Users, rate_per_s: float, duration_s: float, seed: int = 0) -> Phase:
@@ -122,7 +159,7 @@ async def open_loop(users: Users, rate_per_s: float, duration_s: float, seed: in
     while (next_s := next_s + dice.expovariate(rate_per_s)) < end_s:
         await asyncio.sleep(max(0.0, next_s - time.perf_counter()))
         tasks.append(asyncio.create_task(users.ask()))
-    return _phase("overload", start_s, end_s, await asyncio.gather(*tasks))
+    return _phase(start_s, end_s, await asyncio.gather(*tasks))
 
 
 async def come_back(users: Users, num_times: int) -> list[Outcome]:
@@ -142,6 +179,6 @@ async def come_back(users: Users, num_times: int) -> list[Outcome]:
     return outcomes
 
 
-def _phase(name: str, start_s: float, end_s: float, outcomes: list[Outcome]) -> Phase:
+def _phase(start_s: float, end_s: float, outcomes: list[Outcome]) -> Phase:
     counted_s = start_s + _FADE * (end_s - start_s)
-    return Phase(name, counted_s, end_s, [outcome for outcome in outcomes if outcome.sent_s >= counted_s], outcomes)
+    return Phase(counted_s, end_s, [outcome for outcome in outcomes if outcome.sent_s >= counted_s], outcomes)

@@ -28,6 +28,7 @@ def logged_request(scope: Scope, request_id: str) -> Iterator[RequestOutcome]:
     """Records made inside carry the request's id, and so does the span that FastAPI has begun for it.
 
     The line has method, path, status and duration, and of a generation the number of its tokens: never their text.
+    Requests that are refused unread have one for many of them (`edge_agent.http.unread`).
     """
     outcome = RequestOutcome()
     trace.get_current_span().set_attribute("specedge.request.id", request_id)
@@ -45,6 +46,6 @@ def _log(scope: Scope, status: str, seconds: float) -> None:
     totals = scope["state"].get("totals")
     if totals is not None:
         fields |= {"prompt_tokens": totals.num_prompt_tokens, "completion_tokens": totals.num_completion_tokens}
-    is_of_interest = totals is not None or int(status) >= 400
+    is_of_interest = totals is not None or (int(status) >= 400 and not scope["state"].get("is_refused_unread"))
     level = logging.INFO if is_of_interest else logging.DEBUG
     logger.log(level, "%s %s: %s after %.3f s", scope["method"], scope["path"], status, seconds, extra=fields)

@@ -4,9 +4,11 @@ What could be otherwise for a request goes the ordinary way: it names a priority
 """
 
 import asyncio
+import logging
 import re
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +18,8 @@ from edge_agent.http.errors import ANTHROPIC_PATH, describe
 from edge_agent.metrics import EdgeMetrics
 from specedge.errors import CapacityExceeded
 
+logger = logging.getLogger(__name__)
+
 Refusal = Callable[[], CapacityExceeded | None]
 """What every request of ordinary priority is told now; None: requests have to be looked at."""
 
@@ -24,6 +28,7 @@ MAX_SCANNED_BYTES: Final = 2**18
 """A longer body goes the ordinary way."""
 
 _NAMING_HEADERS: Final = frozenset({KEY_HEADER.lower().encode(), CONVERSATION_HEADER.lower().encode()})
+_LOG_EVERY_S: Final = 10.0
 _PATIENCE_S: Final = 1.0
 """For the body; then its reader's own patience begins."""
 _MAY_NAME_PRIORITY: Final = re.compile(rb"priority|\\u00[67]")
@@ -37,6 +42,8 @@ class RefuseUnread:
         self._app = app
         self._refusal = refusal
         self._metrics = metrics
+        self._num_unlogged = 0
+        self._logged_at_s = -_LOG_EVERY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, unless it is certain to be refused."""
@@ -49,7 +56,15 @@ class RefuseUnread:
             await self._app(scope, body.replay, send)
             return
         self._metrics.refused_unread.inc()
+        self._log(error)
+        scope["state"]["is_refused_unread"] = True
         await describe(error).response(scope["path"])(scope, receive, send)
+
+    def _log(self, error: CapacityExceeded) -> None:
+        self._num_unlogged += 1
+        if (now_s := monotonic()) - self._logged_at_s >= _LOG_EVERY_S:
+            logger.warning("%d requests were refused unread since the last such line: %s", self._num_unlogged, error)
+            self._num_unlogged, self._logged_at_s = 0, now_s
 
 
 class _Body:

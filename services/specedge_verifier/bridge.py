@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from specedge.grammar.state import GrammarState
 
 
-MAX_UNSEEN: Final = 16
-MAX_BEHIND_S: Final = 0.2
+MAX_UNSEEN: Final = 4
+MAX_BEHIND_S: Final = 0.06
 """An edge that lacks more verdicts than this, and for so much longer than the line takes, has more to do than it can:
-its session rests, so that it streams few answers fast and not many slowly."""
+its session rests, so that it streams few answers fast and not many slowly. More than an edge may take to tell."""
 
 
 class SessionSink(Protocol):
@@ -169,7 +169,7 @@ class Outbox:
         return message
 
     def follow_progress(self) -> None:
-        """The peer says what it has processed: a session of one that is far behind counts as congested, too."""
+        """The peer says what it has processed: a session of one that is behind counts as congested, too."""
         if not self._is_paced:
             self._unseen = deque()
 

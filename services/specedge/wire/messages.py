@@ -30,13 +30,13 @@ PADDING = "padding"
 """Capability: the verifier ignores messages that consist of padding."""
 
 PROGRESS = "progress"
-"""Capability: sessions rest while their edge says that it is far behind."""
+"""Capability: sessions rest while their edge is behind."""
 
 MAX_NODES_PER_MESSAGE = 512
 """What a verifier accepts in one DraftNodes message unless set otherwise."""
 
-TELL_EVERY = 8
-"""Verdicts after which an edge that sends no drafts says how many it has processed."""
+TELL_WITHIN_S = 0.02
+"""Within which an edge says that it has processed a verdict, where no drafts say so before."""
 
 System = Literal["specedge", "autoregressive"]
 FinishReason = Literal["", "stop", "length"]
@@ -52,7 +52,7 @@ class OpenSession:
         takes_draining: it knows what Draining means.
         target_model: that the answer is of, as `ServerInfo` names it; a verifier may have been replaced by one of
             another model. Empty: any.
-        tells_progress: it says at least every TELL_EVERY verdicts how many it has processed.
+        tells_progress: it says within TELL_WITHIN_S that it has processed a verdict.
     """
 
     request_id: str

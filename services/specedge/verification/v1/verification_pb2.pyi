@@ -247,8 +247,8 @@ class OpenSession(_message.Message):
     target_model: _builtins.str
     """The target model the answer is of, as GetServerInfo names it; a verifier that serves another one refuses. Empty: any."""
     tells_progress: _builtins.bool
-    """The edge says at least every 8 verdicts how many it has processed, in DraftNodes that may have no nodes: the session
-    rests while the edge is far behind. Only for a verifier with the capability "progress".
+    """The edge says within 20 ms that it has processed a verdict, in DraftNodes that may have no nodes: the session rests
+    while the edge is behind. Only for a verifier with the capability "progress".
     """
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event, Thread
-from time import perf_counter, sleep
+from time import perf_counter
 
 import torch
 
@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 _GIVE_WAY_S = 0.1
 """For so long at most no step begins while the event loop has not taken the last one's drafts: it has answers to
 stream, and both take turns in one interpreter."""
-_BEHIND_S = 0.005
-"""A loop that takes longer has more to do than it can: it gets as much time again, and drafts become fewer."""
 
 
 class Drafter:
@@ -170,7 +168,7 @@ class Drafter:
             with torch.inference_mode():
                 while not self._is_stopping:
                     self.heartbeat.beat()
-                    self._give_way()
+                    self._delivered.wait(_GIVE_WAY_S)
                     has_drafted = self.step()
                     if not self.decode_step() and not has_drafted and not self._is_stopping:
                         self.heartbeat.rest()
@@ -188,13 +186,6 @@ class Drafter:
             self._inbox.close()
             if self._failure is not None:
                 self._tell(self._failed.set)
-
-    def _give_way(self) -> None:
-        began_s = perf_counter()
-        self._delivered.wait(_GIVE_WAY_S)
-        behind_s = perf_counter() - began_s
-        if behind_s > _BEHIND_S:
-            sleep(behind_s)
 
     def decode_step(self) -> bool:
         """One step of the answers without a verifier, on the thread; False if there is none."""

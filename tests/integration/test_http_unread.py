@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,15 @@ async def test_what_costs_nothing_is_served_and_a_connection_goes_on() -> None:
             assert (await client.post(COMPLETIONS, json={"prompt": "hi"})).status_code == 503
         service.refusal = None
         assert (await client.post(COMPLETIONS, json={"prompt": "hi"})).status_code == 200
+
+
+async def test_many_refusals_have_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "edge_agent")
+    async with serving(full()) as api, httpx.AsyncClient(base_url=api.url) as client:
+        for _ in range(20):
+            assert (await client.post(CHAT, json=BODIES[CHAT])).status_code == 503
+        assert api.sample(UNREAD) == 20
+    lines = [record.getMessage() for record in caplog.records]
+    (line,) = [line for line in lines if "refused unread" in line]
+    assert "264 sessions are running or waiting" in line
+    assert not [line for line in lines if CHAT in line]

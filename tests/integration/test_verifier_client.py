@@ -25,9 +25,10 @@ from specedge.errors import (
     VerifierUnavailable,
 )
 from specedge.sampling import SamplingParams
-from specedge.wire.messages import DraftNodes, OpenSession, SessionOpened, Verdict
+from specedge.wire.messages import PROGRESS, TELL_WITHIN_S, DraftNodes, OpenSession, SessionOpened, Verdict
 from specedge_bench.network.profiles import network_profile
 from specedge_bench.network.proxy import NetworkProxy
+from specedge_verifier.bridge import Outbox
 
 
 def free_port() -> int:
@@ -279,3 +280,42 @@ async def test_round_trips_are_measured_over_the_way_that_is_there_and_outlive_a
             await client.close()
             await proxy.stop()
     assert 0.08 <= times_s[-1] < 1.0
+
+
+@pytest.mark.parametrize("drafts", [None, TreeDrafts(3, 1)], ids=["plain", "drafted"])
+async def test_the_verifier_hears_of_every_verdict_soon(
+    drafts: TreeDrafts | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+    late_s: list[float] = []
+    seen = Outbox.seen
+
+    def heard(outbox: Outbox, num_verdicts: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        late_s.extend(now_s - sent_s for sent_s in sent[len(late_s) : num_verdicts])
+        seen(outbox, num_verdicts)
+
+    def sending(handle: int, verdict: Verdict) -> Verdict:
+        sent.append(asyncio.get_running_loop().time())
+        return verdict
+
+    monkeypatch.setattr(Outbox, "seen", heard)
+    engine = FakeEngine(replace(INFO, capabilities=(*INFO.capabilities, PROGRESS)), step_s=4 * TELL_WITHIN_S)
+    engine.tamper = sending
+    async with serving(engine) as server, edge_at(server.port, drafts) as edge:
+        assert await answer_of(edge.service, wanted(6)) == expected_answer(PROMPT, 6)
+    assert engine.opened[0].tells_progress
+    assert len(late_s) >= len(sent) - 1, "of the last one nobody needs to hear"
+    assert min(late_s) < 2 * TELL_WITHIN_S, "the others may be late on a busy machine"
+
+
+async def test_an_edge_tells_nothing_to_a_verifier_that_does_not_know_the_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Outbox, "seen", lambda outbox, num_verdicts: told.append(num_verdicts))
+    capabilities = tuple(word for word in INFO.capabilities if word != PROGRESS)
+    engine = FakeEngine(replace(INFO, capabilities=capabilities), step_s=2 * TELL_WITHIN_S)
+    async with serving(engine) as server, edge_at(server.port) as edge:
+        assert await answer_of(edge.service, wanted(4)) == expected_answer(PROMPT, 4)
+    assert not engine.opened[0].tells_progress and told == []

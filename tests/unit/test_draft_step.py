@@ -4,12 +4,13 @@ from specedge.block_pool import BlockPool
 from specedge.drafting.draft_session import Demand, DraftingSettings, DraftRequest, SessionDrafting
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_step import share_rows
+from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.sampling import SamplingParams
 
 
 def make_session() -> SessionDrafting:
     request = DraftRequest("s", (1, 2), SamplingParams(), (), 16)
-    return SessionDrafting(request, DraftingSettings(), BlockPool(4, 1), DrafterStats())
+    return SessionDrafting(request, DraftingSettings(), BlockPool(4, 1), DrafterStats(), Payoff(PayoffSettings()))
 
 
 def demand(session: SessionDrafting, num_uncomputed: int, nodes: list[tuple[float, int]]) -> Demand:

@@ -15,6 +15,7 @@ from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_step import DraftStep, Share, share_rows
 from specedge.drafting.growth import Candidates
 from specedge.drafting.lookup_acceptance import LookupAcceptance
+from specedge.drafting.payoff import Payoff
 from specedge.drafting.rounds import RoundDrafting
 from specedge.row_cap import RowCap
 from specedge.wire.messages import DraftNodes
@@ -56,6 +57,7 @@ class DraftCore(Generic[Key]):
         self._row_cap = RowCap(_MAX_EXPANSION_ROWS)
         self._model = model
         self._settings = settings
+        self._payoff = Payoff(settings.overall_payoff)
         self._acceptance = LookupAcceptance() if settings.looks_up else None
         self._sessions: dict[Key, SessionDrafting] = {}  # in order of opening
 
@@ -75,9 +77,9 @@ class DraftCore(Generic[Key]):
     def open(self, key: Key, request: DraftRequest) -> None:
         """Starts drafting after the request's committed tokens."""
         if self._settings.mode == "streamed":
-            session = SessionDrafting(request, self._settings, self.pool, self.stats, self._acceptance)
+            session = SessionDrafting(request, self._settings, self.pool, self.stats, self._payoff, self._acceptance)
         else:
-            session = RoundDrafting(request, self._settings, self.pool, self.stats)
+            session = RoundDrafting(request, self._settings, self.pool, self.stats, self._payoff)
         self._sessions[key] = session
 
     def bind(self, key: Key, grammar: "GrammarState", num_followed: int) -> None:
@@ -100,6 +102,8 @@ class DraftCore(Generic[Key]):
     def close(self, key: Key) -> None:
         """Ends a session and frees its slots."""
         self._sessions.pop(key).release()
+        if not self._sessions:
+            self._payoff.reset()
 
     def schedule(self) -> DraftStep | None:
         """Decides a step and takes its slots; None when nothing is worth a forward until there is news."""

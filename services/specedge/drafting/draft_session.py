@@ -39,6 +39,7 @@ class DraftingSettings:
         max_positions: positions the draft model knows.
         min_path_probability: streamed nodes less probable than this are not sent.
         payoff: when a session stops drafting because hardly anything is accepted.
+        overall_payoff: when all of them do; by the verdicts of those that have not.
         looks_up: add what followed the same tokens before (see lookup); in streamed mode only.
     """
 
@@ -48,6 +49,7 @@ class DraftingSettings:
     max_positions: int = 1 << 31
     min_path_probability: float = 0.003
     payoff: PayoffSettings = field(default_factory=PayoffSettings)
+    overall_payoff: PayoffSettings = field(default_factory=lambda: PayoffSettings(window=512, rest=1024, trial=128))
     looks_up: bool = False
 
 
@@ -97,6 +99,7 @@ class SessionDrafting:
         settings: the drafter's.
         pool: KV slots.
         stats: the drafter's counters.
+        overall: whether drafting pays for anyone.
         acceptance: what looked-up tokens have been worth; None looks nothing up.
     """
 
@@ -106,6 +109,7 @@ class SessionDrafting:
         settings: DraftingSettings,
         pool: BlockPool,
         stats: DrafterStats,
+        overall: Payoff,
         acceptance: LookupAcceptance | None = None,
     ) -> None:
         self.request = request
@@ -125,6 +129,7 @@ class SessionDrafting:
         self._pool = pool
         self._stats = stats
         self._payoff = Payoff(settings.payoff)
+        self._overall = overall
         sampling = request.sampling
         self._final_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else request.eos_ids)}
         self._last_position = min(self.prompt_len + sampling.max_tokens - 1, settings.max_positions)
@@ -168,7 +173,8 @@ class SessionDrafting:
     def is_drafting(self) -> bool:
         """Whether the session wants rows at all."""
         is_held_back = self.is_paused or self.is_starved or self.is_given_up
-        return not is_held_back and self._payoff.is_drafting and not self.is_over(self.tree)
+        pays = self._payoff.is_drafting and self._overall.is_drafting
+        return not is_held_back and pays and not self.is_over(self.tree)
 
     def is_over(self, tree: DraftTree) -> bool:
         """Whether nothing can follow the tree's committed tokens."""
@@ -202,9 +208,6 @@ class SessionDrafting:
     def verdict(self, token_ids: Sequence[int]) -> list[tuple[Candidates, int]]:
         """Commits tokens, re-roots the tree, and returns what they tell about the ranking."""
         num_accepted = max(0, len(token_ids) - 1)  # the last one is the target's own
-        was_drafting = self._payoff.is_drafting
-        self._payoff.verdict(num_accepted)
-        self._stats.num_rests += was_drafting and not self._payoff.is_drafting
         self._stats.verdict(num_accepted)
         if self.counts is not None:
             self.counts.append(token_ids)
@@ -213,10 +216,14 @@ class SessionDrafting:
         self._stats.lead(self.tree.trie.reach)
         self._stats.num_confirmed += len(commit.accepted)
         self._lose(commit.dead, "rejected")
-        for number in commit.accepted:
-            self._stream_numbers.pop(number, None)
+        num_paid = 0
+        for depth, number in enumerate(commit.accepted):
+            was_sent = self._stream_numbers.pop(number, None) is not None
             if (source := self._sources.pop(number, None)) is not None:
                 self._stats.lookup.confirmed[source] += 1
+            else:
+                num_paid += was_sent and depth < num_accepted
+        self._pay(num_paid)
         if self.lookup is not None:
             self.lookup.commit(token_ids)
             self._look_up()
@@ -308,6 +315,15 @@ class SessionDrafting:
         self._stats.num_drafted += num_nodes
         self._stats.lookup.drafted[chain.source] += num_nodes
         self._lose(dropped, "trimmed")
+
+    def _pay(self, num_accepted: int) -> None:
+        """Counts what a verdict accepted of the draft model's own tokens: for the session, and for all of them."""
+        if not self._payoff.is_drafting or self._overall.is_drafting:
+            was_drafting = self._payoff.is_drafting
+            self._payoff.verdict(num_accepted)
+            self._stats.num_rests += was_drafting and not self._payoff.is_drafting
+        if self._payoff.is_drafting:
+            self._overall.verdict(num_accepted)
 
     def _after_commit(self, token_ids: Sequence[int]) -> None:
         self._reconsider()

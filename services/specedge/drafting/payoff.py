@@ -1,4 +1,8 @@
-"""Whether drafting pays for a session: if hardly a drafted token is accepted, it rests and is tried again later."""
+"""Whether drafting pays: if hardly a token of the draft model is accepted, drafting rests and is tried again later.
+
+For a session it does not where its text cannot be guessed, for all of them where verdicts come faster than drafts, as
+from a small target, or when the drafter's machine has more to do than it can.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +12,7 @@ class PayoffSettings:
     """When drafting is given up.
 
     Attributes:
-        min_accepted: accepted drafted tokens per verdict below which drafting does not pay.
+        min_accepted: accepted tokens of the draft model per verdict below which drafting does not pay.
         window: verdicts over which they are averaged, exponentially; nothing is given up before.
         rest: verdicts without drafting before the next trial.
         trial: verdicts of a trial.
@@ -21,17 +25,21 @@ class PayoffSettings:
 
 
 class Payoff:
-    """Counts one session's verdicts; `is_drafting` says whether to draft until the next one."""
+    """Counts verdicts, of one session or of many; `is_drafting` says whether to draft until the next one."""
 
     def __init__(self, settings: PayoffSettings) -> None:
         self._settings = settings
+        self.reset()
+
+    def reset(self) -> None:
+        """Knows nothing, and drafts."""
         self._mean = 0.0
         self._num_averaged = 0
-        self._num_left = settings.window  # verdicts until the next decision
+        self._num_left = self._settings.window  # verdicts until the next decision
         self.is_drafting = True
 
     def verdict(self, num_accepted: int) -> None:
-        """Takes in how many drafted tokens a verdict accepted."""
+        """Takes in how many of the draft model's tokens a verdict accepted."""
         if self.is_drafting:
             self._num_averaged += 1
             self._mean += (num_accepted - self._mean) / min(self._num_averaged, self._settings.window)

@@ -16,6 +16,7 @@ from specedge.drafting.draft_session import Demand, DraftingSettings, DraftReque
 from specedge.drafting.draft_stats import DrafterStats
 from specedge.drafting.draft_tree import DraftTree
 from specedge.drafting.growth import Candidates
+from specedge.drafting.payoff import Payoff
 from specedge.wire.messages import DraftNodes
 
 
@@ -31,8 +32,10 @@ class Stage(Enum):
 class RoundDrafting(SessionDrafting):
     """One session's drafting in rounds; arguments as for SessionDrafting."""
 
-    def __init__(self, request: DraftRequest, settings: DraftingSettings, pool: BlockPool, stats: DrafterStats) -> None:
-        super().__init__(request, settings, pool, stats)
+    def __init__(
+        self, request: DraftRequest, settings: DraftingSettings, pool: BlockPool, stats: DrafterStats, overall: Payoff
+    ) -> None:
+        super().__init__(request, settings, pool, stats, overall)
         self._stage = Stage.GROWING
         self._num_steps_left = settings.growth.max_beam_len
         self.guess: DraftTree | None = None

@@ -2,7 +2,7 @@
 
 The services run the embedded pair, forwards stretched to curves so that verifier, edge and client do not wait for each
 other's computations on one machine: `--pace`. `--unpaced` leaves them as this machine makes them, and the simulator is
-given curves measured here. Further runs add their cells to the files in `--out`.
+given curves measured here. Nothing is looked up (docs/lookup.md). Further runs add their cells to the files in `--out`.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from specedge_cli.supervisor import Interrupts
 
 PACE = "60ms+0.25ms,10ms+0.05ms"
 UNPACED = "0.001ms,0.001ms"  # a pace that every forward misses, so that forwards are logged all the same
+NO_LOOKUP = ["--verifier-arg=--lookup", "--verifier-arg=off", "--edge-arg=--lookup", "--edge-arg=off"]
+"""What the texts have had before: a trace of ranks does not know that."""
 CPU_CURVES = ("cpu2-target", "cpu2-draft")
 # glibc gives freed memory back to the kernel by default, and where page faults are dear the draft's ranking then takes
 # more time than its forward; the services inherit this.
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = ["--systems", flags.systems, "--pace", pace, "--max-new-tokens", str(flags.max_new_tokens)]
     given += ["--networks", ",".join(f"rtt{rtt}" for rtt in flags.rtt_ms.split(","))]
     given += ["--loads", ",".join(f"closed-{users}" for users in flags.users.split(","))]
+    given += NO_LOOKUP
     given += ["--temperature", flags.temperature, "--num-threads", "1", "--out", str(flags.out)]
     if flags.num_requests is not None:
         given += ["--num-requests", flags.num_requests]

@@ -42,7 +42,8 @@ def started(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPECEDGE_")}
     command = [sys.executable, "-m", "specedge_cli", *arguments]
     if pace is not None:
-        command = Pace(*pace.split(",")).command(arguments)
+        target, _, draft = pace.partition(",")
+        command = Pace(target, draft).command(arguments)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
         yield process

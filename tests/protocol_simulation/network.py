@@ -48,6 +48,7 @@ class Lane:
         connection = self._connection
         now_s = connection.world.now_s
         self._last_s = max(self._last_s, now_s + connection.delay_s())
+        connection.busy_until_s = max(connection.busy_until_s, self._last_s)
         self._under_way.append(item)
         connection.world.loop.call_at(self._last_s, self._arrive)
 
@@ -68,6 +69,7 @@ class Connection:
 
     Attributes:
         silent_until_s: nothing arrives before.
+        busy_until_s: by then all that has been sent has arrived, if nothing falls silent.
         is_cut: nothing arrives any more.
     """
 
@@ -77,6 +79,7 @@ class Connection:
         self.server = server
         self.edge = edge
         self.silent_until_s = 0.0
+        self.busy_until_s = 0.0
         self.is_cut = False
         self.is_known_cut = False  # to the edge
         self.client_calls: dict[StreamCall, None] = {}

@@ -119,9 +119,10 @@ class Verifier:
         self.kill(silently=False)
 
     async def check_settled(self) -> None:
-        """Once nobody asks for anything, nothing is held."""
+        """Once nobody asks for anything, and word of it has come, nothing is held."""
+        under_way_s = max((line.busy_until_s for line in self._network.between(None, self.address)), default=0.0)
         try:
-            async with asyncio.timeout(SETTLE_S):
+            async with asyncio.timeout(max(0.0, under_way_s - self._world.now_s) + SETTLE_S):
                 await self.server.service.wait_idle()
                 await asyncio.sleep(3 * self._setup.step_s)
         except TimeoutError:

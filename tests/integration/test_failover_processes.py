@@ -65,7 +65,7 @@ async def drained(verifier: Verifier) -> str:
 async def test_verifiers_are_restarted_one_after_the_other_and_no_answer_fails(site: Site) -> None:
     await site.until_both_are_good()
     num_moved = await site.edge.sample(MOVED)
-    async with asyncio.timeout(240), site.under_load():
+    async with asyncio.timeout(240), site.under_load(num_asks=3):
         for verifier in (site.first, site.second):
             await site.until_both_are_good()
             await site.until_it_has_sessions(verifier)

@@ -9,7 +9,6 @@ from fake_draft import VOCAB_SIZE, FakeDraft, TrieKeeper, fake_logits, make_draf
 from edge_agent.drafter import Drafter
 from specedge.drafting.draft_session import DraftingSettings
 from specedge.drafting.growth import GrowthSettings
-from specedge.drafting.payoff import PayoffSettings
 from specedge.drafting.tau import TauEstimate
 from specedge.reference_sampler import reference_scores
 from specedge.sampling import SamplingParams
@@ -341,60 +340,6 @@ async def test_nodes_of_penalised_sessions_are_ranked_by_their_own_path() -> Non
         for path in paths:
             assert path[-1] in best((*generated, *path[:-1]))
         keeper.commit(max(paths, key=len))
-
-
-async def test_session_whose_drafts_are_never_accepted_rests() -> None:
-    runner = FakeDraft(400)
-    payoff = PayoffSettings(min_accepted=0.1, window=5, rest=4, trial=2)
-    drafter = make_drafter(runner, DraftingSettings(growth=SMALL, payoff=payoff))
-    keeper = TrieKeeper(drafter, PROMPT, GREEDY)
-    drafted = []
-    for _ in range(12):
-        drafted.append(drafter.step())
-        await deliver()
-        tried = {path[0] for path in keeper.live_paths()}
-        keeper.commit([next(token for token in range(VOCAB_SIZE) if token not in tried)])
-    assert drafted == [True] * 5 + [False] * 4 + [True] * 2 + [False]
-
-
-async def test_what_is_looked_up_does_not_pay_for_the_draft_model() -> None:
-    payoff = PayoffSettings(min_accepted=0.1, window=4, rest=8, trial=2)
-    drafter = make_drafter(FakeDraft(400), DraftingSettings(growth=SMALL, payoff=payoff, looks_up=True))
-    prompt = tuple(range(1, 13)) * 2
-    keeper = TrieKeeper(drafter, prompt, GREEDY)
-    drafted = []
-    for _ in range(10):
-        drafted.append(drafter.step())
-        await deliver()
-        assert keeper.live_paths(), "looked up, whether the model drafts or not"
-        text = keeper.trie.committed
-        keeper.commit([text[-12], text[-11]])
-    assert drafter.stats.lookup.confirmed["lookup"] >= 10
-    assert drafted == [True] * 4 + [False] * 6
-
-
-async def test_no_session_drafts_while_it_pays_for_none_and_one_that_rests_alone_does_not_count() -> None:
-    own = PayoffSettings(min_accepted=0.1, window=6, rest=100)
-    overall = PayoffSettings(min_accepted=0.1, window=9, rest=5, trial=3)
-    drafter = make_drafter(FakeDraft(4000), DraftingSettings(growth=SMALL, payoff=own, overall_payoff=overall))
-    keepers = [TrieKeeper(drafter, (*PROMPT, index), GREEDY) for index in range(3)]
-
-    async def verdicts(right: int) -> bool:
-        """One for each; so many sessions have a token of theirs accepted. Returns whether anything was drafted."""
-        has_drafted = drafter.step()
-        await deliver()
-        for index, keeper in enumerate(keepers):
-            tried = {path[0] for path in keeper.live_paths()}
-            wrong = next(token for token in range(VOCAB_SIZE) if token not in tried)
-            keeper.commit([min(tried), wrong] if tried and index < right else [wrong])
-        return has_drafted
-
-    assert [await verdicts(right=0) for _ in range(3)] == [True, True, True]
-    assert not await verdicts(right=0), "nine verdicts, and nothing accepted"
-    assert not await verdicts(right=0)
-    assert await verdicts(right=3), "tried again after five"
-    assert [await verdicts(right=1) for _ in range(12)] == [True] * 12, "it pays for one, and the others rest alone"
-    assert drafter.stats.num_rests == 2
 
 
 async def test_looked_up_nodes_need_no_forward_to_be_sent_and_one_to_be_computed() -> None:

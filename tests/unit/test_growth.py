@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from specedge.drafting.growth import Candidates, GrowthSettings, TreeGrowth, score_bar
-from specedge.drafting.payoff import Payoff, PayoffSettings
 from specedge.trie import ROOT, DraftTrie
 
 
@@ -148,28 +147,6 @@ def test_best_continuation_is_the_most_probable_leaf_and_next_token() -> None:
     growth.remember([(0, candidates({4: 0.3, 5: 0.2})), (1, candidates({6: 0.9}))])
     assert growth.best_continuation() == (1, 6)  # 0.3 x 0.9 against 0.6 x 0.3
     assert live_tokens(growth) == [1, 2, 3]
-
-
-def test_drafting_that_never_pays_rests_and_is_tried_again() -> None:
-    payoff = Payoff(PayoffSettings(min_accepted=0.5, window=4, rest=3, trial=2))
-    states = []
-    for _ in range(12):
-        payoff.verdict(0)
-        states.append(payoff.is_drafting)
-    assert states == [True] * 3 + [False] * 3 + [True] * 2 + [False] * 3 + [True]
-
-
-def test_drafting_that_pays_goes_on_and_a_good_trial_ends_the_rest() -> None:
-    payoff = Payoff(PayoffSettings(min_accepted=0.5, window=4, rest=2, trial=2))
-    for _ in range(20):
-        payoff.verdict(1)
-        assert payoff.is_drafting
-    for _ in range(4 + 4 + 2):
-        payoff.verdict(0)
-    assert payoff.is_drafting  # the trial has begun
-    for _ in range(6):
-        payoff.verdict(2)
-        assert payoff.is_drafting
 
 
 def test_a_grafted_chain_may_be_expanded_parents_first_and_shares_nodes_that_are_there() -> None:

@@ -59,7 +59,7 @@ class DraftMetrics(Collector):
             ),
             (
                 "draft_rests",
-                "Times a session stopped drafting for a while because hardly anything was accepted",
+                "Times a session, or all, stopped drafting for a while because hardly anything was accepted",
                 stats.num_rests,
             ),
             ("draft_sessions_starved", "Times a session had to give its slots up", stats.num_starved),

@@ -319,11 +319,9 @@ class SessionDrafting:
     def _pay(self, num_accepted: int) -> None:
         """Counts what a verdict accepted of the draft model's own tokens: for the session, and for all of them."""
         if not self._payoff.is_drafting or self._overall.is_drafting:
-            was_drafting = self._payoff.is_drafting
-            self._payoff.verdict(num_accepted)
-            self._stats.num_rests += was_drafting and not self._payoff.is_drafting
+            self._stats.num_rests += self._payoff.verdict(num_accepted)
         if self._payoff.is_drafting:
-            self._overall.verdict(num_accepted)
+            self._stats.num_rests += self._overall.verdict(num_accepted)
 
     def _after_commit(self, token_ids: Sequence[int]) -> None:
         self._reconsider()

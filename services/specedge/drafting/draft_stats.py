@@ -55,7 +55,7 @@ class DrafterStats:
         leads: [num_tokens] verdicts after which the draft reached so far beyond the committed text; MAX_LEAD counts all
             from there on.
         num_lead_tokens: the sum of these reaches.
-        num_rests: times a session stopped drafting for a while because hardly anything was accepted.
+        num_rests: times a session, or all, stopped drafting for a while because hardly anything was accepted.
         num_starved: times a session had to give its slots up.
         num_shortages: steps given up for want of memory.
         lookup: nodes that were looked up; they count as drafted too.

@@ -38,14 +38,14 @@ class Payoff:
         self._num_left = self._settings.window  # verdicts until the next decision
         self.is_drafting = True
 
-    def verdict(self, num_accepted: int) -> None:
-        """Takes in how many of the draft model's tokens a verdict accepted."""
+    def verdict(self, num_accepted: int) -> bool:
+        """Takes in how many of the draft model's tokens a verdict accepted; returns whether a rest begins."""
         if self.is_drafting:
             self._num_averaged += 1
             self._mean += (num_accepted - self._mean) / min(self._num_averaged, self._settings.window)
         self._num_left -= 1
         if self._num_left > 0:
-            return
+            return False
         if not self.is_drafting:
             self.is_drafting, self._mean, self._num_averaged = True, 0.0, 0
             self._num_left = self._settings.trial
@@ -54,3 +54,4 @@ class Payoff:
             self._num_left = self._settings.rest
         else:
             self._num_left = self._settings.window
+        return not self.is_drafting

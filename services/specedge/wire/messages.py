@@ -29,7 +29,7 @@ GRAMMARS = "grammars"
 PADDING = "padding"
 """Capability: the verifier ignores messages that consist of padding."""
 
-PROGRESS = "progress"
+PROGRESS = "progress-20ms"
 """Capability: sessions rest while their edge is behind."""
 
 MAX_NODES_PER_MESSAGE = 512

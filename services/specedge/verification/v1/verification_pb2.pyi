@@ -248,7 +248,7 @@ class OpenSession(_message.Message):
     """The target model the answer is of, as GetServerInfo names it; a verifier that serves another one refuses. Empty: any."""
     tells_progress: _builtins.bool
     """The edge says within 20 ms that it has processed a verdict, in DraftNodes that may have no nodes: the session rests
-    while the edge is behind. Only for a verifier with the capability "progress".
+    while the edge is behind. Only for a verifier with the capability "progress-20ms".
     """
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

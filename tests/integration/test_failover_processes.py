@@ -61,6 +61,7 @@ async def drained(verifier: Verifier) -> str:
     return output.decode()
 
 
+@pytest.mark.slow  # each step of it has a test in one process, and SIGTERM under load one of its own in test_end_to_end
 @pytest.mark.timeout(300)
 async def test_verifiers_are_restarted_one_after_the_other_and_no_answer_fails(site: Site) -> None:
     await site.until_both_are_good()

@@ -36,14 +36,11 @@ INVITATION = b"SpecEdge is ready"
 
 @contextmanager
 def started(
-    arguments: Sequence[str], output: int = subprocess.DEVNULL, pace: str | None = None
+    arguments: Sequence[str], output: int = subprocess.DEVNULL, pace: Pace | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A `specedge` process, ended with the block; `pace`: names of the curves for target and draft, TARGET,DRAFT."""
+    """A `specedge` process, ended with the block; its forwards are stretched to `pace`, if there is one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPECEDGE_")}
-    command = [sys.executable, "-m", "specedge_cli", *arguments]
-    if pace is not None:
-        target, _, draft = pace.partition(",")
-        command = Pace(target, draft).command(arguments)
+    command = [sys.executable, "-m", "specedge_cli", *arguments] if pace is None else pace.command(arguments)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
         yield process

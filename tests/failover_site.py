@@ -53,7 +53,7 @@ class Site:
         async with self.edge.client() as client, asyncio.TaskGroup() as load:
             asking = [
                 load.create_task(again_and_again(ask, text, client))
-                for ask, text in zip(ASKS, undisturbed, strict=False)
+                for ask, text in zip(ASKS[:num_asks], undisturbed, strict=True)
             ]
             yield
             is_over = True

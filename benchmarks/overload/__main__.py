@@ -36,6 +36,8 @@ from rich.table import Table
 from benchmarks.overload.phases import Load, Phase, closed_loop, come_back, open_loop
 from benchmarks.overload.user import Outcome, Question, Users
 from benchmarks.start_up import HOST, edge_is_ready, started, until, verifier_serves
+from specedge.errors import SpecEdgeError
+from specedge_bench.pace.pace import parse_pace
 from specedge_bench.statistics import percentiles
 from specedge_cli.ports import free_port
 
@@ -49,7 +51,12 @@ MORE_USERS = 1.5
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        pace = None if options.pace is None else parse_pace(options.pace)
+    except SpecEdgeError as error:
+        parser.error(str(error))
     console = Console(width=None if sys.stdout.isatty() else 130)
     with ExitStack() as stack:
         log = None if options.log is None else stack.enter_context(options.log.open("wb"))
@@ -57,9 +64,9 @@ def main(arguments: list[str]) -> int:
         verifier_port, port = free_port(HOST), free_port(HOST)
         flags = ["--metrics-port", "off", "--num-threads", "1"]
         own = ["--port", str(verifier_port), "--max-batch-size", str(options.places), *options.verifier_flag]
-        verifier = stack.enter_context(started(["verifier", *flags, *own], pace=options.pace, **output))
+        verifier = stack.enter_context(started(["verifier", *flags, *own], pace=pace, **output))
         own = ["--port", str(port), "--verifier-address", f"{HOST}:{verifier_port}", *options.edge_flag]
-        edge = stack.enter_context(started(["edge", *flags, *own], pace=options.pace, **output))
+        edge = stack.enter_context(started(["edge", *flags, *own], pace=pace, **output))
         until(verifier_serves(verifier_port), verifier)
         until(edge_is_ready(port), edge)
         processes = {"verifier": psutil.Process(verifier.pid), "edge": psutil.Process(edge.pid)}
@@ -79,17 +86,17 @@ async def _measure(
     capacity, overload = Load("at capacity"), Load("overload")
     await closed_loop(users, options.places, options.warm_up)
 
-    async def measure(load: Load, made: Awaitable[Phase]) -> None:
+    async def measure(load: Load, made: Awaitable[Phase]) -> Phase:
         before, before_s = _cpu_s(processes), time.perf_counter()
         load.phases.append(phase := await made)
         phase.measured_s = time.perf_counter() - before_s
         phase.cpu_s = {name: used_s - before.get(name, 0.0) for name, used_s in _cpu_s(processes).items()}
+        return phase
 
     for number in range(options.rounds):
         console.print(f"round {number + 1} of {options.rounds}: {options.seconds:g} s at capacity", end="")
-        await measure(capacity, closed_loop(users, round(MORE_USERS * options.places), options.seconds))
-        latest = Load("", capacity.phases[-1:])
-        rate = options.times * len(latest.answered) / latest.phases[0].duration_s
+        phase = await measure(capacity, closed_loop(users, round(MORE_USERS * options.places), options.seconds))
+        rate = options.times * len(phase.answered) / phase.duration_s
         console.print(f", {options.seconds:g} s with {rate:.1f} requests/s")
         await measure(overload, open_loop(users, rate, options.seconds, seed=number))
     return capacity, overload, await come_back(users, options.come_back)

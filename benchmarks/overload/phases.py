@@ -39,6 +39,11 @@ class Phase:
         return self.ended_s - self.began_s
 
     @property
+    def answered(self) -> list[Outcome]:
+        """Whole answers."""
+        return [outcome for outcome in self.outcomes if outcome.status == 200 and not outcome.error]
+
+    @property
     def arrivals(self) -> Iterator[tuple[float, int]]:
         """Of each burst after its answer's first: seconds since the one before, and how many tokens."""
         for outcome in self.everyone:
@@ -77,8 +82,7 @@ class Load:
 
     @property
     def answered(self) -> list[Outcome]:
-        """Whole answers."""
-        return [outcome for outcome in self.outcomes if outcome.status == 200 and not outcome.error]
+        return [outcome for phase in self.phases for outcome in phase.answered]
 
     @property
     def refused(self) -> list[Outcome]:

@@ -9,12 +9,11 @@ from typing import TypeVar
 from specedge.errors import SettingsError
 from specedge_bench.arrivals import Load, parse_load
 from specedge_bench.client import AskSettings
-from specedge_bench.curves import load_curve
 from specedge_bench.devices import DEVICES
 from specedge_bench.flags import DIRECT, bench_parser
 from specedge_bench.machine import without_place
 from specedge_bench.network.profiles import NetworkProfile, network_profile
-from specedge_bench.pace.pace import Pace
+from specedge_bench.pace.pace import Pace, parse_pace
 from specedge_bench.prompts.dataset import Selection
 from specedge_bench.summary import Slo
 from specedge_bench.systems import SystemVariant, parse_system
@@ -165,9 +164,4 @@ def _pace(text: str | None, is_modelled: bool) -> Pace | None:
         if is_modelled:
             raise SettingsError("--modelled-pair needs --pace TARGET,DRAFT")
         return None
-    names = [name.strip() for name in text.split(",")]
-    if len(names) != 2:
-        raise SettingsError(f"--pace {text!r}; it must be TARGET,DRAFT with the names of two curves, as 30ms,5ms")
-    for name in names:
-        load_curve(name)
-    return Pace(names[0], names[1], "modelled" if is_modelled else "embedded")
+    return parse_pace(text, "modelled" if is_modelled else "embedded")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_UNSEEN: Final = 4
 MAX_BEHIND_S: Final = 0.06
 """An edge that lacks more verdicts than this, and for so much longer than the line takes, has more to do than it can:
-its session rests, so that it streams few answers fast and not many slowly. More than an edge may take to tell."""
+its session rests, so that it streams few answers fast and not many slowly. The time leaves room for TELL_WITHIN_S."""
 
 
 class SessionSink(Protocol):

@@ -19,6 +19,12 @@ async def deliver() -> None:
     await asyncio.sleep(0)
 
 
+def undrafted(keeper: TrieKeeper) -> int:
+    """A token that no draft begins with."""
+    tried = {path[0] for path in keeper.live_paths()}
+    return next(token for token in range(VOCAB_SIZE) if token not in tried)
+
+
 def test_drafting_that_never_pays_rests_and_is_tried_again() -> None:
     payoff = Payoff(PayoffSettings(min_accepted=0.5, window=4, rest=3, trial=2))
     states = []
@@ -50,8 +56,7 @@ async def test_session_whose_drafts_are_never_accepted_rests() -> None:
     for _ in range(12):
         drafted.append(drafter.step())
         await deliver()
-        tried = {path[0] for path in keeper.live_paths()}
-        keeper.commit([next(token for token in range(VOCAB_SIZE) if token not in tried)])
+        keeper.commit([undrafted(keeper)])
     assert drafted == [True] * 5 + [False] * 4 + [True] * 2 + [False]
 
 
@@ -82,8 +87,7 @@ async def test_no_session_drafts_while_it_pays_for_none_and_one_that_rests_alone
         has_drafted = drafter.step()
         await deliver()
         for index, keeper in enumerate(keepers):
-            tried = {path[0] for path in keeper.live_paths()}
-            wrong = next(token for token in range(VOCAB_SIZE) if token not in tried)
+            tried, wrong = {path[0] for path in keeper.live_paths()}, undrafted(keeper)
             keeper.commit([min(tried), wrong] if tried and index < right else [wrong])
         return has_drafted
 
@@ -102,8 +106,7 @@ async def test_a_drafter_that_is_left_by_all_begins_anew() -> None:
     for _ in range(3):
         has_drafted = drafter.step()
         await deliver()
-        tried = {path[0] for path in keeper.live_paths()}
-        keeper.commit([next(token for token in range(VOCAB_SIZE) if token not in tried)])
+        keeper.commit([undrafted(keeper)])
     assert not has_drafted
     keeper.handle.close()
     TrieKeeper(drafter, PROMPT, GREEDY)

@@ -197,7 +197,11 @@ class VerifierStream:
         # A write fails only when the call has ended; reading tells why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             opening = replace(
-                self._opening, takes_padding=True, takes_draining=True, tells_progress=self._tells_progress
+                self._opening,
+                takes_padding=True,
+                takes_draining=True,
+                tells_progress=self._tells_progress,
+                round_trip_s=self._client.least_round_trip_s,
             )
             await self._send(codec.encode_open(opening))
             cadence = self._shape.cadence()

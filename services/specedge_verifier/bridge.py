@@ -100,7 +100,7 @@ class Outbox:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._unseen: deque[float] | None = None  # when verdicts came that the peer lacks, where it tells
         self._num_seen = 0
-        self._line_s = inf  # the least that a verdict took to be seen, and the word of it to come back
+        self._line_s = inf  # the least that a verdict took, and the word of it to come back, as far as is known
 
     @property
     def is_congested(self) -> bool:
@@ -168,10 +168,15 @@ class Outbox:
             self.release()
         return message
 
-    def follow_progress(self) -> None:
-        """The peer says what it has processed: a session of one that is behind counts as congested, too."""
+    def follow_progress(self, round_trip_s: float | None = None) -> None:
+        """The peer says what it has processed: a session of one that is behind counts as congested, too.
+
+        A backlog that was there before the session is in all of its verdicts: only one that knows how far away it is
+        can be told from one that is far away.
+        """
         if not self._is_paced:
             self._unseen = deque()
+            self._line_s = inf if round_trip_s is None else round_trip_s
 
     def seen(self, num_verdicts: int) -> None:
         """The peer has processed so many verdicts."""
@@ -198,7 +203,7 @@ class Outbox:
         self._wake()
 
     def _is_behind(self, part: float = 1.0) -> bool:
-        """Whether the peer lacks more than these parts of MAX_UNSEEN and of MAX_BEHIND_S; not before it has told."""
+        """Whether the peer lacks more than these parts of MAX_UNSEEN and MAX_BEHIND_S; never while its way is unknown."""
         if not self._unseen or len(self._unseen) <= part * MAX_UNSEEN:
             return False
         return self._clock() - self._unseen[0] > part * MAX_BEHIND_S + self._line_s

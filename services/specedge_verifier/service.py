@@ -179,7 +179,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         grammar = None if opening.sampling.grammar is None else await self._follow(opening)
         with session_record(span, opening) as record:
             if opening.tells_progress:
-                outbox.follow_progress()
+                outbox.follow_progress(opening.round_trip_s)
             handle = self._engine.open(opening, outbox, grammar, calling_tenant())
             if opening.takes_draining:
                 self._movable.add(outbox)

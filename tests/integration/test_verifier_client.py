@@ -309,6 +309,18 @@ async def test_the_verifier_hears_of_every_verdict_soon(
     assert min(late_s) < 2 * TELL_WITHIN_S, "the others may be late on a busy machine"
 
 
+async def test_an_opening_has_the_shortest_of_the_last_round_trips() -> None:
+    engine = FakeEngine(INFO)
+    async with serving(engine) as server, edge_at(server.port) as edge:
+        await answer_of(edge.service, wanted(2))
+        for _ in range(3):
+            assert await edge.client.ping() is not None
+        await answer_of(edge.service, wanted(2))
+        least_s = edge.client.least_round_trip_s
+    assert least_s is not None and least_s <= edge.client.round_trip_s
+    assert engine.opened[1].round_trip_s == pytest.approx(least_s, abs=1e-6)
+
+
 async def test_an_edge_tells_nothing_to_a_verifier_that_does_not_know_the_word(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

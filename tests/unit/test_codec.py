@@ -79,6 +79,14 @@ def test_fields_left_out_take_their_documented_defaults() -> None:
     assert opening.system == "specedge"
 
 
+@pytest.mark.parametrize(
+    ("sent_s", "arrives_s"), [(None, None), (0.0321, 0.0321), (0.0, 1e-6), (1e9, (2**32 - 1) / 1e6)]
+)
+def test_a_round_trip_that_is_known_arrives_as_one(sent_s: float | None, arrives_s: float | None) -> None:
+    opening = OpenSession("", (5,), (), SamplingParams(), "", round_trip_s=sent_s)
+    assert codec.decode_open(codec.encode_open(opening), 100).round_trip_s == pytest.approx(arrives_s)
+
+
 def test_a_salt_has_its_bound() -> None:
     request = pb.GenerateRequest(open=pb.OpenSession(protocol_version=1, prompt_ids=[5], cache_salt=b"s" * 65))
     with pytest.raises(InvalidRequest, match="cache_salt has 65 bytes, at most 64"):

@@ -73,11 +73,11 @@ async def test_the_word_that_it_drains_goes_first_and_is_no_verdict() -> None:
 class Edge:
     """An outbox whose peer tells what it has processed; the test moves the clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, round_trip_s: float | None = None) -> None:
         self.now_s = 0.0
         self.changes: list[bool] = []
         self.outbox = Outbox(max_unsent=1000, clock=lambda: self.now_s)
-        self.outbox.follow_progress()
+        self.outbox.follow_progress(round_trip_s)
         self.outbox.on_congestion = self.changes.append
 
     def send(self, num_verdicts: int) -> None:
@@ -111,6 +111,28 @@ def test_a_long_line_is_not_far_behind(line_ms: int) -> None:
     edge.now_s += 1.1 * MAX_BEHIND_S
     edge.send(1)
     assert edge.changes == [True], "and now it is"
+
+
+def test_a_backlog_from_before_the_session_is_not_taken_for_a_long_line() -> None:
+    edge = Edge(round_trip_s=0.001)
+    for number in range(1000):  # a verdict every 5 ms, and the edge is behind by 300 ms from the first one on
+        edge.now_s += 0.005
+        if edge.outbox.is_congested:
+            break
+        edge.send(1)
+        edge.outbox.seen(max(0, number - 60))
+    assert edge.changes == [True]
+    assert edge.now_s <= 1.5 * MAX_BEHIND_S, "before the first word of it"
+
+
+@pytest.mark.parametrize("line_ms", [150, 900])
+def test_a_long_line_that_is_known_is_not_far_behind(line_ms: int) -> None:
+    edge = Edge(round_trip_s=line_ms / 1000)
+    for number in range(1000):
+        edge.now_s += 0.005
+        edge.send(1)
+        edge.outbox.seen(max(0, number - line_ms // 5))
+    assert edge.changes == []
 
 
 def test_an_edge_that_promises_to_tell_and_never_does_is_not_waited_for() -> None:

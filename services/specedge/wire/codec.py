@@ -82,12 +82,18 @@ def encode_open(message: OpenSession) -> pb.GenerateRequest:
             takes_draining=message.takes_draining,
             target_model=message.target_model,
             tells_progress=message.tells_progress,
+            round_trip_us=_micros(message.round_trip_s),
         )
     )
     # Filled in place: protobuf would copy what is handed to it inside a message.
     request.open.prompt_ids.extend(message.prompt_ids)
     request.open.committed_ids.extend(message.committed_ids)
     return request
+
+
+def _micros(seconds: float | None) -> int:
+    """0 for None alone."""
+    return 0 if seconds is None else max(1, min(round(1e6 * seconds), MAX_UINT32))
 
 
 def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
@@ -130,6 +136,7 @@ def decode_open(request: pb.GenerateRequest, vocab_size: int) -> OpenSession:
         takes_draining=message.takes_draining,
         target_model=message.target_model,
         tells_progress=message.tells_progress,
+        round_trip_s=1e-6 * message.round_trip_us if message.round_trip_us else None,
     )
 
 

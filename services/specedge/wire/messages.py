@@ -53,6 +53,7 @@ class OpenSession:
         target_model: that the answer is of, as `ServerInfo` names it; a verifier may have been replaced by one of
             another model. Empty: any.
         tells_progress: it says within TELL_WITHIN_S that it has processed a verdict.
+        round_trip_s: the shortest of the last round trips outside of sessions; None: unknown.
     """
 
     request_id: str
@@ -68,6 +69,7 @@ class OpenSession:
     takes_draining: bool = False
     target_model: str = ""
     tells_progress: bool = False
+    round_trip_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+specedge/verification/v1/verification.proto\x12\x18specedge.verification.v1\"\xa1\x01\n\x0fGenerateRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.specedge.verification.v1.OpenSessionH\x00\x12;\n\x0b\x64raft_nodes\x18\x02 \x01(\x0b\x32$.specedge.verification.v1.DraftNodesH\x00\x12\x0f\n\x07padding\x18\x0f \x03(\x0c\x42\t\n\x07message\"\xd7\x01\n\x10GenerateResponse\x12\x39\n\x06opened\x18\x01 \x01(\x0b\x32\'.specedge.verification.v1.SessionOpenedH\x00\x12\x34\n\x07verdict\x18\x02 \x01(\x0b\x32!.specedge.verification.v1.VerdictH\x00\x12\x36\n\x08\x64raining\x18\x03 \x01(\x0b\x32\".specedge.verification.v1.DrainingH\x00\x12\x0f\n\x07padding\x18\x0f \x03(\x0c\x42\t\n\x07message\"\x8f\x03\n\x0bOpenSession\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x15\n\rcommitted_ids\x18\x04 \x03(\r\x12:\n\x08sampling\x18\x05 \x01(\x0b\x32(.specedge.verification.v1.SamplingParams\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x12\n\ndrafter_id\x18\x07 \x01(\t\x12\x35\n\x06system\x18\x08 \x01(\x0e\x32%.specedge.verification.v1.DraftSystem\x12\x10\n\x08priority\x18\t \x01(\x11\x12\x12\n\ncache_salt\x18\n \x01(\x0c\x12\x15\n\rtakes_padding\x18\x0b \x01(\x08\x12\x16\n\x0etakes_draining\x18\x0c \x01(\x08\x12\x14\n\x0ctarget_model\x18\r \x01(\t\x12\x16\n\x0etells_progress\x18\x0e \x01(\x08\"\xfd\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0elogit_bias_ids\x18\x08 \x03(\r\x12\x19\n\x11logit_bias_values\x18\t \x03(\x01\x12\x0c\n\x04seed\x18\n \x01(\x06\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x03\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0c \x01(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x0e \x03(\r\x12\x32\n\x07grammar\x18\x10 \x01(\x0b\x32!.specedge.verification.v1.Grammar\x12\x19\n\x0cnum_logprobs\x18\x11 \x01(\rH\x04\x88\x01\x01\x12 \n\x13num_prompt_logprobs\x18\x12 \x01(\rH\x05\x88\x01\x01\x12:\n\tbad_words\x18\x13 \x03(\x0b\x32\'.specedge.verification.v1.TokenSequence\x12\x19\n\x11\x61llowed_token_ids\x18\x14 \x03(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\r\n\x0b_max_tokensB\x0f\n\r_num_logprobsB\x16\n\x14_num_prompt_logprobs\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"]\n\x07Grammar\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.specedge.verification.v1.GrammarKind\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\"q\n\nDraftNodes\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rparent_deltas\x18\x02 \x03(\r\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x0e\n\x06\x61nchor\x18\x04 \x01(\r\x12\x19\n\x11num_verdicts_seen\x18\x05 \x01(\r\"\xa3\x01\n\rSessionOpened\x12\x19\n\x11num_cached_tokens\x18\x01 \x01(\r\x12\x16\n\x0emax_live_nodes\x18\x02 \x01(\r\x12\x1d\n\x15max_nodes_per_message\x18\x03 \x01(\r\x12@\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\'.specedge.verification.v1.TokenLogprobs\"0\n\rTokenLogprobs\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0f\n\x07top_ids\x18\x02 \x03(\r\"\x98\x02\n\x07Verdict\x12\x16\n\x0e\x66irst_position\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12=\n\rfinish_reason\x18\x03 \x01(\x0e\x32&.specedge.verification.v1.FinishReason\x12\x10\n\x08queue_us\x18\x04 \x01(\r\x12\x0f\n\x07step_us\x18\x05 \x01(\r\x12\x1a\n\x12num_nodes_verified\x18\x06 \x01(\r\x12\x14\n\x0cnum_accepted\x18\x07 \x01(\r\x12\x13\n\x0blead_tokens\x18\x08 \x01(\r\x12\x39\n\x08logprobs\x18\t \x01(\x0b\x32\'.specedge.verification.v1.TokenLogprobs\"\n\n\x08\x44raining\"0\n\x14GetServerInfoRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"\xde\x02\n\x15GetServerInfoResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x14\n\x0ctarget_model\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x0f\n\x07max_len\x18\x06 \x01(\r\x12\x16\n\x0emax_live_nodes\x18\x07 \x01(\r\x12\x1d\n\x15max_nodes_per_message\x18\x08 \x01(\r\x12\x0f\n\x07\x65os_ids\x18\t \x03(\r\x12\x43\n\x10\x64\x65\x66\x61ult_sampling\x18\n \x01(\x0b\x32).specedge.verification.v1.DefaultSampling\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0c \x01(\r\"\xaf\x01\n\x0f\x44\x65\x66\x61ultSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penalty*g\n\x0b\x44raftSystem\x12\x1c\n\x18\x44RAFT_SYSTEM_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44RAFT_SYSTEM_SPECEDGE\x10\x01\x12\x1f\n\x1b\x44RAFT_SYSTEM_AUTOREGRESSIVE\x10\x02*\xd0\x01\n\x0bGrammarKind\x12\x1c\n\x18GRAMMAR_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRAMMAR_KIND_JSON_OBJECT\x10\x01\x12\x1c\n\x18GRAMMAR_KIND_JSON_SCHEMA\x10\x02\x12\x16\n\x12GRAMMAR_KIND_REGEX\x10\x03\x12\x17\n\x13GRAMMAR_KIND_CHOICE\x10\x04\x12\x15\n\x11GRAMMAR_KIND_EBNF\x10\x05\x12\x1f\n\x1bGRAMMAR_KIND_STRUCTURAL_TAG\x10\x06*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xee\x01\n\x13VerificationService\x12\x65\n\x08Generate\x12).specedge.verification.v1.GenerateRequest\x1a*.specedge.verification.v1.GenerateResponse(\x01\x30\x01\x12p\n\rGetServerInfo\x12..specedge.verification.v1.GetServerInfoRequest\x1a/.specedge.verification.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+specedge/verification/v1/verification.proto\x12\x18specedge.verification.v1\"\xa1\x01\n\x0fGenerateRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.specedge.verification.v1.OpenSessionH\x00\x12;\n\x0b\x64raft_nodes\x18\x02 \x01(\x0b\x32$.specedge.verification.v1.DraftNodesH\x00\x12\x0f\n\x07padding\x18\x0f \x03(\x0c\x42\t\n\x07message\"\xd7\x01\n\x10GenerateResponse\x12\x39\n\x06opened\x18\x01 \x01(\x0b\x32\'.specedge.verification.v1.SessionOpenedH\x00\x12\x34\n\x07verdict\x18\x02 \x01(\x0b\x32!.specedge.verification.v1.VerdictH\x00\x12\x36\n\x08\x64raining\x18\x03 \x01(\x0b\x32\".specedge.verification.v1.DrainingH\x00\x12\x0f\n\x07padding\x18\x0f \x03(\x0c\x42\t\n\x07message\"\xa6\x03\n\x0bOpenSession\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x15\n\rcommitted_ids\x18\x04 \x03(\r\x12:\n\x08sampling\x18\x05 \x01(\x0b\x32(.specedge.verification.v1.SamplingParams\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x12\n\ndrafter_id\x18\x07 \x01(\t\x12\x35\n\x06system\x18\x08 \x01(\x0e\x32%.specedge.verification.v1.DraftSystem\x12\x10\n\x08priority\x18\t \x01(\x11\x12\x12\n\ncache_salt\x18\n \x01(\x0c\x12\x15\n\rtakes_padding\x18\x0b \x01(\x08\x12\x16\n\x0etakes_draining\x18\x0c \x01(\x08\x12\x14\n\x0ctarget_model\x18\r \x01(\t\x12\x16\n\x0etells_progress\x18\x0e \x01(\x08\x12\x15\n\rround_trip_us\x18\x0f \x01(\r\"\xfd\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0elogit_bias_ids\x18\x08 \x03(\r\x12\x19\n\x11logit_bias_values\x18\t \x03(\x01\x12\x0c\n\x04seed\x18\n \x01(\x06\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x03\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0c \x01(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x0e \x03(\r\x12\x32\n\x07grammar\x18\x10 \x01(\x0b\x32!.specedge.verification.v1.Grammar\x12\x19\n\x0cnum_logprobs\x18\x11 \x01(\rH\x04\x88\x01\x01\x12 \n\x13num_prompt_logprobs\x18\x12 \x01(\rH\x05\x88\x01\x01\x12:\n\tbad_words\x18\x13 \x03(\x0b\x32\'.specedge.verification.v1.TokenSequence\x12\x19\n\x11\x61llowed_token_ids\x18\x14 \x03(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\r\n\x0b_max_tokensB\x0f\n\r_num_logprobsB\x16\n\x14_num_prompt_logprobs\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"]\n\x07Grammar\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.specedge.verification.v1.GrammarKind\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\"q\n\nDraftNodes\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rparent_deltas\x18\x02 \x03(\r\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x0e\n\x06\x61nchor\x18\x04 \x01(\r\x12\x19\n\x11num_verdicts_seen\x18\x05 \x01(\r\"\xa3\x01\n\rSessionOpened\x12\x19\n\x11num_cached_tokens\x18\x01 \x01(\r\x12\x16\n\x0emax_live_nodes\x18\x02 \x01(\r\x12\x1d\n\x15max_nodes_per_message\x18\x03 \x01(\r\x12@\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\'.specedge.verification.v1.TokenLogprobs\"0\n\rTokenLogprobs\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0f\n\x07top_ids\x18\x02 \x03(\r\"\x98\x02\n\x07Verdict\x12\x16\n\x0e\x66irst_position\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12=\n\rfinish_reason\x18\x03 \x01(\x0e\x32&.specedge.verification.v1.FinishReason\x12\x10\n\x08queue_us\x18\x04 \x01(\r\x12\x0f\n\x07step_us\x18\x05 \x01(\r\x12\x1a\n\x12num_nodes_verified\x18\x06 \x01(\r\x12\x14\n\x0cnum_accepted\x18\x07 \x01(\r\x12\x13\n\x0blead_tokens\x18\x08 \x01(\r\x12\x39\n\x08logprobs\x18\t \x01(\x0b\x32\'.specedge.verification.v1.TokenLogprobs\"\n\n\x08\x44raining\"0\n\x14GetServerInfoRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"\xde\x02\n\x15GetServerInfoResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x14\n\x0ctarget_model\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x0f\n\x07max_len\x18\x06 \x01(\r\x12\x16\n\x0emax_live_nodes\x18\x07 \x01(\r\x12\x1d\n\x15max_nodes_per_message\x18\x08 \x01(\r\x12\x0f\n\x07\x65os_ids\x18\t \x03(\r\x12\x43\n\x10\x64\x65\x66\x61ult_sampling\x18\n \x01(\x0b\x32).specedge.verification.v1.DefaultSampling\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0c \x01(\r\"\xaf\x01\n\x0f\x44\x65\x66\x61ultSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penalty*g\n\x0b\x44raftSystem\x12\x1c\n\x18\x44RAFT_SYSTEM_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44RAFT_SYSTEM_SPECEDGE\x10\x01\x12\x1f\n\x1b\x44RAFT_SYSTEM_AUTOREGRESSIVE\x10\x02*\xd0\x01\n\x0bGrammarKind\x12\x1c\n\x18GRAMMAR_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRAMMAR_KIND_JSON_OBJECT\x10\x01\x12\x1c\n\x18GRAMMAR_KIND_JSON_SCHEMA\x10\x02\x12\x16\n\x12GRAMMAR_KIND_REGEX\x10\x03\x12\x17\n\x13GRAMMAR_KIND_CHOICE\x10\x04\x12\x15\n\x11GRAMMAR_KIND_EBNF\x10\x05\x12\x1f\n\x1bGRAMMAR_KIND_STRUCTURAL_TAG\x10\x06*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xee\x01\n\x13VerificationService\x12\x65\n\x08Generate\x12).specedge.verification.v1.GenerateRequest\x1a*.specedge.verification.v1.GenerateResponse(\x01\x30\x01\x12p\n\rGetServerInfo\x12..specedge.verification.v1.GetServerInfoRequest\x1a/.specedge.verification.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'specedge.verification.v1.verification_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTSYSTEM']._serialized_start=2835
-  _globals['_DRAFTSYSTEM']._serialized_end=2938
-  _globals['_GRAMMARKIND']._serialized_start=2941
-  _globals['_GRAMMARKIND']._serialized_end=3149
-  _globals['_FINISHREASON']._serialized_start=3151
-  _globals['_FINISHREASON']._serialized_end=3246
+  _globals['_DRAFTSYSTEM']._serialized_start=2858
+  _globals['_DRAFTSYSTEM']._serialized_end=2961
+  _globals['_GRAMMARKIND']._serialized_start=2964
+  _globals['_GRAMMARKIND']._serialized_end=3172
+  _globals['_FINISHREASON']._serialized_start=3174
+  _globals['_FINISHREASON']._serialized_end=3269
   _globals['_GENERATEREQUEST']._serialized_start=74
   _globals['_GENERATEREQUEST']._serialized_end=235
   _globals['_GENERATERESPONSE']._serialized_start=238
   _globals['_GENERATERESPONSE']._serialized_end=453
   _globals['_OPENSESSION']._serialized_start=456
-  _globals['_OPENSESSION']._serialized_end=855
-  _globals['_SAMPLINGPARAMS']._serialized_start=858
-  _globals['_SAMPLINGPARAMS']._serialized_end=1495
-  _globals['_TOKENSEQUENCE']._serialized_start=1497
-  _globals['_TOKENSEQUENCE']._serialized_end=1531
-  _globals['_GRAMMAR']._serialized_start=1533
-  _globals['_GRAMMAR']._serialized_end=1626
-  _globals['_DRAFTNODES']._serialized_start=1628
-  _globals['_DRAFTNODES']._serialized_end=1741
-  _globals['_SESSIONOPENED']._serialized_start=1744
-  _globals['_SESSIONOPENED']._serialized_end=1907
-  _globals['_TOKENLOGPROBS']._serialized_start=1909
-  _globals['_TOKENLOGPROBS']._serialized_end=1957
-  _globals['_VERDICT']._serialized_start=1960
-  _globals['_VERDICT']._serialized_end=2240
-  _globals['_DRAINING']._serialized_start=2242
-  _globals['_DRAINING']._serialized_end=2252
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2254
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2302
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2305
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2655
-  _globals['_DEFAULTSAMPLING']._serialized_start=2658
-  _globals['_DEFAULTSAMPLING']._serialized_end=2833
-  _globals['_VERIFICATIONSERVICE']._serialized_start=3249
-  _globals['_VERIFICATIONSERVICE']._serialized_end=3487
+  _globals['_OPENSESSION']._serialized_end=878
+  _globals['_SAMPLINGPARAMS']._serialized_start=881
+  _globals['_SAMPLINGPARAMS']._serialized_end=1518
+  _globals['_TOKENSEQUENCE']._serialized_start=1520
+  _globals['_TOKENSEQUENCE']._serialized_end=1554
+  _globals['_GRAMMAR']._serialized_start=1556
+  _globals['_GRAMMAR']._serialized_end=1649
+  _globals['_DRAFTNODES']._serialized_start=1651
+  _globals['_DRAFTNODES']._serialized_end=1764
+  _globals['_SESSIONOPENED']._serialized_start=1767
+  _globals['_SESSIONOPENED']._serialized_end=1930
+  _globals['_TOKENLOGPROBS']._serialized_start=1932
+  _globals['_TOKENLOGPROBS']._serialized_end=1980
+  _globals['_VERDICT']._serialized_start=1983
+  _globals['_VERDICT']._serialized_end=2263
+  _globals['_DRAINING']._serialized_start=2265
+  _globals['_DRAINING']._serialized_end=2275
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2277
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2325
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2328
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2678
+  _globals['_DEFAULTSAMPLING']._serialized_start=2681
+  _globals['_DEFAULTSAMPLING']._serialized_end=2856
+  _globals['_VERIFICATIONSERVICE']._serialized_start=3272
+  _globals['_VERIFICATIONSERVICE']._serialized_end=3510
 # @@protoc_insertion_point(module_scope)

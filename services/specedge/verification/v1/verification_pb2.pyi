@@ -226,6 +226,7 @@ class OpenSession(_message.Message):
     TAKES_DRAINING_FIELD_NUMBER: _builtins.int
     TARGET_MODEL_FIELD_NUMBER: _builtins.int
     TELLS_PROGRESS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_US_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version the edge speaks."""
     request_id: _builtins.str
@@ -249,6 +250,11 @@ class OpenSession(_message.Message):
     tells_progress: _builtins.bool
     """The edge says within 20 ms that it has processed a verdict, in DraftNodes that may have no nodes: the session rests
     while the edge is behind. Only for a verifier with the capability "progress-20ms".
+    """
+    round_trip_us: _builtins.int
+    """Microseconds of the shortest of the last round trips to the verifier, as the edge has measured them outside of
+    sessions: by so much may an edge that tells its progress be late without being behind. 0: unknown, and the verifier
+    waits for nothing until the first word has come.
     """
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -281,10 +287,11 @@ class OpenSession(_message.Message):
         takes_draining: _builtins.bool = ...,
         target_model: _builtins.str = ...,
         tells_progress: _builtins.bool = ...,
+        round_trip_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "sampling", b"sampling", "system", b"system", "takes_draining", b"takes_draining", "takes_padding", b"takes_padding", "target_model", b"target_model", "tells_progress", b"tells_progress", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "committed_ids", b"committed_ids", "drafter_id", b"drafter_id", "priority", b"priority", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "request_id", b"request_id", "round_trip_us", b"round_trip_us", "sampling", b"sampling", "system", b"system", "takes_draining", b"takes_draining", "takes_padding", b"takes_padding", "target_model", b"target_model", "tells_progress", b"tells_progress", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -203,7 +203,7 @@ class Outbox:
         self._wake()
 
     def _is_behind(self, part: float = 1.0) -> bool:
-        """Whether the peer lacks more than these parts of MAX_UNSEEN and MAX_BEHIND_S; never while its way is unknown."""
+        """Whether the peer lacks more than these parts of both bounds; never while its way is unknown."""
         if not self._unseen or len(self._unseen) <= part * MAX_UNSEEN:
             return False
         return self._clock() - self._unseen[0] > part * MAX_BEHIND_S + self._line_s

@@ -63,7 +63,7 @@ async def test_large_heads_are_refused(size: int, form: str) -> None:
         "one header": start + "a: " + "x" * size + "\r\n\r\n",
         "many headers": start + "a: x\r\n" * (size // 6) + "\r\n",
         "path": f"GET /{'x' * size} HTTP/1.1\r\nhost: x\r\n\r\n",
-        "no end of line": "x" * size,
+        "no end of line": start + "x" * size,
     }[form].encode()
     async with serving(FakeService()) as api, others_unaffected(api), connection(api) as (reader, writer):
         writer.write(filling)
@@ -107,6 +107,88 @@ async def test_what_is_no_request_gets_400(data: bytes) -> None:
     async with serving(FakeService()) as api, others_unaffected(api), connection(api) as (reader, writer):
         writer.write(data)
         assert (await refusal_of(reader))[0] == 400
+
+
+@pytest.mark.parametrize("head", ["CONNECT x:80", "GET http://x", "GET /\u00e9", "GET / HTTP/2.0\r\na: b", "FOO /"])
+async def test_what_this_is_no_server_for_gets_400(head: str) -> None:
+    line = head if "HTTP/" in head else f"{head} HTTP/1.1"
+    async with serving(FakeService()) as api, connection(api) as (reader, writer):
+        writer.write(f"{line}\r\nhost: x\r\n\r\n".encode("latin-1"))
+        assert (await refusal_of(reader))[0] == 400
+
+
+async def answers_of(reader: asyncio.StreamReader, number: int) -> list[bytes]:
+    """So many answers with a body, one after the other on one connection."""
+    answers = []
+    for _ in range(number):
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        answers.append(head + await reader.readexactly(size))
+    return answers
+
+
+@pytest.mark.parametrize("slice_bytes", [1, 7, 100_000])
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_a_wish_for_another_protocol_is_ignored(slice_bytes: int, protocol: str) -> None:
+    body = json.dumps(BODY).encode()
+    wish = f"connection: Upgrade, HTTP2-Settings\r\nupgrade: {protocol}\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{wish}content-length: {len(body)}\r\n\r\n".encode() + body
+    async with serving(FakeService()) as api, connection(api) as (reader, writer):
+        for _ in range(3):
+            for start in range(0, len(chat), slice_bytes):
+                writer.write(chat[start : start + slice_bytes])
+                await asyncio.sleep(0)
+            [answer] = await answers_of(reader, 1)
+            assert answer.startswith(b"HTTP/1.1 200 ") and b"Once upon a time" in answer
+
+
+async def test_what_comes_before_the_answer_is_not_read_and_what_comes_with_the_next_head_is() -> None:
+    service = FakeService()
+    service.gate = asyncio.Event()
+    body = json.dumps(BODY).encode()
+    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    async with serving(service) as api, connection(api) as (reader, writer):
+        writer.write(chat + chat[:40])  # a head that is not whole is nothing yet
+        await until(lambda: service.num_open == 1)
+        service.gate.set()
+        assert (await answers_of(reader, 1))[0].startswith(b"HTTP/1.1 200 ")
+        service.gate.clear()
+        writer.write(chat[40:] + chat)
+        await until(lambda: service.num_open == 1)
+        service.gate.set()
+        assert (await answers_of(reader, 1))[0].startswith(b"HTTP/1.1 200 ")
+        assert await reader.read() == b"", "the second one came early: closed"
+
+
+async def test_a_client_that_leaves_ends_its_answer_whatever_it_sent_early() -> None:
+    service = FakeService()
+    service.gate = asyncio.Event()
+    body = json.dumps(BODY).encode()
+    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    async with serving(service) as api:
+        async with connection(api) as (_, writer):
+            writer.write(3 * chat)
+            await until(lambda: service.num_open == 1)
+        await until(lambda: service.num_open == 0)
+
+
+@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 1, 1_000_000])
+async def test_what_follows_a_body_is_bounded_and_taken_for_nothing(size: int) -> None:
+    body = json.dumps(BODY).encode()
+    start = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+    start += body + b"\r\n0\r\n"
+    async with serving(FakeService()) as api:
+        async with connection(api) as (reader, writer):
+            writer.write(start + b"authorization: Bearer x\r\n\r\n")
+            assert (await answers_of(reader, 1))[0].startswith(b"HTTP/1.1 200 ")
+        async with connection(api) as (reader, writer):
+            writer.write(start)
+            await writer.drain()
+            with pytest.raises(ConnectionError):
+                for _ in range(1000):
+                    writer.write(b"a" * size)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
 
 
 async def test_slow_heads_and_silent_connections_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ APPLICATION_DATA = 23
 TLS_BYTES = 17
 """What TLS 1.3 adds to a record."""
 WINDOW_UPDATE_BYTES = 13
+PING_BYTES = 17
 DRAFTS = {
     "nothing accepted": lambda: TreeDrafts(num_nodes=8, num_right=0),
     "two accepted": lambda: TreeDrafts(num_nodes=12, num_right=2),
@@ -96,11 +97,13 @@ async def test_padded_frames_are_equally_long_whatever_was_accepted(tmp_path: Pa
     shape = FrameShape(PAD_BYTES, 0.01)
     heard = await overheard(tmp_path, drafts, shape)
     frame = PAD_BYTES + FRAMING_BYTES + TLS_BYTES
-    # HTTP/2 says in records of its own, or beside a frame, that it has received the other side's.
+    # HTTP/2 says in records of its own, or beside a frame, that it has received the other side's, and that it lives.
     updates = [number * WINDOW_UPDATE_BYTES for number in range(4)]
     for direction in Direction:
         lengths = Counter(heard[direction])
-        assert set(lengths) <= {frame + each for each in updates} | {TLS_BYTES + each for each in updates}, lengths
+        assert set(lengths) <= {frame + each for each in updates} | {
+            TLS_BYTES + each for each in [*updates, PING_BYTES]
+        }, lengths
         assert sum(lengths[frame + each] for each in updates) >= 5
 
 

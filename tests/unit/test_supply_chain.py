@@ -79,7 +79,7 @@ def test_the_bill_of_materials_names_what_is_needed_and_by_whom(supply_chain: Mo
     assert bill == supply_chain.bill_of_materials(supply_chain.installed()), "the same bytes for the same packages"
     scopes = {component["name"]: component["scope"] for component in bill["components"]}
     assert len(scopes) == len(packages) and "specedge" not in scopes
-    assert scopes["torch"] == scopes["grpcio"] == scopes["h11"] == "required"
+    assert scopes["torch"] == scopes["grpcio"] == scopes["httptools"] == "required"
     assert scopes["pytest"] == scopes["ruff"] == "optional"
     refs = {component["bom-ref"] for component in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
     assert {each["ref"] for each in bill["dependencies"]} == refs

@@ -56,21 +56,22 @@ def run(of: Scenario) -> tuple[SimResult, list[Answer], list[Answer]]:
 
 
 @cache
-def at_capacity() -> tuple[SimResult, float]:
+def at_capacity(system: str = "autoregressive") -> tuple[SimResult, float]:
     """A closed loop that keeps all places taken, and the answers per second that it gets."""
-    found, answered, refused = run(loaded(num_sessions=12, requests_per_user=8, queue=None))
+    found, answered, refused = run(loaded(system=system, num_sessions=12, requests_per_user=8, queue=None))
     assert not refused and len(answered) == 96
     return found, found.num_answers / found.wall_s
 
 
 @cache
-def overloaded() -> tuple[SimResult, list[Answer], list[Answer]]:
-    return run(loaded(num_sessions=800, arrival_rate=10 * at_capacity()[1]))
+def overloaded(system: str = "autoregressive") -> tuple[SimResult, list[Answer], list[Answer]]:
+    return run(loaded(system=system, num_sessions=800, arrival_rate=10 * at_capacity(system)[1]))
 
 
-def test_who_is_admitted_gets_tokens_as_fast_as_at_capacity() -> None:
-    capacity, _ = at_capacity()
-    overload, answered, refused = overloaded()
+@pytest.mark.parametrize("system", ["autoregressive", "specedge"])
+def test_who_is_admitted_gets_tokens_as_fast_as_at_capacity(system: str) -> None:
+    capacity, _ = at_capacity(system)
+    overload, answered, refused = overloaded(system)
     assert len(refused) > 5 * len(answered), "most had to be refused"
     assert overload.itl_ms[1] <= 1.2 * capacity.itl_ms[1]
     assert overload.tokens_per_s >= 0.9 * capacity.tokens_per_s, "nothing stands idle while others are refused"

@@ -180,6 +180,14 @@ def test_the_better_of_two_scores_counts_for_all_below_and_is_told_again() -> No
     assert 2 in growth.fresh
 
 
+def test_rounding_puts_no_child_before_its_parent() -> None:
+    growth = make_growth(8)
+    growth.graft(ROOT, [1, 2], [-0.3, -2.4776444408594736])
+    growth.graft(ROOT, [1, 2], [-0.3, 0.0])
+    assert [growth.trie.score(number) for number in (0, 1)] == [-0.3, -0.3]
+    assert [number for _, number in growth.choose(8)] == [0, 1]
+
+
 def test_a_graft_keeps_to_budget_and_floor_and_ends_where_nothing_follows() -> None:
     growth = make_growth(3, floor=log(0.1))
     assert growth.graft(ROOT, [1, 2, 3, 4], [log(0.5)] * 4) == []

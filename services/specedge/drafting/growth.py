@@ -224,7 +224,9 @@ class TreeGrowth:
         raised = [number]
         for place in raised:  # grows while it is walked
             loss, _, parent, token, position = self._nodes[place]
-            self._nodes[place] = loss - gain, place, parent, token, position
+            above = self._nodes.get(parent)
+            least = self.root_loss if above is None else above[0]  # rounding puts no child before its parent
+            self._nodes[place] = max(loss - gain, least), place, parent, token, position
             raised += self.trie.children(place).values()
         self.fresh.append(number)
         self._is_sorted = self._is_exhausted = False

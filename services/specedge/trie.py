@@ -202,10 +202,11 @@ class DraftTrie:
         self._raise(self._place(number), gain)
 
     def _raise(self, place: int, gain: float) -> None:
-        loss, live, children = self._store.loss, self._live, self._children
+        loss, parent_at, live, children = self._store.loss, self._store.parent, self._live, self._children
         places = [place]
         for place in places:  # grows while it is walked
-            loss[place] -= gain
+            raised, above_loss = loss[place] - gain, loss[parent_at[place]]
+            loss[place] = raised if raised > above_loss else above_loss  # rounding puts no child before its parent
             if below := children.get(place):
                 places += [live[number] for number in below.values()]
 

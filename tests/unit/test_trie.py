@@ -222,6 +222,15 @@ def test_the_better_score_of_two_names_counts_for_all_below() -> None:
     assert trie.score(3) == -0.5
 
 
+@pytest.mark.parametrize(("score", "worse"), [(-0.3, -0.9), (-0.1, -0.4), (-1e-122, -1.25)])
+def test_rounding_puts_no_child_before_its_parent(score: float, worse: float) -> None:
+    trie = make_trie()
+    trie.add_all([trie.frontier, 0, 1, 0], [1, 2, 3, 2], [score, worse, worse, score])
+    assert worse - (worse - score) > score, "the gain as it is rounded would raise the child too far"
+    assert [trie.score(number) for number in range(3)] == [score] * 3
+    assert trie.select(3) == [0, 1, 2]
+
+
 def test_tries_share_a_store_and_leave_it_empty() -> None:
     store = NodeStore()
     tries = [DraftTrie(PROMPT, max_live_nodes=8, store=store) for _ in range(5)]

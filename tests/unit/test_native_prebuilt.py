@@ -17,6 +17,7 @@ WIDE_REGISTERS = re.compile(r"%[yz]mm\d|\tv[a-z0-9]+\t.*%xmm\d")
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quick_build")
 def test_is_found_where_there_is_no_compiler(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +49,7 @@ def test_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quick_build")
 def test_that_cannot_be_loaded_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / f"{source_key()}.so").write_bytes(b"no library")
     assert load_library(tmp_path / "cache", prebuilt=tmp_path) is not None

@@ -1,10 +1,22 @@
-"""`make fuzz`: hostile messages and bodies against live processes; exits with 1 if anything broke."""
+"""`make fuzz`: hostile messages and bodies against live processes; exits with 1 if anything broke.
+
+The messages and bodies come from a seeded generator of our own (`grpc_messages`, `http_bodies`, `values`): legal ones
+with hostile fields, damaged ones, and bytes that are none. A number repeats a run, and an input takes microseconds to
+make, of which Hypothesis takes milliseconds. Hypothesis makes fewer and shrinks what breaks something:
+`tests/integration/test_fuzz.py` has it make streams, and `make test-api` bodies, from the API's own documentation.
+
+A run leaves `latest.jsonl`, what was sent last, `broken.jsonl`, what broke something, and `problems.txt`, all problems
+in words. `--replay` sends the inputs of such a file again, or those of a folder. What once broke something has its
+line, with a name and the right outcome, in `tests/fuzz/corpus`, which `make test` sends.
+"""
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from fuzz.inputs import line_of, read_cases
 from fuzz.run import Options, Result, run
 from resilience.terminal import advancing, logs_folder, open_console, print_end, print_problems
 from rich.console import Console
@@ -20,19 +32,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=default.num_messages, help="to the verifier (default: 100000)")
     parser.add_argument("--bodies", type=int, default=default.num_bodies, help="to the edge (default: 100000)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of all that is sent")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="sends its inputs, or those in a folder's files")
     given = parser.parse_args(arguments)
     options = Options(given.messages, given.bodies, given.seed)
     folder = logs_folder("fuzz")
     console = open_console()
     started_s = time.monotonic()
-    with advancing(console, "sent", options.num_messages + options.num_bodies) as advance:
-        result = run(options, folder, lambda num: advance(num, ""))
+    if given.replay is not None:
+        result = run(options, folder, cases=read_cases(given.replay))
+    else:
+        with advancing(console, "sent", options.num_messages + options.num_bodies) as advance:
+            result = run(options, folder, lambda num: advance(num, ""))
     report(console, result)
-    (folder / "latest.jsonl").write_text("\n".join([*result.verifier.latest, *result.edge.latest]))
-    (folder / "problems.txt").write_text("\n".join(result.problems))
-    left = "logs, all problems with their inputs, and what was sent last"
+    tallies = (result.verifier, result.edge)
+    _write(folder / "latest.jsonl", (line_of(sent) for tally in tallies for sent in tally.latest))
+    _write(folder / "broken.jsonl", (line_of(sent, name=why) for tally in tallies for why, sent in tally.broken))
+    _write(folder / "problems.txt", result.problems)
+    left = "logs, all problems, their inputs, and what was sent last"
     print_end(console, started_s, options.seed, folder, left)
     return int(bool(result.problems))
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def report(console: Console, result: Result) -> None:

@@ -1,21 +1,26 @@
 """What hostile clients do to a live verifier and a live edge, and what they may get for it."""
 
 import asyncio
-import json
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Any
 
 import grpc
 import httpx
 from fuzz import grpc_messages, http_bodies
+from fuzz.inputs import Case, Input, Post, Stream, line_of
+from processes import Edge, Service
+
+from specedge.verification.v1 import verification_pb2 as pb
 
 METHOD = "/specedge.verification.v1.VerificationService/Generate"
 NUM_AT_ONCE = 8
 TIMEOUT_S = 60.0
-ENDED_WHILE_SENDING = "Internal error from Core"
+ENDED_WHILE_SENDING = "ended while we sent"
+_ENDED_DETAILS = "Internal error from Core"
 """What gRPC's client makes of the status of a stream that ends while the client writes: the status itself is lost."""
 NUM_STREAMS = 20
 """Of one connection: grpc.aio keeps a call whose status it has lost, and it counts against those at a time."""
@@ -27,7 +32,7 @@ REFUSALS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-HARMLESS = {"OK", "left", "ended while we sent", *(code.name for code in REFUSALS)}
+HARMLESS = {"OK", "left", ENDED_WHILE_SENDING, *(code.name for code in REFUSALS)}
 STATUSES = {200, 400, 404, 413, 415, 422, 429, 503}
 
 Show = Callable[[int], None]
@@ -40,107 +45,145 @@ class Tally:
     Attributes:
         num_sent: messages or bodies.
         outcomes: how often each status came.
-        broken: what no input may cause, with the input, in JSON.
-        latest: what was sent last, in JSON: after a crash the cause is among it.
+        broken: what no input may cause, and the input.
+        latest: what was sent last: after a crash, which ends the attack, the cause is among it.
     """
 
     num_sent: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
-    latest: deque[str] = field(default_factory=lambda: deque(maxlen=4 * NUM_AT_ONCE))
+    broken: list[tuple[str, Input]] = field(default_factory=list)
+    latest: deque[Input] = field(default_factory=lambda: deque(maxlen=4 * NUM_AT_ONCE))
 
 
 async def attack_verifier(
-    address: str, fingerprint: str, num_messages: int, draw: Random, show: Show = lambda _: None
+    verifier: Service, fingerprint: str, num_messages: int, draw: Random, goes_on: Callable[[], bool], show: Show
 ) -> Tally:
     """Send so many messages on streams of a few each.
 
     Args:
-        address: of the verifier, host:port.
+        verifier: it runs.
         fingerprint: of its tokenizer.
         num_messages: in all.
         draw: decides what is sent.
+        goes_on: whether what is attacked still runs.
         show: is told how many more were sent.
     """
     tally = Tally()
-    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
     async def one() -> None:
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
+        async with channel_to(verifier) as channel:
             generate: Any = channel.stream_stream(METHOD)
             for _ in range(NUM_STREAMS):
-                requests = grpc_messages.stream(draw, fingerprint)
-                await send_stream(generate, requests, tally)
-                show(len(requests))
+                stream = grpc_messages.stream(draw, fingerprint)
+                await send_stream(generate, stream, tally)
+                show(len(stream.requests))
+                if not goes_on():
+                    return
 
-    await _side_by_side(lambda: tally.num_sent < num_messages, one)
+    await _side_by_side(lambda: tally.num_sent < num_messages and goes_on(), one)
     return tally
 
 
-async def send_stream(generate: Callable[[], Any], requests: list[bytes], tally: Tally) -> None:
-    """One stream: everything is sent at once, some responses are read, and the stream is left."""
-    sent = json.dumps({"grpc": [request.hex() for request in requests]})
+def channel_to(verifier: Service) -> grpc.aio.Channel:
+    """A connection that no other channel shares."""
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    return grpc.aio.insecure_channel(verifier.address, options=options)
+
+
+async def send_stream(generate: Callable[[], Any], sent: Stream, tally: Tally, num_responses: float = NUM_READ) -> str:
+    """One stream: all is sent at once, so many responses are read, then the stream is left; returns how it ended."""
     tally.latest.append(sent)
-    tally.num_sent += len(requests)
+    tally.num_sent += len(sent.requests)
     call = generate()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            outcome = await _outcome(call, requests)
+            outcome = await _outcome(call, sent, num_responses)
     except TimeoutError:
         outcome = f"no answer within {TIMEOUT_S:g} s"
         call.cancel()
     tally.outcomes[outcome.partition(":")[0]] += 1
     if outcome not in HARMLESS:
-        tally.broken.append(f"{outcome}: {sent}")
+        tally.broken.append((outcome, sent))
+    return outcome
 
 
-async def _outcome(call: Any, requests: list[bytes]) -> str:
+async def _outcome(call: Any, sent: Stream, num_responses: float) -> str:
     """How a stream ends: HARMLESS, or a status with its details."""
     try:
-        for request in requests:
+        for request in sent.requests:
             await call.write(request)
-        await call.done_writing()
-        for _ in range(NUM_READ):
-            if await call.read() is grpc.aio.EOF:
-                break
-        else:
+        if sent.closes:
+            await call.done_writing()
+        while num_responses and (response := await call.read()) is not grpc.aio.EOF:
+            num_responses -= 1
+            if pb.GenerateResponse.FromString(response).verdict.finish_reason:
+                await call.done_writing()
+        if not num_responses:
             call.cancel()
-        return "left" if call.cancelled() else str((await call.code()).name)
+        code = await call.code()
+        if call.cancelled():
+            return "left"
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        code, details = await call.code(), await call.details()
-    if code is grpc.StatusCode.INTERNAL and details.startswith(ENDED_WHILE_SENDING):
-        return "ended while we sent"
-    return code.name if code in REFUSALS else f"{code.name}: {details}"
+        code = await call.code()
+    details = await call.details() or ""
+    if code is grpc.StatusCode.INTERNAL and details.startswith(_ENDED_DETAILS):
+        return ENDED_WHILE_SENDING
+    return code.name if code.name in HARMLESS else f"{code.name}: {details}"
 
 
-async def attack_edge(url: str, num_bodies: int, draw: Random, show: Show = lambda _: None) -> Tally:
-    """Send so many bodies to an edge at `url`; else as `attack_verifier`."""
+async def attack_edge(edge: Edge, num_bodies: int, draw: Random, goes_on: Callable[[], bool], show: Show) -> Tally:
+    """Send so many bodies to an edge; else as `attack_verifier`."""
     tally = Tally()
-    limits = httpx.Limits(max_connections=NUM_AT_ONCE)
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=TIMEOUT_S, limits=limits) as client:
+    async with _client_of(edge) as client:
 
         async def one() -> None:
             await send_body(client, http_bodies.post(draw), tally)
             show(1)
 
-        await _side_by_side(lambda: tally.num_sent < num_bodies, one)
+        await _side_by_side(lambda: tally.num_sent < num_bodies and goes_on(), one)
     return tally
 
 
-async def send_body(client: httpx.AsyncClient, post: http_bodies.Post, tally: Tally) -> None:
+async def send_body(client: httpx.AsyncClient, post: Post, tally: Tally) -> str:
     """One request, and what its answer must be: a documented status, and JSON or events without an error of ours."""
-    sent = json.dumps({"path": post.path, "type": post.content_type, "content": post.content.hex()})
-    tally.latest.append(sent)
+    tally.latest.append(post)
     tally.num_sent += 1
     try:
         response = await client.post(post.path, content=post.content, headers={"content-type": post.content_type})
+        outcome, problem = str(response.status_code), _problem(response)
     except httpx.HTTPError as error:
-        tally.outcomes[type(error).__name__] += 1
-        tally.broken.append(f"{error!r}: {sent}")
-        return
-    tally.outcomes[str(response.status_code)] += 1
-    if (problem := _problem(response)) is not None:
-        tally.broken.append(f"{problem}: {sent}")
+        outcome, problem = type(error).__name__, repr(error)
+    tally.outcomes[outcome] += 1
+    if problem is not None:
+        tally.broken.append((problem, post))
+    return outcome
+
+
+async def replay(verifier: Service, edge: Edge, cases: Iterable[Case]) -> tuple[Tally, Tally]:
+    """Send each input again, one after the other; one whose outcome is known is read to its end."""
+    tallies = Tally(), Tally()
+    async with _client_of(edge) as client:
+        for case in cases:
+            tally = tallies[isinstance(case.sent, Post)]
+            if isinstance(case.sent, Post):
+                outcome = await send_body(client, case.sent, tally)
+            else:
+                async with channel_to(verifier) as channel:
+                    num_responses = inf if case.outcome else NUM_READ
+                    outcome = await send_stream(channel.stream_stream(METHOD), case.sent, tally, num_responses)
+            if case.outcome and outcome not in (case.outcome, ENDED_WHILE_SENDING):
+                tally.broken.append((f"{case.name}: {outcome} in place of {case.outcome}", case.sent))
+    return tallies
+
+
+def told(broken: Iterable[tuple[str, Input]]) -> list[str]:
+    """What broke, each with its input."""
+    return [f"{problem}: {line_of(sent)}" for problem, sent in broken]
+
+
+def _client_of(edge: Edge) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=NUM_AT_ONCE)
+    return httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=TIMEOUT_S, limits=limits)
 
 
 def _problem(response: httpx.Response) -> str | None:

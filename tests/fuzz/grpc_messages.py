@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 from fuzz import values
+from fuzz.inputs import Stream
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -19,8 +20,8 @@ _NUM_BITS = {
 _PACKED = b"\x12\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 
 
-def stream(draw: Random, fingerprint: str) -> list[bytes]:
-    """The requests of one stream, serialised.
+def stream(draw: Random, fingerprint: str) -> Stream:
+    """One stream.
 
     Args:
         draw: decides all.
@@ -37,7 +38,7 @@ def stream(draw: Random, fingerprint: str) -> list[bytes]:
     if draw.random() < 0.2:
         at = draw.randrange(len(requests))
         requests[at] = values.damaged(draw, requests[at])
-    return requests
+    return Stream(tuple(requests), closes=draw.random() < 0.1)
 
 
 def hostile(draw: Random) -> pb.GenerateRequest:

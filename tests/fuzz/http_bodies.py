@@ -2,11 +2,11 @@
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from fuzz import values
+from fuzz.inputs import JSON_TYPE, Post
 
 ASKED = {"role": "user", "content": "Tell me a story."}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -70,7 +70,7 @@ FORMATS = (
     {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}},
     {"type": "regex", "regex": "("},
 )
-TYPES = ("application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data", "")
+TYPES = (JSON_TYPE, "application/json; charset=utf-16", "text/plain", "multipart/form-data", "")
 UNUSUAL = (
     "prediction",
     "guided_regex",
@@ -80,15 +80,6 @@ UNUSUAL = (
     "priority",
     "user",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """One request."""
-
-    path: str
-    content: bytes
-    content_type: str = "application/json"
 
 
 def post(draw: Random) -> Post:
@@ -108,7 +99,7 @@ def post(draw: Random) -> Post:
         content = values.damaged(draw, content)
     elif kind < 0.3:
         content = draw.choice((b"", b"[]", b"null", b"1", b"[" * 5000, b'{"a":' * 3000, draw.randbytes(200)))
-    return Post(path, content, "application/json" if draw.random() < 0.97 else draw.choice(TYPES))
+    return Post(path, content, JSON_TYPE if draw.random() < 0.97 else draw.choice(TYPES))
 
 
 def _spoil(draw: Random, holder: Any) -> None:

@@ -1,21 +1,26 @@
 """A verifier and an edge under attack, a neighbour who must notice nothing, and what is left of both afterwards."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import httpx
 import openai
-from fuzz.attacks import Show, Tally, attack_edge, attack_verifier
+from fuzz.attacks import Show, Tally, attack_edge, attack_verifier, replay, told
+from fuzz.inputs import Case
 from http_support import tokenizer
-from processes import Ask, Edge, Verifier, nothing_held, running
+from processes import Ask, Edge, Service, Verifier, nothing_held, running
 from resilience.site import broken_lines
 
 from specedge.tokenizer import tokenizer_fingerprint
 from specedge_cli.probe import probe
 
 MIB = 2**20
-MAX_GROWTH_MIB = 96.0
+MAX_GROWTH_MIB = 64.0
 """Memory that a process may take over the second half of an attack."""
 PAUSE_S = 0.2
 NEIGHBOURS = [
@@ -54,27 +59,39 @@ class Result:
 
 
 class Neighbour:
-    """Asks the same seeded answers again and again; each must stay as it is when nobody disturbs it."""
+    """Asks the same seeded answers again and again; each must stay as it was before anybody disturbed it."""
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self.num_answers = 0
         self.problems: list[str] = []
 
-    async def ask(self) -> None:
-        """Until it is cancelled."""
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Asks while the block runs, and asks for each answer once more after it."""
         async with self._edge.client() as client:
             expected = {ask: await ask.streamed(client) for ask in NEIGHBOURS}
-            while True:
-                for ask in NEIGHBOURS:
-                    try:
-                        text = await ask.streamed(client)
-                    except openai.APIError as error:
-                        text = repr(error)
-                    self.num_answers += 1
-                    if text != expected[ask]:
-                        self.problems.append(f"the neighbour got {text!r} in place of {expected[ask]!r}")
-                    await asyncio.sleep(PAUSE_S)
+            has_ended = asyncio.Event()
+            asking = asyncio.create_task(self._ask(client, expected, has_ended))
+            try:
+                yield
+            finally:
+                has_ended.set()
+                await asking
+
+    async def _ask(self, client: Any, expected: dict[Ask, str], has_ended: asyncio.Event) -> None:
+        is_last = False
+        while not is_last:
+            is_last = has_ended.is_set()
+            for ask in NEIGHBOURS:
+                try:
+                    text = await ask.streamed(client)
+                except (openai.APIError, httpx.HTTPError, AssertionError) as error:
+                    text = repr(error)
+                self.num_answers += 1
+                if text != expected[ask]:
+                    self.problems.append(f"the neighbour got {text!r} in place of {expected[ask]!r}")
+                await asyncio.sleep(PAUSE_S)
 
 
 def services(folder: Path) -> tuple[Verifier, Edge]:
@@ -83,58 +100,88 @@ def services(folder: Path) -> tuple[Verifier, Edge]:
     return verifier, Edge(folder, "edge", verifier, "--num-draft-slots", "4096")
 
 
-def run(options: Options, folder: Path, show: Show = lambda _: None) -> Result:
+def run(options: Options, folder: Path, show: Show = lambda _: None, cases: Sequence[Case] | None = None) -> Result:
     """Start both processes, attack them, and end them.
 
     Args:
         options: how much.
         folder: takes the logs.
         show: is told how many more messages or bodies were sent.
+        cases: are sent again, and nothing else.
     """
     verifier, edge = services(folder)
     with running(verifier, edge):
-        result = asyncio.run(attack(verifier, edge, options, show))
-    for service in (verifier, edge):
-        result.problems.extend(f"{service.address} logged {line}" for line in broken_lines(service.log()))
+        work = attack(verifier, edge, options, show) if cases is None else send_again(verifier, edge, cases)
+        result = asyncio.run(work)
+    result.problems.extend(logged(verifier, edge))
     return result
+
+
+def logged(*attacked: Service) -> list[str]:
+    """What only a process with a mistake logs."""
+    return [f"{service.address} logged {line}" for service in attacked for line in broken_lines(service.log())]
 
 
 async def attack(verifier: Verifier, edge: Edge, options: Options, show: Show = lambda _: None) -> Result:
     """Attack running processes in two halves, the neighbour beside them."""
     fingerprint = tokenizer_fingerprint(tokenizer())
-    neighbour = Neighbour(edge)
-    memory = {service.address: Memory(service.rss_bytes / MIB) for service in (verifier, edge)}
+    neighbour, memory = Neighbour(edge), _memory(verifier, edge)
     tallies: list[tuple[Tally, Tally]] = []
-    asking = asyncio.create_task(neighbour.ask())
-    try:
+
+    def goes_on() -> bool:
+        return verifier.is_running and edge.is_running
+
+    async with neighbour.asking():
         for half in range(2):
             draws = Random(f"{options.seed} grpc {half}"), Random(f"{options.seed} http {half}")
             attacks = (
-                attack_verifier(verifier.address, fingerprint, options.num_messages // 2, draws[0], show),
-                attack_edge(edge.url, options.num_bodies // 2, draws[1], show),
+                attack_verifier(verifier, fingerprint, options.num_messages // 2, draws[0], goes_on, show),
+                attack_edge(edge, options.num_bodies // 2, draws[1], goes_on, show),
             )
             tallies.append(await asyncio.gather(*attacks))
-            for service in (verifier, edge):
-                size = service.rss_bytes / MIB
-                setattr(memory[service.address], ("halfway", "after")[half], size)
-    finally:
-        asking.cancel()
-        await asyncio.wait([asking])
-    problems = list(neighbour.problems)
-    if not asking.cancelled() and (error := asking.exception()) is not None:
-        problems.append(f"the neighbour's answer failed: {error!r}")
+            _measure(memory, ("halfway", "after")[half], verifier, edge)
     of_verifier, of_edge = (_joined(*halves) for halves in zip(*tallies, strict=True))
-    problems += [*of_verifier.broken, *of_edge.broken]
+    return await _result(verifier, edge, (of_verifier, of_edge), memory, neighbour)
+
+
+async def send_again(verifier: Verifier, edge: Edge, cases: Sequence[Case]) -> Result:
+    """Send inputs to running processes again, the neighbour beside them."""
+    neighbour, memory = Neighbour(edge), _memory(verifier, edge)
+    async with neighbour.asking():
+        tallies = await replay(verifier, edge, cases)
+    for when in ("halfway", "after"):
+        _measure(memory, when, verifier, edge)
+    return await _result(verifier, edge, tallies, memory, neighbour)
+
+
+async def _result(
+    verifier: Verifier, edge: Edge, tallies: tuple[Tally, Tally], memory: dict[str, Memory], neighbour: Neighbour
+) -> Result:
+    problems = [*neighbour.problems, *(line for tally in tallies for line in told(tally.broken))]
     problems += await _left_over(verifier, edge)
     problems += [
         f"{address} grew by {sizes.after - sizes.halfway:.0f} MiB over the second half"
         for address, sizes in memory.items()
         if sizes.after - sizes.halfway > MAX_GROWTH_MIB
     ]
-    return Result(of_verifier, of_edge, memory, neighbour.num_answers, problems)
+    return Result(*tallies, memory, neighbour.num_answers, problems)
+
+
+def _memory(*attacked: Service) -> dict[str, Memory]:
+    return {service.address: Memory(service.rss_bytes / MIB) for service in attacked}
+
+
+def _measure(memory: dict[str, Memory], when: str, *attacked: Service) -> None:
+    """The present sizes of those that still run."""
+    for service in attacked:
+        if service.is_running:
+            setattr(memory[service.address], when, service.rss_bytes / MIB)
 
 
 async def _left_over(verifier: Verifier, edge: Edge) -> list[str]:
+    ended = [service for service in (verifier, edge) if not service.is_running]
+    if ended:
+        return [f"{service.address} has ended with exit code {service.exit_code()}" for service in ended]
     try:
         await nothing_held(verifier, edge, timeout_s=30.0)
     except AssertionError as error:

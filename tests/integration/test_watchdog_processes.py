@@ -5,13 +5,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from http_support import tokenizer
 from processes import Ask, Edge, Service, Verifier, nothing_held, running
 
+from specedge.sampling import SamplingParams
+from specedge.tokenizer import tokenizer_fingerprint
+from specedge.verification.v1 import verification_pb2_grpc as pb_grpc
 from specedge.watchdog import LOST_THREAD
+from specedge.wire import codec
+from specedge.wire.messages import OpenSession
 
 ASKS = [
     Ask(f"The {animal} went to the market and", seed=100 + number, max_tokens=300)
@@ -28,6 +38,21 @@ def faulty(service: Service, fault: Path) -> None:
         return [sys.executable, str(FAULTY_SERVICE), str(fault), str(os.getpid()), *arguments]
 
     service.command = command  # type: ignore[method-assign]
+
+
+async def start_again(service: Service) -> None:
+    """Starts what has ended, and waits until it serves."""
+    service.start()
+    await asyncio.to_thread(service.wait_ready)
+
+
+async def end_of(call: Any) -> grpc.StatusCode:
+    """The status with which a stream ends."""
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    status: grpc.StatusCode = await call.code()
+    return status
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,22 @@ class Site:
             texts = again
             await asyncio.sleep(0.1)
         return texts
+
+    async def drafted(self, ask: Ask, on_drafted: Callable[[], object]) -> tuple[str, list[int]]:
+        """The text of an answer, and how many draft nodes were verified in each of its rounds.
+
+        `on_drafted` is called after the first round that had any.
+        """
+        texts: list[str] = []
+        nums: list[int] = []
+        async with self.edge.client() as client:
+            async for chunk in await ask.send(client, stream=True, speculation={"trace": True}):
+                texts.append(chunk.choices[0].text)
+                if (trace := chunk.model_extra.get("specedge")) is not None:
+                    nums.append(trace["round"]["num_nodes"])
+                    if nums[-1] and not any(nums[:-1]):
+                        on_drafted()
+        return "".join(texts), nums
 
     async def until_both_are_good(self) -> None:
         async with asyncio.timeout(60):
@@ -135,7 +176,45 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(site: Site, undisturbed:
     assert site.faulty.is_running and site.edge.is_running
 
 
-# Each of the following ends a process for good.
+# Each of the following ends a process; the first two start it again.
+
+
+async def test_a_verifier_whose_engine_fails_says_so_and_ends_and_its_answers_go_on(
+    site: Site, undisturbed: list[str]
+) -> None:
+    opening = OpenSession("waits", (5, 17, 400), (), SamplingParams(max_tokens=900), tokenizer_fingerprint(tokenizer()))
+    options = [("grpc.enable_http_proxy", 0)]
+    async with asyncio.timeout(60), grpc.aio.insecure_channel(site.faulty.address, options=options) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+        call = pb_grpc.VerificationServiceStub(channel).Generate()
+        await call.write(codec.encode_open(opening))
+        await call.read()
+        waiting = asyncio.create_task(end_of(call))
+        assert await site.answers(lambda: site.fault.write_text("raise")) == undisturbed, "answers go on elsewhere"
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await waiting == grpc.StatusCode.UNAVAILABLE
+    assert await asyncio.to_thread(site.faulty.exit_code) == LOST_THREAD == 70
+    assert "the engine thread has died" in site.faulty.log()
+    assert "RuntimeError: the device was lost" in site.faulty.log(), "the traceback is in the log"
+    await nothing_held(site.sound)
+    site.fault.unlink()
+    await start_again(site.faulty)
+
+
+async def test_an_edge_whose_drafter_fails_ends_its_answers_without_drafts_and_then_itself(
+    site: Site, undisturbed: list[str]
+) -> None:
+    async with asyncio.timeout(60):
+        text, nums_nodes = await site.drafted(ASKS[0], lambda: site.edge_fault.write_text("raise"))
+    assert text == undisturbed[0]
+    assert not any(nums_nodes[-100:]), "the last hundred rounds were plain decoding"
+    assert await asyncio.to_thread(site.edge.exit_code) == LOST_THREAD
+    assert "the drafter's thread failed; answers go on without drafts" in site.edge.log()
+    assert "RuntimeError: the device was lost" in site.edge.log()
+    await nothing_held(site.faulty, site.sound)
+    site.edge_fault.unlink()
+    await start_again(site.edge)
 
 
 async def test_a_verifier_whose_engine_hangs_ends_and_its_answers_go_on(site: Site, undisturbed: list[str]) -> None:

@@ -87,7 +87,6 @@ async def serve(settings: VerifierSettings, make_runner: MakeRunner = make_runne
         return
     spare_steps()
     take_short_turns()
-    take_short_turns()
     show_tenants(verifier, authentication)
     registry = verifier.metrics.registry
     with (

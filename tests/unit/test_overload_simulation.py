@@ -108,6 +108,36 @@ def test_whoever_comes_back_when_told_to_is_admitted_if_nobody_else_comes(queue:
     assert sum(Crowd(seed, queue).is_admitted_after(0.3) for seed in range(6)) <= 4, "and not much sooner"
 
 
+@pytest.mark.parametrize("choice", ["fixed", "two"])
+def test_users_of_a_closed_loop_come_back_until_they_are_answered(choice: str) -> None:
+    of = loaded(
+        num_sessions=40,
+        requests_per_user=2,
+        verifier_choice=choice,
+        queue=QueueLimits(PLACES + 4, max_predicted_ttft_s=60.0),
+    )
+    found, answered, refused = run(of)
+    assert sorted(answer.user for answer in answered) == sorted([*range(40)] * 2)
+    assert found.num_refused == len(refused) > 40 - PLACES - 4
+    for answer in refused:
+        told_s = answer.opened_s + (answer.retry_after_s or 0.0)
+        again = [other.sent_s for other in (*answered, *refused) if other.user == answer.user]
+        assert told_s in again, "exactly when told to"
+
+
+def test_edges_that_choose_end_with_the_last_user_who_arrives_and_is_refused() -> None:
+    of = loaded(
+        num_sessions=60,
+        arrival_rate=1000.0,
+        num_verifiers=2,
+        verifier_choice="two",
+        queue=QueueLimits(PLACES, max_predicted_ttft_s=60.0),
+    )
+    found, answered, refused = run(of)
+    assert found.num_answers + found.num_refused == len(answered) + len(refused) == 60
+    assert refused
+
+
 class Crowd:
     """A verifier to which far too many come until, some time later, one of them is refused; then nobody comes."""
 

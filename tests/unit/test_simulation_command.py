@@ -47,6 +47,19 @@ def test_command_prints_a_row_per_combination_and_writes_it(tmp_path, capsys):
     assert "A straight line has no device" in table
 
 
+def test_a_bounded_queue_refuses_and_the_table_says_how_often(tmp_path, capsys):
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--system", "autoregressive", "--sessions", "3,12", "--max-batch-size", "4", *FAST, "--processes", "1"]
+    assert command.main([*arguments, "--max-waiting", "2", "--out", str(out)]) == 0
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()[:4])
+    few, many = rows_of(out)
+    assert (few["num_refused"], few["num_answers"], many["num_answers"]) == (0, 6, 24)
+    assert many["num_refused"] >= 12 - 4 - 2
+    assert [int(row[head.index("refused")]) for row in rows] == [0, many["num_refused"]]
+    assert command.main(arguments) == 0
+    assert "refused" not in capsys.readouterr().out
+
+
 def test_processes_change_neither_numbers_nor_order(tmp_path, capsys):
     tables = []
     for num_processes in ("1", "3"):
@@ -237,6 +250,7 @@ def test_a_report_folder_can_be_read_like_a_measured_one(tmp_path, capsys):
         (["--price", "A100-40=x"], "NAME=DOLLARS_PER_S"),
         (["--report", "x", "--prompt-tokens", "1", "--seed", "1,2"], "--report takes one value of --seed, not 2"),
         (["--report", "x", "--verifiers", "2"], "--report takes one verifier, not 2"),
+        (["--report", "x", "--max-waiting", "2"], "--report shows nobody who was refused"),
     ],
 )
 def test_unknown_names_are_refused_with_what_is_known(flags, reason):

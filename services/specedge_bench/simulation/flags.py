@@ -118,6 +118,13 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--max-batch-size", type=_count, default=64, metavar="N", help="most sessions in a step (default 64)")
     add("--max-num-batched-tokens", type=_count, default=1024, metavar="N", help="most tokens in a step (default 1024)")
+    add(
+        "--max-waiting",
+        type=_count,
+        metavar="N",
+        help="sessions that wait for a place before a verifier refuses the next, bounded as it is by default in tokens "
+        "and predicted TTFT, too; users of a closed loop come back when told to (default: nobody is refused)",
+    )
     add("--max-tree-nodes", type=_count, default=64, metavar="N", help="most draft nodes of a session in a step")
     add(
         "--num-kv-blocks",

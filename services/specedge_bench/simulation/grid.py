@@ -180,6 +180,12 @@ _SPREAD_COLUMN: tuple[str, Callable[[SimResult], Sequence[float]], str] = (
     ".2f",
 )
 """Where there are several verifiers."""
+_REFUSED_COLUMN: tuple[str, Callable[[SimResult], Sequence[float]], str] = (
+    "refused",
+    lambda result: (result.num_refused,),
+    ".0f",
+)
+"""Where verifiers refuse."""
 _COST_COLUMNS = ("$/M tokens billed", "active", "tokens/$ ÷ server-only", "÷ autoregressive")
 
 
@@ -193,7 +199,8 @@ def markdown_table(all_found: Sequence[SimulatedPoint]) -> str:
     names = [name for name in values if len(settings) == 1 or len(values[name]) > 1]
     has_cost = any(isfinite(found.cost.billed_per_million) for found in all_found)
     is_spread = any(found.point.scenarios[0].num_verifiers > 1 for found in all_found)
-    columns = (*_COLUMNS, _SPREAD_COLUMN) if is_spread else _COLUMNS
+    is_bounded = any(found.point.scenarios[0].queue is not None for found in all_found)
+    columns = (*_COLUMNS, *((_SPREAD_COLUMN,) if is_spread else ()), *((_REFUSED_COLUMN,) if is_bounded else ()))
     titles = [title for title, *_ in columns] + (list(_COST_COLUMNS) if has_cost else [])
     lines = [_line([*names, *titles]), _line(["---"] * len(names) + ["---:"] * len(titles))]
     for found in all_found:

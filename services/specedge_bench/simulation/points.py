@@ -16,6 +16,7 @@ from specedge_bench.simulation.grid import Point, combinations
 from specedge_bench.simulation.kv_memory import num_kv_blocks
 from specedge_bench.simulation.priced import Devices
 from specedge_bench.simulation.scenario import BLOCK_SIZE, Scenario, ScenarioError
+from specedge_verifier.queue_bounds import QueueLimits
 
 ROOFLINE = "roofline"
 _AXES = ("sessions", "edges", "verifiers", "rate", "network", "trace", "verifier-curve", "draft-curve", "seed")
@@ -94,6 +95,7 @@ class PointMaker:
             max_batch_size=options.max_batch_size,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_tree_nodes=options.max_tree_nodes,
+            queue=None if options.max_waiting is None else QueueLimits(options.max_batch_size + options.max_waiting),
             num_kv_blocks=self._num_kv_blocks(verifier_curve, draft_curve if system == "server-only" else None),
             verifier_host_s=options.verifier_host_ms / 1e3,
             edge_host_s=options.edge_host_ms / 1e3,

@@ -51,13 +51,13 @@ class SimResult:
 
     Attributes:
         num_answers, num_tokens: finished.
-        num_refused: requests for which there was no room.
+        num_refused: refusals for want of room; in a closed loop the same request comes again.
         wall_s: from the first request to the last token, in virtual time.
         tokens_per_s: over the whole of it.
         itl_ms: per token, at 50, 95 and 99 %: a burst of k tokens after a gap g counts as k gaps of g / k.
         burst_ms: pauses between bursts, at 50, 95 and 99 %.
         tpot_ms: median over answers.
-        ttft_ms: at 50, 95 and 99 %.
+        ttft_ms: at 50, 95 and 99 %; after refusals, from the request that was taken.
         tokens_per_verification, nodes_per_verification: means over sessions and steps.
         with_tree: share of the verifications that had a draft to verify.
         verifier_busy, draft_busy: shares of wall time, the mean over devices. In "server-only" the drafting is part

@@ -39,6 +39,8 @@ class ReportWriter:
                 raise ScenarioError(f"--report takes one value of --{name}, not {len(values)}: {', '.join(values)}")
         if max(options.verifiers) > 1:
             raise ScenarioError(f"--report takes one verifier, not {max(options.verifiers)}")
+        if options.max_waiting is not None:
+            raise ScenarioError("--report shows nobody who was refused; leave out --max-waiting")
         devices = first.devices
         names = [name for name in (devices.verifier, devices.edge) if name]
         prices = {name: price for name in names if (price := price_of(devices.prices, name)) >= 0}

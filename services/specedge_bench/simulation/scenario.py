@@ -70,7 +70,8 @@ class Scenario:
             and places in the trace.
         warm_up: what each of them asks before, which does not count but is learnt from.
         max_batch_size, max_num_batched_tokens, max_tree_nodes, max_live_nodes: the verifier's settings.
-        queue: the verifier's bounds for new sessions; None takes everyone.
+        queue: the verifier's bounds for new sessions; None takes everyone. Who is refused comes back when told to in a
+            closed loop, else never.
         num_kv_blocks: of 16 tokens; None gives every running session what it needs.
         verifier_host_s, edge_host_s: what a step of the target, and of the draft wherever it runs, costs beside its
             forward.

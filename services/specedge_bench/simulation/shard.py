@@ -147,16 +147,19 @@ class _Shard:
             for place in self._places.values():
                 place.chooser.start()
         for user, requests in asked:
-            ask = partial(self._ask, self._places[user.edge], user.index, iter(requests))
+            ask = partial(self._ask_next, self._places[user.edge], user.index, iter(requests))
             self._events.at(start_s + user.arrival_s, ask)
         self._events.run(on_look)
 
-    def _ask(self, place: _Place, user: int, requests: Iterator[Replayed]) -> None:
+    def _ask_next(self, place: _Place, user: int, requests: Iterator[Replayed]) -> None:
         """A user's next request; another one follows until none is left."""
         request = next(requests, None)
         if request is None:
             self._num_asking -= 1
             return
+        self._ask(place, user, request, requests)
+
+    def _ask(self, place: _Place, user: int, request: Replayed, requests: Iterator[Replayed]) -> None:
         scenario, handle = self._scenario, len(self._answers)
         # Distinct prompts share nothing in the prefix cache; a session's seed is its place in the trace.
         prompt_ids = (FIRST_PROMPT_TOKEN + handle,) * request.num_prompt_tokens
@@ -170,9 +173,10 @@ class _Shard:
         drafter_id = f"edge-{place.index}" if place.edge is not None else ""
         system: System = "specedge" if drafter_id else "autoregressive"
         message = OpenSession(str(handle), prompt_ids, (), sampling, "", drafter_id, system)
-        receive = partial(self._receive, place, chosen, handle, answer, partial(self._ask, place, user, requests))
+        receive = partial(self._receive, place, chosen, handle, answer, partial(self._ask_next, place, user, requests))
         on_verdict = partial(self._send_verdict, place.downs[chosen], receive)
-        up.send(open_bytes(message), partial(self._open, place, chosen, handle, message, answer, on_verdict))
+        refused = partial(self._refused, place, user, request, requests)
+        up.send(open_bytes(message), partial(self._open, place, chosen, handle, message, answer, on_verdict, refused))
         if place.edge is not None:
             drafting = DraftRequest(str(handle), prompt_ids, sampling, (), scenario.max_live_nodes)
             send = partial(self._send_nodes, up, partial(verifier.draft, handle), DraftEncoder())
@@ -186,6 +190,7 @@ class _Shard:
         message: OpenSession,
         answer: Answer,
         on_verdict: Callable[[Verdict], None],
+        on_refusal: Callable[[float], None],
     ) -> None:
         """An opening has arrived at the verifier."""
         answer.opened_s = self._events.now_s
@@ -193,12 +198,22 @@ class _Shard:
             answer.predicted_ttft_s = self._verifiers[chosen].admit(message)
         except CapacityExceeded as error:
             answer.retry_after_s = error.retry_after_s
-            self._num_tokens -= message.sampling.max_tokens
             place.chooser.ended(chosen)
             if place.edge is not None:
                 place.edge.close(handle)
+            on_refusal(error.retry_after_s)
             return
         self._verifiers[chosen].open(handle, message, on_verdict)
+
+    def _refused(
+        self, place: _Place, user: int, request: Replayed, requests: Iterator[Replayed], retry_after_s: float
+    ) -> None:
+        """A user of a closed loop comes back when told to; who arrived at a rate goes away."""
+        if self._scenario.arrival_rate is None:
+            self._events.after(retry_after_s, partial(self._ask, place, user, request, requests))
+            return
+        self._num_tokens -= request.num_answer_tokens
+        self._ask_next(place, user, requests)
 
     def _send_verdict(self, down: Link, receive: Callable[[Verdict], None], verdict: Verdict) -> None:
         down.send(verdict_bytes(verdict), partial(receive, verdict))

@@ -55,7 +55,7 @@ class MirroredRunner:
         try:
             self._ranks.send(message(Task.FORWARD, encode_batch(batch)))
             return self._runner.forward(batch)
-        except RuntimeError as error:  # of the group, or of the device; out of memory is one too
+        except (RuntimeError, MemoryError) as error:  # of the group or the device; the others compute it all the same
             raise EngineDead(f"a forward of {self._ranks.size} ranks has failed: {error}") from error
 
     def copy_kv(self, source_slots: IntArray, target_slots: IntArray) -> None:

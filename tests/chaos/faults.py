@@ -5,9 +5,9 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from chaos.schedule import Fault, Kind
+from chaos.schedule import BUSIEST, Fault, Kind
 from resilience.site import Site, SiteBroken
 
 from specedge_bench.network.forwarding import Direction
@@ -22,6 +22,7 @@ class Event:
     """A fault that happened.
 
     Attributes:
+        fault: its victim is an index.
         address: where edges look for the victim.
         began_s, mended_s: Unix time in seconds; a process is mended when it serves again.
         is_blackout: no verifier was left.
@@ -43,9 +44,11 @@ async def inflict(site: Site, fault: Fault, is_blackout: bool = False) -> Event:
     """Inflicts a fault at its time, and mends it.
 
     Raises:
-        SiteBroken: a process did not end as it should.
+        SiteBroken: a process did not end as it should, or nobody asks where the busiest verifier is to be struck.
     """
     await asyncio.sleep(fault.after_s)
+    if fault.victim == BUSIEST:
+        fault = replace(fault, victim=await site.busiest())
     began_s = time.time()
     match fault.kind:
         case Kind.KILL:

@@ -27,6 +27,9 @@ class Kind(StrEnum):
         return self in KILLS
 
 
+BUSIEST = -1
+"""The victim is the verifier that has most sessions when the fault begins."""
+
 KILLS = (Kind.KILL, Kind.TERMINATE, Kind.STOP)
 NETWORK = tuple(kind for kind in Kind if kind not in (*KILLS, Kind.DISK))
 KILL_WEIGHTS = (5, 2, 3)
@@ -41,7 +44,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        victim: index of the verifier.
+        victim: index of the verifier, or BUSIEST.
         after_s: since the round began.
         lasts_s: until it is mended; a killed process is started again then.
     """

@@ -19,7 +19,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert "Traceback" not in site.edge.log(), site.edge.log()
 
 
-@pytest.mark.slow  # the short chaos kills and stops verifiers too
+@pytest.mark.slow  # the short chaos kills one too, and test_failover has silence that is noticed, in one process
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_no_answer_notices_more_than_a_pause(site: Site, number: signal.Signals) -> None:
@@ -61,7 +61,7 @@ async def drained(verifier: Verifier) -> str:
     return output.decode()
 
 
-@pytest.mark.slow  # each step of it has a test in one process, and SIGTERM under load one of its own in test_end_to_end
+@pytest.mark.slow  # each step of it has a test in one process, and SIGTERM under load is in the short chaos
 @pytest.mark.timeout(300)
 async def test_verifiers_are_restarted_one_after_the_other_and_no_answer_fails(site: Site) -> None:
     await site.until_both_are_good()

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from processes import HOST, Edge, Service, Verifier, nothing_held
 from resilience.link import Link
 
@@ -19,6 +20,7 @@ NUM_BLOCKS = 192
 NUM_DRAFT_SLOTS = 8192
 GOOD_TIMEOUT_S = 240.0
 IDLE_TIMEOUT_S = 60.0
+BUSY_TIMEOUT_S = 60.0
 POLL_S = 0.1
 BROKEN = ("Traceback (most recent call last)", "the engine thread has died", "failed to go on with the answer")
 NO_ROOM = "--- Logging error ---"
@@ -57,6 +59,20 @@ class Site:
         """Starts what has ended, and waits until it serves."""
         service.start()
         await asyncio.to_thread(service.wait_ready)
+
+    async def busiest(self) -> int:
+        """The index of the verifier that has most sessions; waits until one has any.
+
+        Raises:
+            SiteBroken: none has any after BUSY_TIMEOUT_S.
+        """
+        try:
+            async with asyncio.timeout(BUSY_TIMEOUT_S):
+                while not any(nums := [await _num_running(verifier) for verifier in self.verifiers]):
+                    pass
+        except TimeoutError:
+            raise SiteBroken(f"no verifier had a session for {BUSY_TIMEOUT_S:g} s") from None
+        return nums.index(max(nums))
 
     async def until_good(self) -> None:
         """Waits until every edge has seen every verifier in good standing: on a busy machine perhaps not all at a time.
@@ -106,6 +122,14 @@ class Site:
         for service in self.services:
             for line in broken_lines(service.log()):
                 yield f"{service.address} logged {line[:500]}"
+
+
+async def _num_running(verifier: Verifier) -> float:
+    """Sessions of a verifier; one that is not there has none."""
+    try:
+        return await verifier.sample("specedge_verifier_sessions_running")
+    except httpx.TransportError:
+        return 0.0
 
 
 def broken_lines(log: str) -> Iterator[str]:

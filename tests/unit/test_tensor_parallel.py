@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from packed_batches import NUM_SLOTS, mixed_batches
 from processes import HOST, quiet_port
 from pydantic import ValidationError
 
-from specedge.errors import ModelLoadError, SettingsError
+from specedge.errors import EngineDead, ModelLoadError, SettingsError
 from specedge.model.batch import PackedBatch, Segment
 from specedge.model.embedded import resolve_model
 from specedge.model.engines import load_for, make_runner
@@ -110,6 +111,16 @@ def test_two_ranks_of_transformers(tmp_path: Path, one_thread: None) -> None:
         pulse.stop()
         ranks.leave()
         assert other.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("the device is full"), RuntimeError("a rank is gone")])
+def test_a_forward_that_one_rank_lacks_is_the_end(error: Exception) -> None:
+    runner = create_autospec(ModelRunner, instance=True, device=None, vocab_size=1, num_slots=1, cache=None)
+    runner.forward.side_effect = error
+    rows = np.zeros(1, dtype=np.int64)
+    batch = PackedBatch(rows, rows, rows, (Segment(1, rows),), rows)
+    with pytest.raises(EngineDead, match=str(error)):
+        MirroredRunner(runner, create_autospec(Ranks, instance=True, size=2)).forward(batch)
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -73,8 +73,8 @@ demo: $(INSTALLED)
 # Tests that only compute are divided between WORKERS processes, file by file; all others, with real processes and times, run
 # alone, and so does everything where ARGS names files or folders. That one part selects nothing (5) is no failure.
 WORKERS ?= 2
-DIVIDED := $(addsuffix .py,$(addprefix tests/integration/test_,target_distribution exactness drafter tree_logits logprobs \
-  logprobs_resumed shared_prompts speculation_traps structured_output)) tests/property tests/unit
+DIVIDED := $(addsuffix .py,$(addprefix tests/integration/test_,target_distribution exactness tree_logits)) \
+  tests/property tests/unit
 NAMED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 test: $(INSTALLED_DEV)
 ifeq ($(NAMED),)

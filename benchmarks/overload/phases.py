@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from benchmarks.overload.user import Outcome, Users
 
-_FILL_EVERY_S = 0.02
+_FILL_EVERY_S = 0.01
 _MOST_TO_FILL = 500
 
 _FADE = 0.15

@@ -60,6 +60,8 @@ class DraftCore(Generic[Key]):
         self._payoff = Payoff(settings.overall_payoff)
         self._acceptance = LookupAcceptance() if settings.looks_up else None
         self._sessions: dict[Key, SessionDrafting] = {}  # in order of opening
+        self._awake: list[tuple[Key, SessionDrafting]] | None = []  # those not paused; None: to be listed anew
+        self._has_starved = False
 
     @property
     def num_sessions(self) -> int:
@@ -81,6 +83,7 @@ class DraftCore(Generic[Key]):
         else:
             session = RoundDrafting(request, self._settings, self.pool, self.stats, self._payoff)
         self._sessions[key] = session
+        self._awake = None
 
     def bind(self, key: Key, grammar: "GrammarState", num_followed: int) -> None:
         """See `SessionDrafting.bind`; a session that has ended is left alone."""
@@ -96,19 +99,21 @@ class DraftCore(Generic[Key]):
         self._sessions[key].restart(epoch)
 
     def pause(self, key: Key, is_paused: bool) -> None:
-        """A paused session keeps what it has and computes nothing."""
+        """A paused session keeps what it has; it computes and sends nothing."""
         self._sessions[key].is_paused = is_paused
+        self._awake = None
 
     def close(self, key: Key) -> None:
         """Ends a session and frees its slots."""
         self._sessions.pop(key).release()
+        self._awake = None
         if not self._sessions:
             self._payoff.reset()
 
     def schedule(self) -> DraftStep | None:
         """Decides a step and takes its slots; None when nothing is worth a forward until there is news."""
         self._revive()
-        demands = [(session, demand) for session in self._sessions.values() if (demand := session.demand()) is not None]
+        demands = [(session, demand) for _, session in self._list_awake() if (demand := session.demand()) is not None]
         num_rows = self._row_cap.rows
         only_text = self._row_cap.is_short and any(demand.num_uncomputed for _, demand in demands)
         shares = share_rows(
@@ -146,7 +151,7 @@ class DraftCore(Generic[Key]):
         """What is to be sent now, as (session, epoch, nodes); it counts as sent."""
         return [
             (key, session.epoch, nodes)
-            for key, session in self._sessions.items()
+            for key, session in self._list_awake()
             if (nodes := session.take_nodes()) is not None
         ]
 
@@ -155,19 +160,27 @@ class DraftCore(Generic[Key]):
         self.pool.check_integrity()
         assert self._sessions or self.pool.num_held == 0, f"{self.pool.num_held} draft slots held by no session"
 
+    def _list_awake(self) -> list[tuple[Key, SessionDrafting]]:
+        """The sessions that are not paused, in order of opening: of a crowd most wait for their verifier."""
+        if self._awake is None:
+            self._awake = [item for item in self._sessions.items() if not item[1].is_paused]
+        return self._awake
+
     def _make_room(self, shares: list[Share]) -> list[Share]:
         """While slots are too few, the newest session gives up all it has."""
         while sum(share.num_rows for share in shares) > self.pool.num_free:
             newest = next(session for session in reversed(self._sessions.values()) if not session.is_starved)
             logger.info("session %s: draft KV is full, drafting stops for now", newest.request.session_id)
             newest.release()
-            newest.is_starved = True
+            newest.is_starved = self._has_starved = True
             self.stats.num_starved += 1
             shares = [share for share in shares if share.session is not newest]
         return shares
 
     def _revive(self) -> None:
         """Sessions that gave up their slots go on, oldest first, once their text and trees fit again."""
+        if not self._has_starved:
+            return
         num_free = self.pool.num_free
         for session in self._sessions.values():
             if session.is_starved:
@@ -175,3 +188,4 @@ class DraftCore(Generic[Key]):
                 if num_free < 0:
                     return
                 session.is_starved = False
+        self._has_starved = False

@@ -60,7 +60,7 @@ class DraftCore(Generic[Key]):
         self._payoff = Payoff(settings.overall_payoff)
         self._acceptance = LookupAcceptance() if settings.looks_up else None
         self._sessions: dict[Key, SessionDrafting] = {}  # in order of opening
-        self._awake: list[tuple[Key, SessionDrafting]] | None = []  # those not paused; None: to be listed anew
+        self._awake: list[SessionDrafting] | None = []  # those not paused; None: to be listed anew
         self._has_starved = False
 
     @property
@@ -99,7 +99,7 @@ class DraftCore(Generic[Key]):
         self._sessions[key].restart(epoch)
 
     def pause(self, key: Key, is_paused: bool) -> None:
-        """A paused session keeps what it has; it computes and sends nothing."""
+        """A paused session keeps what it has and computes nothing."""
         self._sessions[key].is_paused = is_paused
         self._awake = None
 
@@ -113,7 +113,7 @@ class DraftCore(Generic[Key]):
     def schedule(self) -> DraftStep | None:
         """Decides a step and takes its slots; None when nothing is worth a forward until there is news."""
         self._revive()
-        demands = [(session, demand) for _, session in self._list_awake() if (demand := session.demand()) is not None]
+        demands = [(session, demand) for session in self._list_awake() if (demand := session.demand()) is not None]
         num_rows = self._row_cap.rows
         only_text = self._row_cap.is_short and any(demand.num_uncomputed for _, demand in demands)
         shares = share_rows(
@@ -151,7 +151,7 @@ class DraftCore(Generic[Key]):
         """What is to be sent now, as (session, epoch, nodes); it counts as sent."""
         return [
             (key, session.epoch, nodes)
-            for key, session in self._list_awake()
+            for key, session in self._sessions.items()
             if (nodes := session.take_nodes()) is not None
         ]
 
@@ -160,10 +160,10 @@ class DraftCore(Generic[Key]):
         self.pool.check_integrity()
         assert self._sessions or self.pool.num_held == 0, f"{self.pool.num_held} draft slots held by no session"
 
-    def _list_awake(self) -> list[tuple[Key, SessionDrafting]]:
+    def _list_awake(self) -> list[SessionDrafting]:
         """The sessions that are not paused, in order of opening: of a crowd most wait for their verifier."""
         if self._awake is None:
-            self._awake = [item for item in self._sessions.items() if not item[1].is_paused]
+            self._awake = [session for session in self._sessions.values() if not session.is_paused]
         return self._awake
 
     def _make_room(self, shares: list[Share]) -> list[Share]:

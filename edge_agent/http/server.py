@@ -31,6 +31,10 @@ class _Early(Exception):
     """A request came before the last one was answered."""
 
 
+def _no_request() -> HeadRefused:
+    return HeadRefused(400, "this is not a valid HTTP request")
+
+
 def _too_large() -> HeadRefused:
     return HeadRefused(431, f"request line and headers are too large; at most {MAX_HEAD_BYTES} bytes are accepted")
 
@@ -119,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(refused)
             case _:
                 logger.debug("no request: %s", error, exc_info=error.__context__)
-                self._refuse(HeadRefused(400, "this is not a valid HTTP request"))
+                self._refuse(_no_request())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header; what comes as one after the body is none."""
@@ -138,7 +142,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _too_large()
         version = self.parser.get_http_version()
         if is_tunnel or version not in ("1.0", "1.1") or num_hosts > 1 or (version == "1.1" and not num_hosts):
-            raise HeadRefused(400, "this is not a valid HTTP request")
+            raise _no_request()
         self._is_in_head, self._has_told, self._num_loose_bytes = False, True, 0
         super().on_headers_complete()
 

@@ -117,6 +117,12 @@ async def test_what_this_is_no_server_for_gets_400(head: str) -> None:
         assert (await refusal_of(reader))[0] == 400
 
 
+def chat_request(headers: str = "") -> bytes:
+    """A chat over the wire, with further lines in its head."""
+    body = json.dumps(BODY).encode()
+    return f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
 async def answers_of(reader: asyncio.StreamReader, number: int) -> list[bytes]:
     """So many answers with a body, one after the other on one connection."""
     answers = []
@@ -130,9 +136,8 @@ async def answers_of(reader: asyncio.StreamReader, number: int) -> list[bytes]:
 @pytest.mark.parametrize("slice_bytes", [1, 7, 100_000])
 @pytest.mark.parametrize("protocol", ["h2c", "websocket"])
 async def test_a_wish_for_another_protocol_is_ignored(slice_bytes: int, protocol: str) -> None:
-    body = json.dumps(BODY).encode()
     wish = f"connection: Upgrade, HTTP2-Settings\r\nupgrade: {protocol}\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
-    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{wish}content-length: {len(body)}\r\n\r\n".encode() + body
+    chat = chat_request(wish)
     async with serving(FakeService()) as api, connection(api) as (reader, writer):
         for _ in range(3):
             for start in range(0, len(chat), slice_bytes):
@@ -145,8 +150,7 @@ async def test_a_wish_for_another_protocol_is_ignored(slice_bytes: int, protocol
 async def test_what_comes_before_the_answer_is_not_read_and_what_comes_with_the_next_head_is() -> None:
     service = FakeService()
     service.gate = asyncio.Event()
-    body = json.dumps(BODY).encode()
-    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    chat = chat_request()
     async with serving(service) as api, connection(api) as (reader, writer):
         writer.write(chat + chat[:40])  # a head that is not whole is nothing yet
         await until(lambda: service.num_open == 1)
@@ -163,8 +167,7 @@ async def test_what_comes_before_the_answer_is_not_read_and_what_comes_with_the_
 async def test_a_client_that_leaves_ends_its_answer_whatever_it_sent_early() -> None:
     service = FakeService()
     service.gate = asyncio.Event()
-    body = json.dumps(BODY).encode()
-    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    chat = chat_request()
     async with serving(service) as api:
         async with connection(api) as (_, writer):
             writer.write(3 * chat)
@@ -224,8 +227,7 @@ async def test_the_time_for_a_head_begins_anew_with_each_request(monkeypatch: py
     service = FakeService()
     service.gate = asyncio.Event()
     request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-    body = json.dumps(BODY).encode()
-    chat = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    chat = chat_request()
     async with serving(service) as api, connection(api) as (reader, writer):
         for _ in range(5):
             writer.write(request[:20])
